@@ -1,0 +1,1 @@
+"""Outside protocols, one module each, turned into requests to `logbroker.server`."""

@@ -1,0 +1,1 @@
+"""One process of the cluster: drives the replicas, the storage threads and the peer links."""

@@ -1,0 +1,1 @@
+"""What clients connect to: the listener, connections, authentication and request handlers."""

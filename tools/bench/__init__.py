@@ -1,0 +1,1 @@
+"""Measurements. Each module runs by itself with `python -m tools.bench.<name>`."""
