@@ -1,0 +1,193 @@
+"""The one table of limits: what a client, a connection or the whole cluster may ask for.
+
+Each has a default, the bounds an operator may move it between, and a description; the page of limits is made from
+this table, so that it cannot drift. What protects a node from itself (WAL, Raft windows) stands in its own section.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Self, final
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from pydantic.fields import FieldInfo
+
+KIB = 1 << 10
+MIB = 1 << 20
+GIB = 1 << 30
+
+MIN_RETENTION_MS = 60_000
+MAX_RETENTION_MS = 1_296_000_000
+MIN_HIDE_MS = 1_000
+MAX_HIDE_MS = 43_200_000
+
+
+@final
+class Limits(BaseModel):
+    """What clients may ask for. Every refusal names the limit it met."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    max_record_bytes: int = Field(default=MIB, ge=KIB, le=4 * MIB, description="One record: key, value and headers.")
+    max_batch_bytes: int = Field(
+        default=MIB,
+        ge=4 * KIB,
+        le=4 * MIB,
+        description="One record batch as sent, compressed or not; also one log entry.",
+    )
+    max_batch_records: int = Field(default=10_000, ge=1, le=10_000, description="Records in one batch.")
+    max_uncompressed_bytes: int = Field(
+        default=8 * MIB, ge=4 * KIB, le=64 * MIB, description="Records of one batch after decompression."
+    )
+    max_header_bytes: int = Field(
+        default=64 * KIB, ge=0, le=MIB, description="Headers of one record, names and values."
+    )
+    max_producer_batches: int = Field(
+        default=5,
+        ge=1,
+        le=5,
+        description="Batches of one producer in flight to one partition; duplicates are known that far back.",
+    )
+    max_receive_count: int = Field(default=1_000, ge=1, le=1_000, description="Messages in one receive.")
+    max_receive_bytes: int = Field(
+        default=MIB,
+        ge=4 * KIB,
+        le=4 * MIB,
+        description="Batches in one reply to a receive. The first batch always goes, so that nothing is stuck.",
+    )
+    max_wait_ms: int = Field(default=30_000, ge=0, le=30_000, description="Longest wait of a receive for a message.")
+    max_hide_ms: int = Field(
+        default=MAX_HIDE_MS,
+        ge=MIN_HIDE_MS,
+        le=MAX_HIDE_MS,
+        description="Longest hide time of a lease, extensions included.",
+    )
+    max_settle_ranges: int = Field(default=10_000, ge=1, le=60_000, description="Ranges in one ack, nack or extend.")
+    max_leased_count: int = Field(
+        default=1_000_000,
+        ge=1,
+        le=100_000_000,
+        description="Messages leased at a time in one consumer group and partition.",
+    )
+    max_runs: int = Field(
+        default=200_000,
+        ge=1_000,
+        le=2_000_000,
+        description="Runs in the table of one consumer group and partition; past it receives wait.",
+    )
+    max_producers: int = Field(default=10_000, ge=1, le=100_000, description="Producers remembered by one partition.")
+    max_connections: int = Field(default=4_096, ge=1, le=65_536, description="Client connections of one node.")
+    max_connections_per_address: int = Field(
+        default=1_024, ge=1, le=65_536, description="Client connections from one address."
+    )
+    max_unauthenticated_connections: int = Field(
+        default=256, ge=1, le=65_536, description="Connections that have not said hello yet, on one node."
+    )
+    max_http_head_bytes: int = Field(
+        default=16 * KIB, ge=KIB, le=64 * KIB, description="Request line and headers of one HTTP request."
+    )
+    max_inflight_requests: int = Field(
+        default=1_024, ge=1, le=65_536, description="Requests of one connection not answered yet."
+    )
+    max_inflight_bytes: int = Field(
+        default=16 * MIB,
+        ge=MIB,
+        le=GIB,
+        description="Request bytes of one connection not answered yet; reading stops there.",
+    )
+    max_reply_bytes: int = Field(
+        default=16 * MIB,
+        ge=MIB,
+        le=GIB,
+        description="Replies waiting for a slow connection; past it the connection is closed.",
+    )
+    max_waiting_receives: int = Field(
+        default=10_000, ge=1, le=100_000, description="Receives waiting for messages on one node."
+    )
+    max_queues: int = Field(default=1_000, ge=1, le=10_000, description="Queues of the cluster.")
+    max_partitions_per_queue: int = Field(default=64, ge=1, le=1_024, description="Partitions of one queue.")
+    max_partitions: int = Field(
+        default=1_000, ge=1, le=10_000, description="Partitions of the cluster, all queues together."
+    )
+    max_groups_per_queue: int = Field(
+        default=64, ge=1, le=1_024, description="Consumer groups of one queue, `default` included."
+    )
+    max_tokens: int = Field(default=1_000, ge=1, le=10_000, description="Access tokens of the cluster.")
+    max_grants_per_token: int = Field(
+        default=16, ge=1, le=64, description="Grants (queue pattern and rights) of one token."
+    )
+    max_pending_rewinds: int = Field(
+        default=16,
+        ge=1,
+        le=64,
+        description="Rewinds of one consumer group that are decided and not yet done everywhere.",
+    )
+
+    @property
+    def max_websocket_message_bytes(self) -> int:
+        """Twice the larger of a batch and a reply: a full one and its headers always fit, two seldom have to wait."""
+        return 2 * max(self.max_batch_bytes, self.max_receive_bytes)
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        _at_most("max_record_bytes", self.max_record_bytes, "max_batch_bytes", self.max_batch_bytes)
+        _at_most("max_batch_bytes", self.max_batch_bytes, "max_uncompressed_bytes", self.max_uncompressed_bytes)
+        _at_most("max_batch_bytes", self.max_batch_bytes, "max_inflight_bytes", self.max_inflight_bytes)
+        _at_most("max_receive_bytes", self.max_receive_bytes, "max_reply_bytes", self.max_reply_bytes)
+        _at_most("max_partitions_per_queue", self.max_partitions_per_queue, "max_partitions", self.max_partitions)
+        return self
+
+
+def _at_most(name: str, value: int, bound_name: str, bound: int) -> None:
+    if value > bound:
+        raise ValueError(f"{name} {value:,} is above {bound_name} {bound:,}")
+
+
+FIXED_LIMITS = (
+    ("hide time", f"{MIN_HIDE_MS:,} ms or more", "A lease hides its messages at least this long."),
+    ("retention", f"{MIN_RETENTION_MS:,} to {MAX_RETENTION_MS:,} ms", "Time from append to removal, set per queue."),
+    (
+        "websocket message",
+        "twice the larger of `max_batch_bytes` and `max_receive_bytes`",
+        "One WebSocket message, which may hold many frames.",
+    ),
+    ("queue name", "1 to 200 of `a-z 0-9 . _ -`", "Not `.` or `..`. Never used as a path."),
+    ("group and token name", "1 to 200 of `a-z 0-9 . _ -`", "As for queues."),
+    ("cluster size", "1, 3, 5 or 7 nodes", "How many nodes hold each partition."),
+)
+"""What is not in `Limits` because no operator may move it: (what, bound, meaning)."""
+
+
+def limits_table() -> str:
+    """Render all limits as Markdown: what may be set, then what is fixed."""
+    return "\n".join(_lines()) + "\n"
+
+
+def _lines() -> Iterator[str]:
+    yield "| limit | default | smallest | largest | what it bounds |"
+    yield "| --- | ---: | ---: | ---: | --- |"
+    for name, field in Limits.model_fields.items():
+        smallest, largest = bounds_of(field)
+        yield f"| `limits.{name}` | {field.default:,} | {smallest:,} | {largest:,} | {field.description} |"
+    yield ""
+    yield "| fixed | bound | meaning |"
+    yield "| --- | --- | --- |"
+    for what, bound, meaning in FIXED_LIMITS:
+        yield f"| {what} | {bound} | {meaning} |"
+
+
+def bounds_of(field: FieldInfo) -> tuple[int, int]:
+    """Give the smallest and the largest value that a numeric setting takes.
+
+    Raises:
+        LookupError: the field misses one of the two.
+    """
+    found: dict[str, int] = {}
+    for constraint in field.metadata:
+        for kind in ("ge", "le"):
+            if hasattr(constraint, kind):
+                found[kind] = getattr(constraint, kind)
+    return found["ge"], found["le"]
