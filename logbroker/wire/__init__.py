@@ -1,1 +1,1 @@
-"""The client protocol as plain code: bytes in, events out. It never sees a socket."""
+"""The client protocol as pure code: bytes in, events out (see README.md)."""

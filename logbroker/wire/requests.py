@@ -1,0 +1,628 @@
+"""The headers of frames: every request and reply of the client protocol, and their msgpack codec.
+
+A header is an array `[kind, rid, fields...]`. Fields are only ever added at the end and with a
+default, so an older reader skips what it does not know and a newer one fills in what is missing; a
+change beyond that is a new protocol version. Kinds are never reused.
+
+Types and sizes are checked here. Whether a value makes sense (does the queue exist, is the hide time
+in range) is the server's to answer, because that is an error reply and not the end of the connection.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, TypeAlias, final
+
+import msgspec
+from msgspec import Meta, Struct
+
+from logbroker.errors import RemoteProtocolError
+
+PROTOCOL_VERSION = 1
+OLDEST_VERSION = 1
+SUBPROTOCOL = "logbroker.v1.msgpack"
+STREAM_PATH = "/v1/stream"
+
+NO_REQUEST = 0
+"""The rid of an error that belongs to the connection and not to a request."""
+
+# Nothing on the wire is negative or beyond 63 bits, so no number can overflow a field further in.
+Number = Annotated[int, Meta(ge=0, le=(1 << 63) - 1)]
+Name = Annotated[str, Meta(max_length=1024)]
+Text = Annotated[str, Meta(max_length=8192)]
+Range = tuple[Number, Number]
+"""Offsets, half-open."""
+DeliveredRange = tuple[Number, Number, Number]
+"""Offsets, half-open, and their delivery count, the first delivery being 1."""
+
+
+class Request(Struct, frozen=True, array_like=True, gc=False):
+    """What a client sends. `rid` is unique among its outstanding requests, and not 0."""
+
+    rid: Number
+
+
+class Reply(Struct, frozen=True, array_like=True, gc=False):
+    """What a server sends; `rid` is the request's. Replies may come in any order."""
+
+    rid: Number
+
+
+# --- values inside headers: plain arrays, extended at the end like headers ---
+
+
+@final
+class WireLimits(Struct, frozen=True, array_like=True, gc=False, kw_only=True):
+    """What the server accepts from this connection."""
+
+    max_message_bytes: Number = 2 * 1024 * 1024
+    max_batch_bytes: Number = 1024 * 1024
+    max_record_bytes: Number = 1024 * 1024
+    max_record_count: Number = 10_000
+    max_outstanding: Number = 1024
+    """Requests without their reply, pings aside."""
+    max_batches_in_flight: Number = 5
+    """Of one producer and partition: as many as the broker can recognise as repeats."""
+    max_wait_ms: Number = 30_000
+    """Longest wait of a receive."""
+
+
+@final
+class QueueSettings(Struct, frozen=True, array_like=True, gc=False, kw_only=True):
+    partitions: Number = 1
+    retention_ms: Number = 4 * 24 * 3600 * 1000
+    hide_ms: Number = 30_000
+    max_wait_ms: Number = 30_000
+    max_delivery_count: Number = 0
+    """Reserved; 0 means no limit."""
+
+
+@final
+class QueueChanges(Struct, frozen=True, array_like=True, gc=False, kw_only=True):
+    """New values; None leaves a setting as it is."""
+
+    partitions: Number | None = None
+    retention_ms: Number | None = None
+    hide_ms: Number | None = None
+    max_wait_ms: Number | None = None
+    max_delivery_count: Number | None = None
+
+
+@final
+class NodeInfo(Struct, frozen=True, array_like=True, gc=False, kw_only=True):
+    node: Number
+    url: Name
+
+
+@final
+class PartitionInfo(Struct, frozen=True, array_like=True, gc=False, kw_only=True):
+    partition: Number
+    group: Number
+    leader: Number = 0
+    """Node id; 0 when none is known."""
+    term: Number = 0
+
+
+@final
+class QueueInfo(Struct, frozen=True, array_like=True, gc=False, kw_only=True):
+    name: Name
+    queue_id: Number
+    settings: QueueSettings
+    partitions: list[PartitionInfo]
+
+
+@final
+class BatchPart(Struct, frozen=True, array_like=True, gc=False, kw_only=True):
+    """One batch of a reply's body, and which of its records are leased.
+
+    `size_bytes` 0 says that the log has lost these records: they are leased and can be settled, but
+    there is nothing to show. `repacked` says that the batch holds the leased records alone.
+    """
+
+    size_bytes: Number
+    base_offset: Number
+    append_ms: Number
+    ranges: list[DeliveredRange]
+    repacked: bool = False
+
+
+@final
+class SettleResult(Struct, frozen=True, array_like=True, gc=False, kw_only=True):
+    """The answer to one (lease, ranges) item: counts of messages, and the ranges that did not fit."""
+
+    done: Number
+    already: Number = 0
+    stale: list[Range] = []
+    rewound: list[Range] = []
+
+
+@final
+class RewoundPartition(Struct, frozen=True, array_like=True, gc=False, kw_only=True):
+    partition: Number
+    requested: Name
+    start_offset: Number
+    start_ms: Number
+    moved_count: Number
+    clamped: Name = ""
+    """Why the start is not the one that was asked for; empty when it is."""
+
+
+@final
+class GroupCounts(Struct, frozen=True, array_like=True, gc=False, kw_only=True):
+    """Messages of one partition as one consumer group sees them."""
+
+    name: Name
+    available: Number
+    leased: Number
+    delayed: Number
+    acked_ahead: Number
+    """Acked, but above the floor."""
+    dead: Number
+    oldest_offset: Number = 0
+    """Of the oldest message that is not settled; the log end when there is none."""
+    oldest_ms: Number = 0
+
+
+@final
+class ReplicaDescription(Struct, frozen=True, array_like=True, gc=False, kw_only=True):
+    replica: Number
+    node: Number
+    role: Name
+    """`leader`, `voter`, `learner`, or `outgoing`."""
+    detail: Name = ""
+
+
+@final
+class PartitionDescription(Struct, frozen=True, array_like=True, gc=False, kw_only=True):
+    partition: Number
+    log_start: Number
+    log_end: Number
+    leader: Number
+    term: Number
+    replicas: list[ReplicaDescription] = []
+    groups: list[GroupCounts] = []
+    append_ms: Number = 0
+    problem: Text = ""
+    """Why counts are missing, when they are."""
+
+
+@final
+class NodeStatus(Struct, frozen=True, array_like=True, gc=False, kw_only=True):
+    node: Number
+    url: Name
+    state: Name
+    """`up`, `unreachable`, `joining`, ..."""
+    detail: Text = ""
+
+
+@final
+class GroupStatus(Struct, frozen=True, array_like=True, gc=False, kw_only=True):
+    """One Raft group as the answering node sees it; the meta group has no queue."""
+
+    group: Number
+    queue: Name
+    partition: Number
+    role: Name
+    leader: Number
+    term: Number
+    commit: Number
+    applied: Number
+    detail: Text = ""
+
+
+@final
+class TokenInfo(Struct, frozen=True, array_like=True, gc=False, kw_only=True):
+    name: Name
+    rights: list[Name]
+
+
+# --- where a rewind goes to, or a consumer group starts ---
+
+
+@final
+class TimeTarget(Struct, frozen=True, array_like=True, gc=False, tag=1):
+    """The first message with log time at or after `ms`."""
+
+    ms: Number
+
+
+@final
+class OffsetTarget(Struct, frozen=True, array_like=True, gc=False, tag=2):
+    """The same offset in every partition."""
+
+    offset: Number
+
+
+@final
+class RelativeTarget(Struct, frozen=True, array_like=True, gc=False, tag=3, kw_only=True):
+    """Back by a time or by a count of messages; exactly one of them is not 0."""
+
+    ms: Number = 0
+    count: Number = 0
+
+
+@final
+class EarliestTarget(Struct, frozen=True, array_like=True, gc=False, tag=4):
+    """The log start."""
+
+
+@final
+class LatestTarget(Struct, frozen=True, array_like=True, gc=False, tag=5):
+    """The log end."""
+
+
+@final
+class MessageTarget(Struct, frozen=True, array_like=True, gc=False, tag=6):
+    """An offset for each partition named, as (partition, offset); the others stay where they are."""
+
+    offsets: list[tuple[Number, Number]]
+
+
+Target: TypeAlias = TimeTarget | OffsetTarget | RelativeTarget | EarliestTarget | LatestTarget | MessageTarget
+
+
+# --- requests ---
+
+
+@final
+class Hello(Request, frozen=True, gc=False, tag=1, kw_only=True):
+    """The first frame of a connection; nothing else may follow it before the reply."""
+
+    version: Number = PROTOCOL_VERSION
+    """The newest version the client speaks."""
+    token: Text = ""
+    client: Name = ""
+    """Name and version of the client's software."""
+    session: Number = 0
+    """Owner of the connection: random, the same over reconnects."""
+    oldest_version: Number = OLDEST_VERSION
+
+
+@final
+class Ping(Request, frozen=True, gc=False, tag=2, kw_only=True):
+    pass
+
+
+@final
+class Metadata(Request, frozen=True, gc=False, tag=3, kw_only=True):
+    queues: list[Name] | None = None
+    """None asks for all that the token may see."""
+
+
+@final
+class Produce(Request, frozen=True, gc=False, tag=4, kw_only=True):
+    """The body is one record batch."""
+
+    queue: Name
+    partition: Number
+
+
+@final
+class Receive(Request, frozen=True, gc=False, tag=5, kw_only=True):
+    """(session, request_id) names this receive for ever: a repeat gets the same lease."""
+
+    queue: Name
+    partition: Number
+    group: Name
+    max_count: Number
+    max_bytes: Number
+    hide_ms: Number
+    wait_ms: Number
+    session: Number
+    request_id: Number
+    consumer: Name = ""
+
+
+@final
+class Ack(Request, frozen=True, gc=False, tag=6, kw_only=True):
+    queue: Name
+    partition: Number
+    group: Name
+    items: list[tuple[Number, list[Range]]]
+    """(lease, ranges of offsets)."""
+
+
+@final
+class Nack(Request, frozen=True, gc=False, tag=7, kw_only=True):
+    queue: Name
+    partition: Number
+    group: Name
+    items: list[tuple[Number, list[Range]]]
+    delay_ms: Number = 0
+    reason: Name = ""
+
+
+@final
+class Extend(Request, frozen=True, gc=False, tag=8, kw_only=True):
+    """Hide until `hide_ms` from the commit of this request."""
+
+    queue: Name
+    partition: Number
+    group: Name
+    items: list[tuple[Number, list[Range]]]
+    hide_ms: Number
+
+
+@final
+class Release(Request, frozen=True, gc=False, tag=9, kw_only=True):
+    """Give back whole leases of which no message was shown to anybody: not counted as deliveries."""
+
+    queue: Name
+    partition: Number
+    group: Name
+    leases: list[Number]
+
+
+@final
+class Rewind(Request, frozen=True, gc=False, tag=10, kw_only=True):
+    """`rewind_id` is the client's, random: a repeat of it does nothing and gives the same answer."""
+
+    queue: Name
+    group: Name
+    rewind_id: Number
+    target: Target
+    forward: bool = False
+    """Skip to a later position, which a rewind refuses to do."""
+    clamp: bool = False
+
+
+@final
+class CreateQueue(Request, frozen=True, gc=False, tag=11, kw_only=True):
+    name: Name
+    settings: QueueSettings
+
+
+@final
+class AlterQueue(Request, frozen=True, gc=False, tag=12, kw_only=True):
+    name: Name
+    changes: QueueChanges
+
+
+@final
+class DeleteQueue(Request, frozen=True, gc=False, tag=13, kw_only=True):
+    name: Name
+
+
+@final
+class ListQueues(Request, frozen=True, gc=False, tag=14, kw_only=True):
+    pass
+
+
+@final
+class DescribeQueue(Request, frozen=True, gc=False, tag=15, kw_only=True):
+    name: Name
+
+
+@final
+class CreateGroup(Request, frozen=True, gc=False, tag=16, kw_only=True):
+    queue: Name
+    group: Name
+    start: Target
+
+
+@final
+class DeleteGroup(Request, frozen=True, gc=False, tag=17, kw_only=True):
+    queue: Name
+    group: Name
+
+
+@final
+class CreateToken(Request, frozen=True, gc=False, tag=18, kw_only=True):
+    name: Name
+    rights: list[Name]
+
+
+@final
+class DeleteToken(Request, frozen=True, gc=False, tag=19, kw_only=True):
+    name: Name
+
+
+@final
+class ListTokens(Request, frozen=True, gc=False, tag=20, kw_only=True):
+    pass
+
+
+@final
+class Status(Request, frozen=True, gc=False, tag=21, kw_only=True):
+    pass
+
+
+# --- replies ---
+
+
+@final
+class Welcome(Reply, frozen=True, gc=False, tag=64, kw_only=True):
+    version: Number
+    """The version both sides speak from here on."""
+    node: Number
+    cluster: Name
+    limits: WireLimits
+    ping_ms: Number = 20_000
+    """How often the client says something at least; after three of them unheard the server closes."""
+
+
+@final
+class Pong(Reply, frozen=True, gc=False, tag=65, kw_only=True):
+    pass
+
+
+@final
+class Error(Reply, frozen=True, gc=False, tag=66, kw_only=True):
+    """The request failed, or with rid 0 the connection did."""
+
+    code: Name
+    message: Text
+    hint: Text = ""
+    retriable: bool = False
+    leader_node: Number = 0
+    leader_url: Name = ""
+
+
+@final
+class Done(Reply, frozen=True, gc=False, tag=67, kw_only=True):
+    """It is committed, and there is nothing more to say."""
+
+
+@final
+class MetadataReply(Reply, frozen=True, gc=False, tag=68, kw_only=True):
+    nodes: list[NodeInfo]
+    queues: list[QueueInfo]
+    """A queue that was asked for and is missing here does not exist."""
+    epoch: Number = 0
+    """Grows with every change of the catalogue."""
+
+
+@final
+class Produced(Reply, frozen=True, gc=False, tag=69, kw_only=True):
+    base_offset: Number
+    count: Number
+    append_ms: Number
+    duplicate: bool = False
+
+
+@final
+class Received(Reply, frozen=True, gc=False, tag=70, kw_only=True):
+    """The body is the batches of `parts` back to back. No parts: nothing came in time, no lease."""
+
+    lease: Number
+    visible_at_ms: Number
+    hide_left_ms: Number
+    parts: list[BatchPart]
+
+
+@final
+class Settled(Reply, frozen=True, gc=False, tag=71, kw_only=True):
+    """One result for each item of the request, in its order."""
+
+    results: list[SettleResult]
+
+
+@final
+class Rewound(Reply, frozen=True, gc=False, tag=72, kw_only=True):
+    rewind_id: Number
+    pending: bool
+    """Committed, but not yet carried out in every partition; it will be."""
+    partitions: list[RewoundPartition]
+
+
+@final
+class QueueList(Reply, frozen=True, gc=False, tag=73, kw_only=True):
+    queues: list[QueueInfo]
+
+
+@final
+class QueueDescription(Reply, frozen=True, gc=False, tag=74, kw_only=True):
+    info: QueueInfo
+    partitions: list[PartitionDescription]
+
+
+@final
+class TokenCreated(Reply, frozen=True, gc=False, tag=75, kw_only=True):
+    token: Text
+    """Shown this once; only its hash is stored."""
+
+
+@final
+class TokenList(Reply, frozen=True, gc=False, tag=76, kw_only=True):
+    tokens: list[TokenInfo]
+
+
+@final
+class StatusReply(Reply, frozen=True, gc=False, tag=77, kw_only=True):
+    nodes: list[NodeStatus]
+    groups: list[GroupStatus]
+    problems: list[Text]
+
+
+AnyRequest: TypeAlias = (
+    Hello
+    | Ping
+    | Metadata
+    | Produce
+    | Receive
+    | Ack
+    | Nack
+    | Extend
+    | Release
+    | Rewind
+    | CreateQueue
+    | AlterQueue
+    | DeleteQueue
+    | ListQueues
+    | DescribeQueue
+    | CreateGroup
+    | DeleteGroup
+    | CreateToken
+    | DeleteToken
+    | ListTokens
+    | Status
+)
+
+AnyReply: TypeAlias = (
+    Welcome
+    | Pong
+    | Error
+    | Done
+    | MetadataReply
+    | Produced
+    | Received
+    | Settled
+    | Rewound
+    | QueueList
+    | QueueDescription
+    | TokenCreated
+    | TokenList
+    | StatusReply
+)
+
+REPLY_OF: dict[type[Request], type[Reply]] = {
+    Hello: Welcome,
+    Ping: Pong,
+    Metadata: MetadataReply,
+    Produce: Produced,
+    Receive: Received,
+    Ack: Settled,
+    Nack: Settled,
+    Extend: Settled,
+    Release: Done,
+    Rewind: Rewound,
+    CreateQueue: Done,
+    AlterQueue: Done,
+    DeleteQueue: Done,
+    ListQueues: QueueList,
+    DescribeQueue: QueueDescription,
+    CreateGroup: Done,
+    DeleteGroup: Done,
+    CreateToken: TokenCreated,
+    DeleteToken: Done,
+    ListTokens: TokenList,
+    Status: StatusReply,
+}
+"""The reply each request gets; any of them may get `Error` instead."""
+
+_encoder = msgspec.msgpack.Encoder()
+_request_decoder: msgspec.msgpack.Decoder[AnyRequest] = msgspec.msgpack.Decoder(AnyRequest)
+_reply_decoder: msgspec.msgpack.Decoder[AnyReply] = msgspec.msgpack.Decoder(AnyReply)
+
+encode_header = _encoder.encode
+
+
+def decode_request(header: bytes) -> AnyRequest:
+    """Decode what a client sent.
+
+    Raises:
+        RemoteProtocolError: not msgpack, not a known kind, or a field of another type or size.
+    """
+    # RecursionError: arrays nested too deep inside a field that is skipped. ValueError is the root of
+    # msgspec's errors and of UnicodeDecodeError.
+    try:
+        return _request_decoder.decode(header)
+    except (ValueError, RecursionError) as error:
+        raise RemoteProtocolError(f"request header is malformed: {error}") from error
+
+
+def decode_reply(header: bytes) -> AnyReply:
+    """Decode what a server sent; as `decode_request`."""
+    try:
+        return _reply_decoder.decode(header)
+    except (ValueError, RecursionError) as error:
+        raise RemoteProtocolError(f"reply header is malformed: {error}") from error
