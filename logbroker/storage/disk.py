@@ -405,6 +405,7 @@ class RealFile:
                 return data
             return self._read_rest(data, length, offset)
         except OSError as error:
+            self._require_open()
             raise DamageError(f"{self._path}: {length} bytes at {offset} cannot be read: {error.strerror}") from error
 
     def pwrite(self, buffers: Sequence[Buffer], offset: int) -> None:
@@ -420,6 +421,7 @@ class RealFile:
             self._write_failed(error, wanted, position)
 
     def sync(self) -> None:
+        self._require_open()
         self._disk.require_writable(self._path)
         try:
             os.fdatasync(self._handle)
@@ -448,6 +450,7 @@ class RealFile:
             self._write_failed(error, 0, length)
 
     def size(self) -> int:
+        self._require_open()
         with _translated("size", self._path):
             return os.fstat(self._handle).st_size
 
@@ -491,7 +494,12 @@ class RealFile:
                 done += count
                 left = memoryview(left)[count:]
 
+    def _require_open(self) -> None:
+        # On the hot paths looked at after an error only: the handle of a closed file is one that the kernel refuses.
+        invariant(self._handle >= 0, f"{self._path}: used after it was closed")
+
     def _write_failed(self, error: OSError, wanted: int, position: int) -> NoReturn:
+        self._require_open()
         if error.errno in _NO_ROOM:
             raise no_room(self._path, wanted, position) from error
         self._disk.fail(f"{self._path}: write of {wanted} bytes at {position} failed: {error.strerror}", error)

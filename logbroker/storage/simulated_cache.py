@@ -18,10 +18,12 @@ from enum import Enum
 from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeAlias, final
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
 PAGE_BYTES = 4096
 SECTOR_BYTES = 512
+
+_GARBLED = bytes(byte ^ 0xA5 for byte in range(256))
 
 
 class Chooser(Protocol):
@@ -75,14 +77,19 @@ class FileVersions:
 
     def count(self, tear: Tear) -> int:
         """An upper bound of the contents that `states` gives."""
-        return len(self.sizes) * math.prod(len(alternatives(page, tear)) for page in self.pages.values())
+        plain = math.prod(map(len, self.pages.values()))
+        torn = sum(plain // len(page) * len(_all_torn(page, tear)) for page in self.pages.values())
+        return len(self.sizes) * (plain + torn)
 
     def states(self, tear: Tear) -> list[bytes]:
-        """Every content that may be left, each once."""
-        choices = [alternatives(page, tear) for page in self.pages.values()]
+        """Every content that may be left with at most one page torn, each once."""
+        plain = list(self.pages.values())
+        choices = [plain]
+        for place, page in enumerate(plain):
+            choices.append([*plain[:place], _all_torn(page, tear), *plain[place + 1 :]])
         found: dict[bytes, None] = {}
-        for size in self.sizes:
-            for pages in itertools.product(*choices):
+        for size, chosen in itertools.product(self.sizes, choices):
+            for pages in itertools.product(*chosen):
                 found[bytes(self.content(size, dict(zip(self.pages, pages, strict=True))))] = None
         return list(found)
 
@@ -112,25 +119,33 @@ def _choose_page(versions: tuple[bytes, ...], keep: Chooser, tear: Tear) -> byte
     last = keep.randrange(len(versions))
     if tear is Tear.NONE or last == 0 or keep.randrange(2):
         return versions[last]
-    torn = _torn(versions[keep.randrange(last)], versions[last], tear)
-    return torn[keep.randrange(len(torn))]
+    return _tear_once(versions[keep.randrange(last)], versions[last], tear, keep)
 
 
-def alternatives(versions: tuple[bytes, ...], tear: Tear) -> list[bytes]:
-    """Every content that a page with these versions, oldest first, may have; each once."""
-    found = dict.fromkeys(versions)
-    if tear is not Tear.NONE:
-        for old, new in itertools.combinations(versions, 2):
-            found.update(dict.fromkeys(_torn(old, new, tear)))
-    return list(found)
+def _tear_once(old: bytes, new: bytes, tear: Tear, keep: Chooser) -> bytes:
+    # One of what _torn gives, or for GARBAGE of more than that, without making them all.
+    differing = _differing_sectors(old, new)
+    if tear is Tear.SECTOR:
+        return _with_sectors(old, new, [start for start in differing if keep.randrange(2)])
+    if tear is Tear.GARBAGE and keep.randrange(2):
+        return _with_sectors(new, _garbage(new), [start for start in differing if keep.randrange(2)])
+    difference = int.from_bytes(old, "big") ^ int.from_bytes(new, "big")
+    first = PAGE_BYTES - -(-difference.bit_length() // 8)
+    last = PAGE_BYTES - 1 - ((difference & -difference).bit_length() - 1) // 8
+    cut = first + keep.randrange(last - first + 1)
+    return new[:cut] + old[cut:] if keep.randrange(2) else old[:cut] + new[cut:]
+
+
+def _all_torn(versions: tuple[bytes, ...], tear: Tear) -> tuple[bytes, ...]:
+    """Every torn mixture of two of the versions, which are oldest first; each once."""
+    if tear is Tear.NONE:
+        return ()
+    pairs = itertools.combinations(versions, 2)
+    return tuple(dict.fromkeys(itertools.chain.from_iterable(_torn(old, new, tear) for old, new in pairs)))
 
 
 def _torn(old: bytes, new: bytes, tear: Tear) -> list[bytes]:
-    differing = [
-        start
-        for start in range(0, PAGE_BYTES, SECTOR_BYTES)
-        if old[start : start + SECTOR_BYTES] != new[start : start + SECTOR_BYTES]
-    ]
+    differing = _differing_sectors(old, new)
     if tear is Tear.SECTOR:
         return [_with_sectors(old, new, some) for some in _subsets(differing)]
     torn = []
@@ -138,17 +153,29 @@ def _torn(old: bytes, new: bytes, tear: Tear) -> list[bytes]:
         torn.append(new[:cut] + old[cut:])
         torn.append(old[:cut] + new[cut:])
     if tear is Tear.GARBAGE:
-        garbage = bytes(byte ^ 0xA5 for byte in new)
-        torn.extend(_with_sectors(new, garbage, (start,)) for start in differing)
-        torn.append(_with_sectors(old, garbage, tuple(differing)))
+        garbage = _garbage(new)
+        torn.extend(_with_sectors(new, garbage, [start]) for start in differing)
+        torn.append(_with_sectors(old, garbage, differing))
     return torn
+
+
+def _differing_sectors(old: bytes, new: bytes) -> list[int]:
+    return [
+        start
+        for start in range(0, PAGE_BYTES, SECTOR_BYTES)
+        if old[start : start + SECTOR_BYTES] != new[start : start + SECTOR_BYTES]
+    ]
+
+
+def _garbage(page: bytes) -> bytes:
+    return page.translate(_GARBLED)
 
 
 def _subsets(items: list[int]) -> Iterator[tuple[int, ...]]:
     return itertools.chain.from_iterable(itertools.combinations(items, count) for count in range(len(items) + 1))
 
 
-def _with_sectors(page: bytes, source: bytes, starts: tuple[int, ...]) -> bytes:
+def _with_sectors(page: bytes, source: bytes, starts: Sequence[int]) -> bytes:
     mixed = bytearray(page)
     for start in starts:
         mixed[start : start + SECTOR_BYTES] = source[start : start + SECTOR_BYTES]

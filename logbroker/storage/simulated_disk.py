@@ -136,6 +136,8 @@ class SimulatedDisk:
     def crash_states(self, *, limit: int, tear: Tear = Tear.NONE) -> Iterator[SimulatedDisk]:
         """Every disk that a power loss may leave now, each once, each on its own; this one stays usable.
 
+        At most one page of each file is torn at a time; `crash` tears any number.
+
         Raises:
             InvalidArgumentError: there are more than `limit` candidates; the test must do less between two
                 syncs, or it would not be exhaustive any more.
@@ -342,8 +344,6 @@ class SimulatedDisk:
             self._used_pages += file.page_count - page_count
 
     def _is_named(self, file: CachedFile) -> bool:
-        if not file.names:
-            return False
         directory, name = file.names[-1]
         return directory.entries.get(name) is file
 
@@ -524,6 +524,7 @@ class SimulatedFile:
             self._disk.resized(file, before)
 
     def size(self) -> int:
+        self._require_open()
         return len(self._file.content)
 
     def close(self) -> None:
@@ -538,8 +539,11 @@ class SimulatedFile:
         self.close()
 
     def _begin(self, action: Action, offset: int = 0, size: int = 0) -> Fault | None:
-        invariant(not self._is_closed, f"{self._path}: {action.value} on a closed file")
+        self._require_open()
         return self._disk.begin(action, self._path, offset, size)
+
+    def _require_open(self) -> None:
+        invariant(not self._is_closed, f"{self._path}: used after it was closed")
 
     def _grow(self, size: int, wanted: int, offset: int) -> None:
         file = self._file
