@@ -1,0 +1,188 @@
+"""The changes that a STATE entry carries, the payload of a FLOOR entry, and their codec.
+
+An entry holds outcomes that the leader has decided, never wishes: ranges, not counts. The form is a msgpack array of
+arrays that begin with a small number, the tag. Tags and the order of fields are a disk and wire format: they
+are never used again for something else, and a field is never added, because an old node must not skip what it
+does not know.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, TypeAlias, TypeVar, final
+
+import msgspec
+
+from logbroker.errors import CorruptBatchError
+from logbroker.ids import MAX_CHANGES_PER_ENTRY, GroupName
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+MAX_NUMBER = (1 << 63) - 1
+MAX_TEXT_BYTES = 1024
+"""Longest name, reason or description in a change; requests are held to tighter bounds in `decide`."""
+
+Number: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=MAX_NUMBER)]
+Text: TypeAlias = Annotated[str, msgspec.Meta(max_length=MAX_TEXT_BYTES)]
+Name: TypeAlias = Annotated[GroupName, msgspec.Meta(min_length=1, max_length=MAX_TEXT_BYTES)]
+Ranges: TypeAlias = tuple[tuple[Number, Number], ...]
+"""Half-open offset ranges, sorted, apart or touching, none empty."""
+
+
+class _Change(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    group: Name
+
+
+@final
+class CreateGroup(_Change, frozen=True, tag=1):
+    """Everything below `start_offset` counts as acked in the new group."""
+
+    start_offset: Number
+
+
+@final
+class DeleteGroup(_Change, frozen=True, tag=2):
+    pass
+
+
+@final
+class Lease(_Change, frozen=True, tag=3):
+    """Named `lease_id(index, ordinal)` of where it stands."""
+
+    ranges: Ranges
+    visible_at_ms: Number
+    consumer: Text
+    session: Number
+    request_id: Number
+
+
+@final
+class Ack(_Change, frozen=True, tag=4):
+    lease: Number
+    ranges: Ranges
+
+
+@final
+class Nack(_Change, frozen=True, tag=5):
+    """With `visible_at_ms` at or below the entry's append_ms the messages are available at once."""
+
+    lease: Number
+    ranges: Ranges
+    visible_at_ms: Number
+    reason: Text
+
+
+@final
+class Extend(_Change, frozen=True, tag=6):
+    lease: Number
+    ranges: Ranges
+    visible_at_ms: Number
+
+
+@final
+class Release(_Change, frozen=True, tag=7):
+    """The consumer went away before it was answered: the delivery does not count."""
+
+    lease: Number
+
+
+@final
+class Expire(_Change, frozen=True, tag=8):
+    """Fits only if all of the ranges is leased and past its deadline at the entry's append_ms."""
+
+    ranges: Ranges
+
+
+@final
+class Rewind(_Change, frozen=True, tag=9):
+    """`requested` is the target in the operator's words, for the trace."""
+
+    rewind_id: Number
+    start_offset: Number
+    requested: Text
+
+
+@final
+class SkipTo(_Change, frozen=True, tag=10):
+    rewind_id: Number
+    start_offset: Number
+    requested: Text
+
+
+Change: TypeAlias = CreateGroup | DeleteGroup | Lease | Ack | Nack | Extend | Release | Expire | Rewind | SkipTo
+
+
+@final
+class Floor(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag=1):
+    """A new log start: everything below `start_offset` is gone, and entries below `start_index` may be deleted."""
+
+    start_offset: Number
+    start_index: Number
+
+
+T = TypeVar("T")
+
+_changes = msgspec.msgpack.Decoder(tuple[Change, ...])
+_floor = msgspec.msgpack.Decoder(Floor)
+_encoder = msgspec.msgpack.Encoder()
+
+
+def encode_changes(changes: Sequence[Change]) -> bytes:
+    """Encode the payload of a STATE entry."""
+    return _encoder.encode(changes)
+
+
+def decode_changes(payload: bytes) -> tuple[Change, ...]:
+    """Decode the payload of a STATE entry.
+
+    Raises:
+        CorruptBatchError: it is not the encoding of at most 65,536 changes with ranges in order.
+    """
+    changes = decode_with(_changes, payload, "changes")
+    if len(changes) > MAX_CHANGES_PER_ENTRY:
+        raise CorruptBatchError(f"{len(changes)} changes in one entry; the most is {MAX_CHANGES_PER_ENTRY}")
+    for change in changes:
+        if isinstance(change, (Lease, Ack, Nack, Extend, Expire)):
+            fault = range_fault(change.ranges)
+            if fault is not None:
+                raise CorruptBatchError(f"{type(change).__name__} of group {change.group}: {fault}")
+    return changes
+
+
+def encode_floor(floor: Floor) -> bytes:
+    """Encode the payload of a FLOOR entry."""
+    return _encoder.encode(floor)
+
+
+def decode_floor(payload: bytes) -> Floor:
+    """Decode the payload of a FLOOR entry.
+
+    Raises:
+        CorruptBatchError: it is not one.
+    """
+    return decode_with(_floor, payload, "a floor")
+
+
+def range_fault(ranges: Ranges) -> str | None:
+    """Say what is wrong with the order of ranges, or None."""
+    if not ranges:
+        return "no ranges"
+    last = 0
+    for start, end in ranges:
+        if start < last or end <= start:
+            return f"range [{start}, {end}) is empty or begins before {last}"
+        last = end
+    return None
+
+
+def decode_with(decoder: msgspec.msgpack.Decoder[T], data: bytes | memoryview, what: str) -> T:
+    """Decode msgpack, whatever the bytes.
+
+    Raises:
+        CorruptBatchError: they are not what the decoder expects.
+    """
+    try:
+        return decoder.decode(data)
+    except (msgspec.MsgspecError, ValueError, OverflowError, RecursionError) as error:
+        # Bytes that are not UTF-8 come as UnicodeDecodeError, a ValueError.
+        raise CorruptBatchError(f"{len(data)} bytes are not {what}: {error}") from error

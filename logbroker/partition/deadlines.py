@@ -1,0 +1,111 @@
+"""Runs by deadline, in buckets of 100 ms: what has become due is known without looking at what has not.
+
+A cache beside the run table: never part of the state, its digest or a checkpoint, rebuilt from the runs.
+"""
+
+from __future__ import annotations
+
+from heapq import heapify, heappop, heappush
+from typing import TYPE_CHECKING, final
+
+from logbroker.partition.blocked_map import BlockedMap
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from logbroker.partition.runs import Run
+
+BUCKET_MS = 100
+
+
+@final
+class Deadlines:
+    """The runs of one state (leased, or delayed) of one table, by `visible_at_ms`.
+
+    A run waits in the bucket of the first multiple of 100 ms at or after its deadline, and stands in `due` once
+    `advance` has been told of a time at or past that: up to 100 ms late, never early.
+    """
+
+    __slots__ = ("_buckets", "_heap", "_members", "_owned", "_passed", "due")
+
+    def __init__(self) -> None:
+        # By start offset; a run may be here whose deadline lies ahead of an earlier `now_ms`, so readers compare.
+        self.due: BlockedMap[int, Run] = BlockedMap()
+        # The keys of _buckets are exactly those in _heap; a bucket may have run empty.
+        self._buckets: dict[int, set[int]] = {}
+        self._heap: list[int] = []
+        # Buckets that no clone shares.
+        self._owned: set[int] = set()
+        self._members = 0
+        self._passed = -1
+
+    def clone(self) -> Deadlines:
+        other = Deadlines()
+        other.due = self.due.clone()
+        other._buckets = self._buckets.copy()
+        other._heap = self._heap.copy()
+        other._members = self._members
+        other._passed = self._passed
+        self._owned = set()
+        return other
+
+    def add(self, run: Run) -> None:
+        bucket = -(-run.visible_at_ms // BUCKET_MS)
+        if bucket <= self._passed:
+            self.due.set(run.start, run)
+            return
+        self._members += 1
+        if bucket in self._owned:
+            self._buckets[bucket].add(run.start)
+            return
+        members = self._buckets.get(bucket)
+        if members is None:
+            heappush(self._heap, bucket)
+            self._buckets[bucket] = {run.start}
+        else:
+            self._buckets[bucket] = members | {run.start}
+        self._owned.add(bucket)
+
+    def remove(self, run: Run) -> None:
+        """Forget a run that was added with this start and this deadline."""
+        bucket = -(-run.visible_at_ms // BUCKET_MS)
+        if bucket <= self._passed:
+            self.due.delete(run.start)
+            return
+        self._members -= 1
+        if bucket in self._owned:
+            self._buckets[bucket].remove(run.start)
+        else:
+            self._buckets[bucket] = self._buckets[bucket] - {run.start}
+            self._owned.add(bucket)
+        # Leases settled long before a far deadline leave empty buckets behind; keep those from piling up.
+        if len(self._heap) > 2 * self._members + 1024:
+            self._drop_empty()
+
+    def advance(self, now_ms: int, run_at: Callable[[int], Run]) -> None:
+        """Move what is due at `now_ms` into `due`; `run_at` gives the run with a start offset."""
+        current = now_ms // BUCKET_MS
+        while self._heap and self._heap[0] <= current:
+            bucket = heappop(self._heap)
+            self._owned.discard(bucket)
+            starts = self._buckets.pop(bucket)
+            self._members -= len(starts)
+            for start in sorted(starts):
+                self.due.set(start, run_at(start))
+        self._passed = max(self._passed, current)
+
+    def next_ms(self) -> int | None:
+        """Return when something will be due (or when it was, if it is already), or None."""
+        if len(self.due):
+            return self._passed * BUCKET_MS
+        while self._heap and not self._buckets[self._heap[0]]:
+            bucket = heappop(self._heap)
+            self._owned.discard(bucket)
+            del self._buckets[bucket]
+        return self._heap[0] * BUCKET_MS if self._heap else None
+
+    def _drop_empty(self) -> None:
+        self._buckets = {bucket: starts for bucket, starts in self._buckets.items() if starts}
+        self._owned &= self._buckets.keys()
+        self._heap = list(self._buckets)
+        heapify(self._heap)

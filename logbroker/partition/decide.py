@@ -1,0 +1,509 @@
+"""What the leader decides: pure functions from a state and a request to what should be proposed, or why not.
+
+The state to pass is `ahead`, which has every entry of the leader's log, applied or not; `now_ms` is the append_ms that
+the entry will get. Nothing here changes replicated state, and whatever is refused leaves no trace.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from functools import wraps
+from typing import TYPE_CHECKING, ParamSpec, TypeAlias, TypeVar, final
+
+from logbroker.errors import (
+    AlreadyExistsError,
+    InvalidArgumentError,
+    OffsetOutOfRangeError,
+    OutOfOrderSequenceError,
+    OverloadedError,
+    ProducerFencedError,
+    RequestError,
+    RequestTooLargeError,
+    StaleLeaseError,
+)
+from logbroker.ids import DEFAULT_GROUP, GroupName, Index, LeaseId, Offset
+from logbroker.partition.commands import (
+    MAX_NUMBER,
+    Ack,
+    CreateGroup,
+    DeleteGroup,
+    Expire,
+    Extend,
+    Floor,
+    Lease,
+    Nack,
+    Release,
+    Rewind,
+    SkipTo,
+    range_fault,
+)
+from logbroker.partition.machine import MAX_GROUPS, MAX_OFFSET, PartitionMachine
+from logbroker.partition.outcomes import Leased, Nothing, Produced
+from logbroker.partition.producers import NO_PRODUCER, Duplicate, Fenced, OutOfOrder
+from logbroker.partition.retention import MAX_RETENTION_S
+from logbroker.partition.rewind import rewound, skipped
+from logbroker.partition.runs import RunState
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from logbroker.partition.commands import Change, Ranges
+    from logbroker.partition.groups import ConsumerGroup, Selection
+    from logbroker.partition.leases import LeaseRecord
+    from logbroker.partition.outcomes import Outcome, Range
+    from logbroker.record.batch import BatchHeader
+
+MIN_HIDE_MS = 1_000
+MAX_HIDE_MS = 43_200_000
+"""Twelve hours; with extensions too, from when the lease began."""
+MAX_DELAY_MS = MAX_RETENTION_S * 1000
+MAX_TEXT_LENGTH = 256
+
+_NAME = re.compile(r"[A-Za-z0-9._-]{1,128}\Z")
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class DecisionLimits:
+    """Bounds that operators may set; hide time and retention have bounds of their own that nobody may."""
+
+    max_receive_count: int = 1_000
+    max_ranges_per_change: int = 1_000
+    # A run costs about 300 bytes of memory with its lease and deadline.
+    max_runs_per_group: int = 2_000_000
+
+
+DEFAULT_DECISION_LIMITS = DecisionLimits()
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """The request cannot be done, and the state is as before."""
+
+    error: RequestError | OverloadedError
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """Nothing has to be written. True once the entry at `after_index` is applied, and not to be told before."""
+
+    outcome: Outcome
+    after_index: Index
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Propose:
+    """Append a STATE entry with these changes, in this order; the last one is what was asked for."""
+
+    changes: tuple[Change, ...]
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class ProposeBatch:
+    """Append the batch as a DATA entry that takes [base_offset, next_offset)."""
+
+    base_offset: Offset
+    next_offset: Offset
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class ProposeFloor:
+    """Append a FLOOR entry."""
+
+    floor: Floor
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class NothingAvailable:
+    """Nothing may be leased before `next_visible_ms`, unless something else happens; None: before something happens."""
+
+    next_visible_ms: int | None
+
+
+Decision: TypeAlias = Refused | Answer | Propose | ProposeBatch | ProposeFloor | NothingAvailable
+
+P = ParamSpec("P")
+D = TypeVar("D")
+
+
+def _refusing(decide: Callable[P, D]) -> Callable[P, D | Refused]:
+    """Turn errors that are the caller's to see into a decision."""
+
+    @wraps(decide)
+    def decided(*args: P.args, **kwargs: P.kwargs) -> D | Refused:
+        try:
+            return decide(*args, **kwargs)
+        except (RequestError, OverloadedError) as error:
+            return Refused(error)
+
+    return decided
+
+
+@_refusing
+def decide_produce(machine: PartitionMachine, header: BatchHeader) -> Answer | ProposeBatch:
+    """Decide on a batch that `check_batch` has accepted.
+
+    Refused with OutOfOrderSequenceError, ProducerFencedError, OffsetOutOfRangeError, InvalidArgumentError. A duplicate
+    is answered with the offset of the first copy; that copy is applied only if it lies below the applied state's
+    next_offset, otherwise the caller joins whoever waits for it.
+    """
+    count = header.record_count
+    check_range("record_count", count, least=1, most=MAX_NUMBER)
+    if header.producer_id != NO_PRODUCER:
+        check_range("producer_id", header.producer_id, least=0, most=MAX_NUMBER)
+        check_range("producer_epoch", header.producer_epoch, least=0, most=(1 << 15) - 1)
+        check_range("base_sequence", header.base_sequence, least=0, most=(1 << 31) - 1)
+    who = f"producer {header.producer_id} in partition group {machine.group_id}"
+    match machine.judge_batch(header):
+        case Duplicate(base_offset):
+            return Answer(Produced(Offset(base_offset), count, duplicate=True), machine.applied_index)
+        case OutOfOrder(expected):
+            raise OutOfOrderSequenceError(
+                f"sequence {header.base_sequence} of {who} is not the next, {expected}, nor in its last five batches"
+            )
+        case Fenced(epoch):
+            raise ProducerFencedError(f"epoch {header.producer_epoch} of {who} is below its newest epoch {epoch}")
+        case None:
+            pass
+    end = machine.next_offset + count
+    if end > MAX_OFFSET:
+        raise OffsetOutOfRangeError(f"offset {end} is above the last possible offset {MAX_OFFSET}")
+    return ProposeBatch(machine.next_offset, Offset(end))
+
+
+@_refusing
+def decide_receive(
+    machine: PartitionMachine,
+    group: GroupName,
+    *,
+    max_count: int,
+    hide_ms: int,
+    now_ms: int,
+    consumer: str,
+    session: int = 0,
+    request_id: int = 0,
+    not_below: int = 0,
+    limits: DecisionLimits = DEFAULT_DECISION_LIMITS,
+) -> Propose | Answer | NothingAvailable:
+    """Choose up to `max_count` messages, lowest offsets first, to hide for `hide_ms`.
+
+    A retry of a (session, request id) whose lease is current gets that lease and the time that is left; session 0 means
+    no retries. Messages below `not_below` have expired and only wait for their FLOOR entry.
+    """
+    state = machine.group(group)
+    check_range("max_count", max_count, least=1, most=limits.max_receive_count)
+    check_hide_ms(hide_ms)
+    check_text("consumer", consumer)
+    check_range("session", session, least=0, most=MAX_NUMBER)
+    check_range("request_id", request_id, least=0, most=MAX_NUMBER)
+    now_ms = max(now_ms, machine.append_ms)
+    ended: list[Range] = []
+    record = state.leases.find(session, request_id)
+    if record is not None:
+        repeated = _repeated(state, record, now_ms)
+        if repeated is not None:
+            return Answer(repeated, machine.applied_index)
+        # The request's first lease has run out; it must be over before the request can hold another.
+        ended = [(held.start, held.end) for held in state.holdings(record.lease)]
+    if len(state.table) >= limits.max_runs_per_group:
+        raise OverloadedError(
+            f"group {group!r} has {len(state.table)} runs of unlike messages; the most is {limits.max_runs_per_group}",
+            hint="ack or nack what is leased, or receive in larger batches",
+        )
+    chosen = _choose(state, machine.next_offset, now_ms, max_count, not_below, limits, ended)
+    if not chosen:
+        return NothingAvailable(next_visible_ms(machine, group))
+    lease = Lease(group, tuple(chosen), now_ms + hide_ms, consumer, session, request_id)
+    if not ended:
+        return Propose((lease,))
+    return Propose((Expire(group, _joined(ended)), lease))
+
+
+@_refusing
+def decide_ack(
+    machine: PartitionMachine,
+    group: GroupName,
+    *,
+    lease: LeaseId,
+    ranges: Ranges,
+    limits: DecisionLimits = DEFAULT_DECISION_LIMITS,
+) -> Propose | Answer:
+    """Ack ranges of a lease, which is good until the lease has been ended, however late.
+
+    Refused with StaleLeaseError only if there is nothing that is, or will be, acked.
+    """
+    state, chosen = _select(machine, group, lease, ranges, limits)
+    if chosen.count:
+        return Propose((Ack(group, lease, ranges),))
+    return _settled_already(machine, state, lease, chosen)
+
+
+@_refusing
+def decide_nack(
+    machine: PartitionMachine,
+    group: GroupName,
+    *,
+    lease: LeaseId,
+    ranges: Ranges,
+    delay_ms: int,
+    now_ms: int,
+    reason: str = "",
+    limits: DecisionLimits = DEFAULT_DECISION_LIMITS,
+) -> Propose | Answer:
+    """Give ranges of a lease back as failed, available after `delay_ms`; 0 is at once."""
+    check_range("delay_ms", delay_ms, least=0, most=MAX_DELAY_MS)
+    check_text("reason", reason)
+    state, chosen = _select(machine, group, lease, ranges, limits)
+    if chosen.count:
+        visible_at_ms = max(now_ms, machine.append_ms) + delay_ms
+        return Propose((Nack(group, lease, ranges, visible_at_ms, reason),))
+    return _settled_already(machine, state, lease, chosen)
+
+
+@_refusing
+def decide_extend(
+    machine: PartitionMachine,
+    group: GroupName,
+    *,
+    lease: LeaseId,
+    ranges: Ranges,
+    hide_ms: int,
+    now_ms: int,
+    limits: DecisionLimits = DEFAULT_DECISION_LIMITS,
+) -> Propose | Answer:
+    """Hide ranges of a lease until `hide_ms` from now; the whole lease lasts at most twelve hours."""
+    check_hide_ms(hide_ms)
+    state, chosen = _select(machine, group, lease, ranges, limits)
+    if not chosen.count:
+        return _settled_already(machine, state, lease, chosen)
+    visible_at_ms = max(now_ms, machine.append_ms) + hide_ms
+    first_ms = min(run.first_leased_ms for pieces in chosen.held for run in pieces)
+    if visible_at_ms - first_ms > MAX_HIDE_MS:
+        left = max(0, first_ms + MAX_HIDE_MS - (visible_at_ms - hide_ms))
+        raise InvalidArgumentError(
+            f"hide_ms {hide_ms} would make lease {lease} last longer than {MAX_HIDE_MS} ms; {left} ms are left to it"
+        )
+    return Propose((Extend(group, lease, ranges, visible_at_ms),))
+
+
+@_refusing
+def decide_release(machine: PartitionMachine, group: GroupName, *, lease: LeaseId) -> Propose:
+    """Take back a lease whose reply could not be written; the delivery does not count."""
+    check_range("lease", lease, least=1, most=MAX_NUMBER)
+    if machine.group(group).leases.get(lease) is None:
+        raise StaleLeaseError(f"lease {lease} of group {group!r} is not current")
+    return Propose((Release(group, lease),))
+
+
+@_refusing
+def decide_create_group(machine: PartitionMachine, group: GroupName, *, start_offset: int) -> Propose:
+    """Make a consumer group for which everything below `start_offset` is acked; below the log start is clamped."""
+    check_group_name(group)
+    if group in machine.groups:
+        raise AlreadyExistsError(f"consumer group {group!r} exists in partition group {machine.group_id}")
+    if len(machine.groups) >= MAX_GROUPS:
+        raise OverloadedError(f"there are {len(machine.groups)} consumer groups; the most is {MAX_GROUPS}")
+    check_offset("start_offset", start_offset, machine)
+    return Propose((CreateGroup(group, start_offset),))
+
+
+@_refusing
+def decide_delete_group(machine: PartitionMachine, group: GroupName) -> Propose:
+    if group == DEFAULT_GROUP:
+        raise InvalidArgumentError(f"consumer group {DEFAULT_GROUP!r} always exists and cannot be deleted")
+    machine.group(group)
+    return Propose((DeleteGroup(group),))
+
+
+@_refusing
+def decide_rewind(
+    machine: PartitionMachine, group: GroupName, *, rewind_id: int, start_offset: int, requested: str
+) -> Propose | Answer:
+    """Rewind to an offset that the driver has found for `requested`. Beyond the log it is clamped, and reported."""
+    state = _check_move(machine, group, rewind_id, start_offset, requested)
+    known = state.remembered(rewind_id, is_skip=False)
+    if isinstance(known, Nothing):
+        raise InvalidArgumentError(f"rewind_id {rewind_id} of group {group!r}: {known.detail}")
+    if known is not None:
+        return Answer(rewound(known, group, repeated=True), machine.applied_index)
+    return Propose((Rewind(group, rewind_id, start_offset, requested),))
+
+
+@_refusing
+def decide_skip_to(
+    machine: PartitionMachine, group: GroupName, *, rewind_id: int, start_offset: int, requested: str
+) -> Propose | Answer:
+    """Ack everything below an offset. Beyond the log it is clamped, and reported."""
+    state = _check_move(machine, group, rewind_id, start_offset, requested)
+    known = state.remembered(rewind_id, is_skip=True)
+    if isinstance(known, Nothing):
+        raise InvalidArgumentError(f"rewind_id {rewind_id} of group {group!r}: {known.detail}")
+    if known is not None:
+        return Answer(skipped(known, group, repeated=True), machine.applied_index)
+    return Propose((SkipTo(group, rewind_id, start_offset, requested),))
+
+
+@_refusing
+def decide_floor(machine: PartitionMachine, *, start_offset: Offset, start_index: Index) -> ProposeFloor:
+    """Raise the log start; refused with OffsetOutOfRangeError where it would go back, stay, or pass the log end."""
+    floor = Floor(start_offset, start_index)
+    fault = machine.floor_fault(floor, Index(machine.applied_index + 1))
+    if fault is None and (start_offset, start_index) == (machine.log_start_offset, machine.log_start_index):
+        fault = f"log start offset {start_offset} is the present one"
+    if fault is not None:
+        raise OffsetOutOfRangeError(f"partition group {machine.group_id}: {fault}")
+    return ProposeFloor(floor)
+
+
+def decide_expire(machine: PartitionMachine, *, now_ms: int, max_ranges: int = 10_000) -> tuple[Change, ...]:
+    """End leases that have run out at `now_ms`, at most `max_ranges` ranges of them, no group starving another.
+
+    What is left over is due still: `next_deadline_ms` says so once these changes are applied to the same state.
+    """
+    changes: list[Change] = []
+    for done, name in enumerate(machine.groups):
+        share = max(1, max_ranges // (len(machine.groups) - done))
+        ranges: list[Range] = []
+        for run in machine.group(name).table.expired(now_ms):
+            if ranges and ranges[-1][1] == run.start:
+                ranges[-1] = (ranges[-1][0], run.end)
+            elif len(ranges) < share:
+                ranges.append((run.start, run.end))
+            else:
+                break
+        if ranges:
+            changes.append(Expire(name, tuple(ranges)))
+            max_ranges -= len(ranges)
+    return tuple(changes)
+
+
+def next_visible_ms(machine: PartitionMachine, group: GroupName) -> int | None:
+    """Return the log time at which a leased or delayed message will be visible, up to 100 ms late, or None."""
+    table = machine.group(group).table
+    times = [time for time in (table.leased.next_ms(), table.delayed.next_ms()) if time is not None]
+    return min(times, default=None)
+
+
+def check_range(field: str, value: int, *, least: int, most: int) -> None:
+    """Refuse a number outside of [least, most].
+
+    Raises:
+        InvalidArgumentError: naming the field, the value and the valid range.
+    """
+    if not least <= value <= most:
+        raise InvalidArgumentError(f"{field} {value} is not in {least}..{most}")
+
+
+def check_hide_ms(hide_ms: int) -> None:
+    check_range("hide_ms", hide_ms, least=MIN_HIDE_MS, most=MAX_HIDE_MS)
+
+
+def check_text(field: str, text: str) -> None:
+    if len(text) > MAX_TEXT_LENGTH:
+        raise InvalidArgumentError(f"{field} has {len(text)} characters; the most is {MAX_TEXT_LENGTH}")
+
+
+def check_group_name(name: str) -> None:
+    if _NAME.match(name) is None:
+        raise InvalidArgumentError(f"consumer group {name[:200]!r} is not 1..128 of the characters A-Z a-z 0-9 . _ -")
+
+
+def check_offset(field: str, offset: int, machine: PartitionMachine) -> None:
+    check_range(field, offset, least=0, most=MAX_OFFSET)
+    if offset > machine.next_offset:
+        raise OffsetOutOfRangeError(
+            f"{field} {offset} is beyond the log end {machine.next_offset} of partition group {machine.group_id}"
+        )
+
+
+def _check_move(
+    machine: PartitionMachine, group: GroupName, rewind_id: int, start_offset: int, requested: str
+) -> ConsumerGroup:
+    check_range("rewind_id", rewind_id, least=1, most=MAX_NUMBER)
+    check_range("start_offset", start_offset, least=0, most=MAX_OFFSET)
+    check_text("requested", requested)
+    return machine.group(group)
+
+
+def _repeated(state: ConsumerGroup, record: LeaseRecord, now_ms: int) -> Leased | None:
+    """Answer a retry with what is left of its lease, or None if no time is left."""
+    held = tuple([part for part in state.holdings(record.lease) if part.visible_at_ms > now_ms])
+    if not held:
+        return None
+    until = min(part.visible_at_ms for part in held)
+    return Leased(state.name, LeaseId(record.lease), held, until, repeated=True)
+
+
+def _choose(
+    state: ConsumerGroup,
+    end: Offset,
+    now_ms: int,
+    max_count: int,
+    not_below: int,
+    limits: DecisionLimits,
+    ended: list[Range],
+) -> list[Range]:
+    """Choose ranges to lease; what must be expired for it is added to `ended`."""
+    chosen: list[Range] = []
+    left = max_count
+    for run in state.table.eligible(now_ms, end):
+        start = max(run.start, not_below)
+        if start >= run.end:
+            continue
+        stop = min(run.end, start + left)
+        if chosen and chosen[-1][1] == start:
+            chosen[-1] = (chosen[-1][0], stop)
+        elif len(chosen) < limits.max_ranges_per_change:
+            chosen.append((start, stop))
+        else:
+            break
+        if run.state is RunState.LEASED:
+            ended.append((run.start, run.end))
+        left -= stop - start
+        if not left:
+            break
+    return chosen
+
+
+def _joined(ranges: list[Range]) -> Ranges:
+    """Sort ranges and join those that touch or overlap."""
+    joined: list[Range] = []
+    for start, end in sorted(ranges):
+        if joined and start <= joined[-1][1]:
+            joined[-1] = (joined[-1][0], max(end, joined[-1][1]))
+        else:
+            joined.append((start, end))
+    return tuple(joined)
+
+
+def _select(
+    machine: PartitionMachine, group: GroupName, lease: int, ranges: Ranges, limits: DecisionLimits
+) -> tuple[ConsumerGroup, Selection]:
+    """Check what names messages of a lease, and sort them out."""
+    state = machine.group(group)
+    check_range("lease", lease, least=1, most=MAX_NUMBER)
+    if len(ranges) > limits.max_ranges_per_change:
+        raise RequestTooLargeError(f"{len(ranges)} ranges in one request; the most is {limits.max_ranges_per_change}")
+    fault = range_fault(ranges)
+    if fault is not None:
+        raise InvalidArgumentError(f"ranges of lease {lease}: {fault}")
+    check_range("start of the first range", ranges[0][0], least=0, most=MAX_OFFSET)
+    check_offset("end of the last range", ranges[-1][1], machine)
+    return state, state.select(lease, ranges, log_start=machine.log_start_offset)
+
+
+def _settled_already(machine: PartitionMachine, state: ConsumerGroup, lease: LeaseId, chosen: Selection) -> Answer:
+    """Answer for ranges of which the lease holds nothing."""
+    outcome = state.settled(lease, chosen)
+    if outcome.stale and not outcome.already and not outcome.expired:
+        start, end = outcome.stale[0]
+        how = "a rewind took them back" if outcome.rewound else "it is not current for them"
+        raise StaleLeaseError(f"lease {lease} of group {state.name!r} does not hold offsets [{start}, {end}): {how}")
+    return Answer(outcome, machine.applied_index)

@@ -1,0 +1,378 @@
+"""The replicated state of one partition: every entry of its log in, one `Applied` out.
+
+Every replica applies the same entries and must come to the same state, so apply sees the entry alone: its time is the
+entry's append_ms, there is no clock, no chance and no order of a set. Requests are decided in `decide`; nothing but
+`apply` changes replicated state.
+"""
+
+from __future__ import annotations
+
+from hashlib import blake2b
+from typing import TYPE_CHECKING, assert_never, final
+
+from logbroker.entry import EntryKind
+from logbroker.errors import CorruptBatchError, NotFoundError, violated
+from logbroker.ids import DEFAULT_GROUP, GroupId, GroupName, Index, LeaseId, Offset, Term, lease_id
+from logbroker.partition.commands import (
+    Ack,
+    CreateGroup,
+    DeleteGroup,
+    Expire,
+    Extend,
+    Floor,
+    Lease,
+    Nack,
+    Release,
+    Rewind,
+    SkipTo,
+    decode_changes,
+    decode_floor,
+)
+from logbroker.partition.groups import ConsumerGroup
+from logbroker.partition.outcomes import (
+    Applied,
+    FloorMoved,
+    GroupCreated,
+    GroupDeleted,
+    Misfit,
+    Nothing,
+    Produced,
+    Void,
+)
+from logbroker.partition.producers import NO_PRODUCER, Duplicate, Fenced, OutOfOrder, Producers
+from logbroker.partition.state_form import state_slices
+from logbroker.record.batch import read_header
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from logbroker.entry import Entry
+    from logbroker.partition.commands import Change
+    from logbroker.partition.groups import GroupStatus
+    from logbroker.partition.outcomes import LeasedRange, Outcome, Range
+    from logbroker.partition.producers import Objection
+    from logbroker.record.batch import BatchHeader
+
+MAX_GROUPS = 1_000
+MAX_OFFSET = (1 << 48) - 1
+"""A message id has 48 bits for the offset."""
+
+
+@final
+class PartitionMachine:
+    """The state of one partition as of `applied_index`.
+
+    The leader keeps two: one of what is applied, and `ahead`, a clone to which every entry is applied as it is
+    appended; it decides on the second and answers from the first.
+    """
+
+    __slots__ = (
+        "_groups",
+        "_names",
+        "_producers",
+        "_voids",
+        "append_ms",
+        "applied_index",
+        "applied_term",
+        "group_id",
+        "log_start_index",
+        "log_start_offset",
+        "next_offset",
+    )
+
+    def __init__(
+        self,
+        group_id: GroupId,
+        groups: Mapping[GroupName, ConsumerGroup],
+        producers: Producers,
+        voids: tuple[Range, ...] = (),
+    ) -> None:
+        self.group_id = group_id
+        self.applied_index = Index(0)
+        self.applied_term = Term(0)
+        # One past the last offset given out.
+        self.next_offset = Offset(0)
+        # Everything below was taken by retention; never goes back.
+        self.log_start_offset = Offset(0)
+        # Entries below may be deleted.
+        self.log_start_index = Index(1)
+        # Log time of the last entry; never goes back.
+        self.append_ms = 0
+        self._producers = producers
+        # Sorted by name, so that walking them is the same everywhere.
+        self._groups = {name: groups[name] for name in sorted(groups)}
+        self._names = tuple(self._groups)
+        # Offsets at or above the log start that nothing delivers, in order, not touching.
+        self._voids = voids
+
+    @classmethod
+    def new(cls, group_id: GroupId) -> PartitionMachine:
+        """Return the state before the first entry: empty, with the group `default`."""
+        return cls(group_id, {DEFAULT_GROUP: ConsumerGroup.new(DEFAULT_GROUP, 0)}, Producers())
+
+    def clone(self) -> PartitionMachine:
+        """Return an independent copy; the cost does not grow with the number of messages in flight."""
+        groups = {name: group.clone() for name, group in self._groups.items()}
+        other = PartitionMachine(self.group_id, groups, self._producers.clone(), self._voids)
+        other.applied_index = self.applied_index
+        other.applied_term = self.applied_term
+        other.next_offset = self.next_offset
+        other.log_start_offset = self.log_start_offset
+        other.log_start_index = self.log_start_index
+        other.append_ms = self.append_ms
+        return other
+
+    def digest(self) -> bytes:
+        """Return 16 bytes that are equal on two replicas at one index exactly if their states are.
+
+        Reads all of the state: for checkpoints and tests, not for the hot path.
+        """
+        hashed = blake2b(digest_size=16)
+        for part in state_slices(self):
+            hashed.update(part)
+        return hashed.digest()
+
+    @property
+    def groups(self) -> tuple[GroupName, ...]:
+        """The names of the consumer groups, sorted."""
+        return self._names
+
+    @property
+    def producers(self) -> Producers:
+        return self._producers
+
+    @property
+    def voids(self) -> tuple[Range, ...]:
+        """Offset ranges at or above the log start that nothing ever delivers."""
+        return self._voids
+
+    def group(self, name: GroupName) -> ConsumerGroup:
+        """Return a consumer group, for reading.
+
+        Raises:
+            NotFoundError: there is none of this name.
+        """
+        group = self._groups.get(name)
+        if group is None:
+            raise NotFoundError(f"consumer group {name!r} does not exist in partition group {self.group_id}")
+        return group
+
+    def status(self, name: GroupName) -> GroupStatus:
+        """Count the messages of a consumer group by state.
+
+        Raises:
+            NotFoundError: there is none of this name.
+        """
+        return self.group(name).status(self.next_offset)
+
+    def holdings(self, name: GroupName, lease: LeaseId) -> tuple[LeasedRange, ...]:
+        """Return what a lease holds, in offset order; nothing if it is not current.
+
+        Raises:
+            NotFoundError: there is no group of this name.
+        """
+        return self.group(name).holdings(lease)
+
+    def next_deadline_ms(self) -> int | None:
+        """Return the log time at which a lease of any group will have run out, up to 100 ms late, or None."""
+        times = [group.table.leased.next_ms() for group in self._groups.values()]
+        return min((time for time in times if time is not None), default=None)
+
+    def apply(self, entry: Entry) -> Applied:
+        """Apply the next entry of the log.
+
+        Raises:
+            InvariantError: the entry is not the next one, or its offsets do not begin at `next_offset`.
+            CorruptBatchError: the payload of a STATE or FLOOR entry is none; nothing was changed.
+        """
+        if entry.index != self.applied_index + 1:
+            violated(f"entry {entry.index} of group {self.group_id} follows entry {self.applied_index}")
+        if entry.base_offset != self.next_offset:
+            place = f"entry {entry.index} of group {self.group_id}"
+            violated(f"{place} begins at offset {entry.base_offset}, not {self.next_offset}")
+        count = entry.next_offset - entry.base_offset
+        if count <= 0 if entry.kind is EntryKind.DATA else count != 0:
+            violated(f"{entry.kind.name} entry {entry.index} of group {self.group_id} takes {count} offsets")
+        outcomes: tuple[Outcome, ...] = ()
+        woken: tuple[GroupName, ...] = ()
+        append_ms = max(self.append_ms, entry.append_ms)
+        match entry.kind:
+            case EntryKind.DATA:
+                outcome = self._apply_data(entry, append_ms)
+                outcomes = (outcome,)
+                woken = self._names if isinstance(outcome, Produced) else ()
+            case EntryKind.STATE:
+                changes = decode_changes(entry.payload)
+                outcomes = tuple(
+                    [
+                        self._apply_change(change, lease_id(entry.index, ordinal), append_ms)
+                        for ordinal, change in enumerate(changes)
+                    ]
+                )
+                woken = self._woken_by(changes, outcomes)
+            case EntryKind.FLOOR:
+                outcomes = (self._apply_floor(decode_floor(entry.payload), entry.index),)
+            case EntryKind.CONFIG | EntryKind.NOOP:
+                pass
+            case _:
+                assert_never(entry.kind)
+        self.append_ms = append_ms
+        self.next_offset = entry.next_offset
+        self.applied_index = entry.index
+        self.applied_term = entry.term
+        return Applied(entry.index, outcomes, woken)
+
+    def judge_batch(self, header: BatchHeader) -> Objection | None:
+        """Say why a batch with this producer and sequence may not be appended next, or None if it may."""
+        if header.producer_id == NO_PRODUCER:
+            return None
+        return self._producers.judge(
+            header.producer_id,
+            epoch=header.producer_epoch,
+            base_sequence=header.base_sequence,
+            count=header.record_count,
+        )
+
+    def _apply_data(self, entry: Entry, append_ms: int) -> Produced | Void:
+        count = entry.next_offset - entry.base_offset
+        try:
+            header = read_header(entry.payload)
+        except CorruptBatchError as error:
+            return self._void(entry, Misfit.UNREADABLE, error.message)
+        fault = _header_fault(header, entry)
+        if fault is not None:
+            return self._void(entry, Misfit.UNREADABLE, fault)
+        match self.judge_batch(header):
+            case Duplicate(base_offset):
+                detail = f"sequence {header.base_sequence} stands at offset {base_offset}"
+                return self._void(entry, Misfit.DUPLICATE, detail, duplicate_of=Offset(base_offset))
+            case OutOfOrder(expected):
+                detail = f"sequence {header.base_sequence} is not {expected}"
+                return self._void(entry, Misfit.OUT_OF_ORDER, detail)
+            case Fenced(epoch):
+                return self._void(entry, Misfit.FENCED, f"epoch {header.producer_epoch} is below {epoch}")
+            case None:
+                pass
+        if header.producer_id != NO_PRODUCER:
+            self._producers.record(
+                header.producer_id,
+                epoch=header.producer_epoch,
+                base_sequence=header.base_sequence,
+                count=count,
+                base_offset=entry.base_offset,
+                append_ms=append_ms,
+            )
+        return Produced(entry.base_offset, count)
+
+    def _void(self, entry: Entry, why: Misfit, detail: str, *, duplicate_of: Offset | None = None) -> Void:
+        start, end = entry.base_offset, entry.next_offset
+        if self._voids and self._voids[-1][1] == start:
+            self._voids = (*self._voids[:-1], (self._voids[-1][0], end))
+        else:
+            self._voids = (*self._voids, (start, end))
+        for group in self._groups.values():
+            group.void(start, end)
+        return Void(start, end - start, why, detail, duplicate_of)
+
+    def _apply_change(self, change: Change, name: LeaseId, append_ms: int) -> Outcome:
+        """Apply one change; `name` is the lease it makes, if it makes one, and carries the entry's index."""
+        if isinstance(change, CreateGroup):
+            return self._create_group(change)
+        group = self._groups.get(change.group)
+        if group is None:
+            return Nothing(Misfit.NO_GROUP, f"consumer group {change.group!r} does not exist")
+        match change:
+            case Lease():
+                return group.lease(change, lease=name, append_ms=append_ms, next_offset=self.next_offset)
+            case Ack():
+                return group.ack(change.lease, change.ranges, log_start=self.log_start_offset)
+            case Nack():
+                return group.nack(change, append_ms=append_ms, log_start=self.log_start_offset)
+            case Extend():
+                return group.extend(change, append_ms=append_ms, log_start=self.log_start_offset)
+            case Release():
+                return group.release(change.lease)
+            case Expire():
+                return group.expire(change.ranges, append_ms=append_ms)
+            case Rewind():
+                return group.rewind(
+                    change,
+                    index=name >> 16,
+                    append_ms=append_ms,
+                    log_start=self.log_start_offset,
+                    next_offset=self.next_offset,
+                    voids=self._voids,
+                )
+            case SkipTo():
+                return group.skip_to(
+                    change, index=name >> 16, log_start=self.log_start_offset, next_offset=self.next_offset
+                )
+            case DeleteGroup():
+                return self._delete_group(change)
+            case _:
+                assert_never(change)
+
+    def _create_group(self, change: CreateGroup) -> GroupCreated | Nothing:
+        if change.group in self._groups:
+            return Nothing(Misfit.GROUP_EXISTS, f"consumer group {change.group!r} exists")
+        if len(self._groups) >= MAX_GROUPS:
+            return Nothing(
+                Misfit.GROUP_LIMIT, f"there are {len(self._groups)} consumer groups; the most is {MAX_GROUPS}"
+            )
+        start = min(max(change.start_offset, self.log_start_offset), self.next_offset)
+        group = ConsumerGroup.new(change.group, start)
+        for first, end in self._voids:
+            if end > start:
+                group.void(max(first, start), end)
+        self._set_groups({**self._groups, change.group: group})
+        return GroupCreated(change.group, Offset(start))
+
+    def _delete_group(self, change: DeleteGroup) -> GroupDeleted | Nothing:
+        if change.group == DEFAULT_GROUP:
+            return Nothing(Misfit.DEFAULT_GROUP, f"consumer group {DEFAULT_GROUP!r} always exists")
+        self._set_groups({name: group for name, group in self._groups.items() if name != change.group})
+        return GroupDeleted(change.group)
+
+    def _set_groups(self, groups: dict[GroupName, ConsumerGroup]) -> None:
+        self._groups = {name: groups[name] for name in sorted(groups)}
+        self._names = tuple(self._groups)
+
+    def _apply_floor(self, floor: Floor, index: Index) -> FloorMoved | Nothing:
+        start = floor.start_offset
+        fault = self.floor_fault(floor, index)
+        if fault is not None:
+            return Nothing(Misfit.OLD_FLOOR, fault)
+        self.log_start_offset = Offset(start)
+        self.log_start_index = Index(floor.start_index)
+        self._voids = tuple([(max(first, start), end) for first, end in self._voids if end > start])
+        expired = tuple([(name, group.drop_below(start)) for name, group in self._groups.items()])
+        return FloorMoved(self.log_start_offset, self.log_start_index, expired)
+
+    def floor_fault(self, floor: Floor, index: Index) -> str | None:
+        """Say why the log start may not become `floor` by the entry at `index`, or None if it may."""
+        if not self.log_start_offset <= floor.start_offset <= self.next_offset:
+            return f"log start offset {floor.start_offset} is not in [{self.log_start_offset}, {self.next_offset}]"
+        if not self.log_start_index <= floor.start_index <= index:
+            return f"log start index {floor.start_index} is not in [{self.log_start_index}, {index}]"
+        return None
+
+    def _woken_by(self, changes: tuple[Change, ...], outcomes: tuple[Outcome, ...]) -> tuple[GroupName, ...]:
+        """Name each group once in which these changes may have made something available."""
+        woken: dict[GroupName, None] = {}
+        for change, outcome in zip(changes, outcomes, strict=True):
+            if isinstance(change, (Expire, Nack, Release, Rewind, CreateGroup)) and not isinstance(outcome, Nothing):
+                woken[change.group] = None
+        return tuple(woken)
+
+
+def _header_fault(header: BatchHeader, entry: Entry) -> str | None:
+    """Say where a batch contradicts its entry or itself, or None."""
+    count = entry.next_offset - entry.base_offset
+    if header.base_offset != entry.base_offset:
+        return f"batch states base offset {header.base_offset}, entry {entry.base_offset}"
+    if not header.record_count == header.last_offset_delta + 1 == count:
+        return f"batch states {header.record_count} records up to {header.last_offset_delta}, entry {count}"
+    sequenced = header.producer_epoch >= 0 and header.base_sequence >= 0
+    if header.producer_id != NO_PRODUCER and (header.producer_id < 0 or not sequenced):
+        return f"producer {header.producer_id} has epoch {header.producer_epoch}, sequence {header.base_sequence}"
+    return None

@@ -1,0 +1,211 @@
+"""What applying an entry came to: the material of every reply, one outcome per change."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+from typing import TYPE_CHECKING, TypeAlias, final
+
+if TYPE_CHECKING:
+    from logbroker.ids import GroupName, Index, LeaseId, Offset
+
+Range: TypeAlias = tuple[int, int]
+"""Half-open offset range."""
+
+
+@final
+class Misfit(Enum):
+    """Why a change or a batch recorded nothing. The values are for logs and metrics."""
+
+    NO_GROUP = "no_group"
+    GROUP_EXISTS = "group_exists"
+    GROUP_LIMIT = "group_limit"
+    DEFAULT_GROUP = "default_group"
+    NOT_AVAILABLE = "not_available"
+    BEYOND_LOG_END = "beyond_log_end"
+    REQUEST_IN_USE = "request_in_use"
+    NOT_DUE = "not_due"
+    STALE = "stale"
+    OLD_REWIND = "old_rewind"
+    OLD_FLOOR = "old_floor"
+    UNREADABLE = "unreadable"
+    DUPLICATE = "duplicate"
+    OUT_OF_ORDER = "out_of_order"
+    FENCED = "fenced"
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Nothing:
+    """The change did not fit the state it met; nothing was recorded."""
+
+    why: Misfit
+    detail: str
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Produced:
+    """`duplicate`: the batch was in the log before, at `base_offset`; nothing was appended."""
+
+    base_offset: Offset
+    count: int
+    duplicate: bool = False
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Void:
+    """A batch that did not fit: its offsets are taken, and nothing ever delivers them.
+
+    `duplicate_of` is where the same batch stands already, if that is why.
+    """
+
+    base_offset: Offset
+    count: int
+    why: Misfit
+    detail: str
+    duplicate_of: Offset | None = None
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class LeasedRange:
+    """Messages [start, end) of a lease; `deliveries` counts this one, the first is 1."""
+
+    start: Offset
+    end: Offset
+    deliveries: int
+    visible_at_ms: int
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Leased:
+    """`visible_at_ms` is the earliest deadline among the ranges; `repeated` answers a retry of the same request."""
+
+    group: GroupName
+    lease: LeaseId
+    ranges: tuple[LeasedRange, ...]
+    visible_at_ms: int
+    repeated: bool = False
+
+    @property
+    def count(self) -> int:
+        return sum(held.end - held.start for held in self.ranges)
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """What an ack, nack or extend of ranges of a lease did.
+
+    Every message asked for is in exactly one of: the `count` that changed, `already` acked, `expired` (below the log
+    start), `stale` (not acked, and the lease does not hold it). `rewound`: a rewind took some of the stale ones.
+    """
+
+    group: GroupName
+    lease: LeaseId
+    count: int
+    already: tuple[Range, ...] = ()
+    expired: tuple[Range, ...] = ()
+    stale: tuple[Range, ...] = ()
+    rewound: bool = False
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Released:
+    group: GroupName
+    lease: LeaseId
+    count: int
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Expired:
+    group: GroupName
+    count: int
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Rewound:
+    """`start_offset` is the effective one, `clamped` if it is not the one asked for; `end_offset` was the log end.
+
+    Of the messages in between, `reopened_count` were acked and `revoked_count` leased; both are available again.
+    `delayed_count` keep their due time.
+    """
+
+    group: GroupName
+    rewind_id: int
+    start_offset: Offset
+    end_offset: Offset
+    clamped: bool
+    reopened_count: int
+    revoked_count: int
+    delayed_count: int
+    repeated: bool = False
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Skipped:
+    """All below `start_offset` counts as acked; `skipped_count` messages were not, and `revoked_count` were leased."""
+
+    group: GroupName
+    rewind_id: int
+    start_offset: Offset
+    clamped: bool
+    skipped_count: int
+    revoked_count: int
+    repeated: bool = False
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class GroupCreated:
+    group: GroupName
+    start_offset: Offset
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class GroupDeleted:
+    group: GroupName
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class FloorMoved:
+    """`expired` counts, for each group, the messages that retention took before they were settled."""
+
+    start_offset: Offset
+    start_index: Index
+    expired: tuple[tuple[GroupName, int], ...]
+
+
+Outcome: TypeAlias = (
+    Nothing
+    | Produced
+    | Void
+    | Leased
+    | Settled
+    | Released
+    | Expired
+    | Rewound
+    | Skipped
+    | GroupCreated
+    | GroupDeleted
+    | FloorMoved
+)
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Applied:
+    """Outcomes in the order of the entry's changes; `woken` are groups in which something may be received."""
+
+    index: Index
+    outcomes: tuple[Outcome, ...]
+    woken: tuple[GroupName, ...]

@@ -1,0 +1,373 @@
+"""The run table of one consumer group: the state of every message as runs of equal neighbours.
+
+Everything below `floor` is acked. From there to `frontier` the runs lie end to end; from the frontier on every message
+is available and was never delivered. The table knows offsets and states; what a lease or a rewind means is in `groups`.
+
+The form is canonical, so that equal states have equal bytes however they came about: neighbours differ in more than
+their place, the first run is not acked (the floor would have passed it), and the last is not fresh (it would lie
+beyond the frontier).
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+from heapq import merge
+from typing import TYPE_CHECKING, final
+
+import msgspec
+
+from logbroker.errors import CorruptBatchError, violated
+from logbroker.partition.blocked_map import BlockedMap
+from logbroker.partition.commands import Number
+from logbroker.partition.deadlines import Deadlines
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+NO_LEASE = 0
+
+
+@final
+class RunState(IntEnum):
+    """State of a message in one group. The numbers are part of the checkpoint format."""
+
+    AVAILABLE = 0
+    """May be leased; with deliveries 0 it is fresh, else it came back from a lease."""
+    LEASED = 1
+    DELAYED = 2
+    """Available from `visible_at_ms` on; nothing has to be written when that comes."""
+    ACKED = 3
+    DEAD = 4
+    """Given up; kept until retention, and the floor stays below it."""
+
+
+@final
+class Run(msgspec.Struct, frozen=True, array_like=True, gc=False, forbid_unknown_fields=True):
+    """Neighbouring messages, offsets [start, end), that share everything else; immutable.
+
+    `visible_at_ms` is 0 unless leased or delayed; `lease` and `first_leased_ms` (when the present lease began, which
+    bounds its extensions) are 0 unless leased. Acked runs keep no count, so that they merge.
+    """
+
+    start: Number
+    end: Number
+    state: RunState
+    deliveries: Number = 0
+    visible_at_ms: Number = 0
+    lease: Number = NO_LEASE
+    first_leased_ms: Number = 0
+
+    @property
+    def is_fresh(self) -> bool:
+        return self.state is _AVAILABLE and self.deliveries == 0
+
+
+_AVAILABLE = RunState.AVAILABLE
+_LEASED = RunState.LEASED
+_DELAYED = RunState.DELAYED
+_ACKED = RunState.ACKED
+
+
+def fresh(start: int, end: int) -> Run:
+    return Run(start, end, _AVAILABLE)
+
+
+def acked(start: int, end: int) -> Run:
+    return Run(start, end, _ACKED)
+
+
+def cut(run: Run, start: int, end: int) -> Run:
+    """Return the part of `run` in [start, end), which must lie inside it."""
+    if run.start == start and run.end == end:
+        return run
+    return Run(start, end, run.state, run.deliveries, run.visible_at_ms, run.lease, run.first_leased_ms)
+
+
+def alike(one: Run, other: Run) -> bool:
+    """Say whether two neighbours are one run."""
+    return (
+        one.state is other.state
+        and one.lease == other.lease
+        and one.deliveries == other.deliveries
+        and one.visible_at_ms == other.visible_at_ms
+        and one.first_leased_ms == other.first_leased_ms
+    )
+
+
+def merged(pieces: Iterable[Run]) -> list[Run]:
+    """Join like neighbours of pieces that lie end to end."""
+    joined: list[Run] = []
+    for piece in pieces:
+        if joined and alike(joined[-1], piece):
+            last = joined[-1]
+            joined[-1] = Run(
+                last.start, piece.end, last.state, last.deliveries, last.visible_at_ms, last.lease, last.first_leased_ms
+            )
+        else:
+            joined.append(piece)
+    return joined
+
+
+@final
+class RunTable:
+    """The runs of one group, with indexes that make receiving cheap.
+
+    Reading methods take `end`, the partition's next_offset, where they look beyond the frontier.
+    """
+
+    __slots__ = ("_counts", "_runs", "_visible", "delayed", "floor", "frontier", "leased")
+
+    def __init__(self, floor: int) -> None:
+        # All offsets below are acked. Moves up over acked runs by itself, and down only by `reopen`.
+        self.floor = floor
+        # One past the last run; equal to `floor` when there are none.
+        self.frontier = floor
+        self._runs: BlockedMap[int, Run] = BlockedMap()
+        # The available runs below the frontier, by start: what a receive takes before the fresh rest.
+        self._visible: BlockedMap[int, Run] = BlockedMap()
+        self.leased = Deadlines()
+        self.delayed = Deadlines()
+        # Messages below the frontier by state.
+        self._counts = [0] * len(RunState)
+
+    @classmethod
+    def decode(cls, floor: int, runs: Iterable[Run]) -> RunTable:
+        """Build a table from its canonical runs.
+
+        Raises:
+            CorruptBatchError: the runs are not what a table with this floor could hold.
+        """
+        table = cls(floor)
+        last: Run | None = None
+        for run in runs:
+            if run.start != table.frontier or run.end <= run.start:
+                raise CorruptBatchError(f"run [{run.start}, {run.end}) does not follow offset {table.frontier}")
+            if not _is_well_formed(run) or (last is not None and alike(last, run)):
+                raise CorruptBatchError(f"run [{run.start}, {run.end}) is not in canonical form: {run}")
+            table._runs.set(run.start, run)
+            table._remember(run)
+            table.frontier = run.end
+            last = run
+        first = table._runs.first()
+        if last is not None and (last.is_fresh or (first is not None and first.state is _ACKED)):
+            raise CorruptBatchError(f"runs [{floor}, {table.frontier}) begin acked or end fresh")
+        return table
+
+    def clone(self) -> RunTable:
+        """Return an independent copy at the cost of its index, not of its runs."""
+        other = RunTable(self.floor)
+        other.frontier = self.frontier
+        other._runs = self._runs.clone()
+        other._visible = self._visible.clone()
+        other.leased = self.leased.clone()
+        other.delayed = self.delayed.clone()
+        other._counts = self._counts.copy()
+        return other
+
+    def __len__(self) -> int:
+        """Count of runs, which is what memory and checkpoints cost."""
+        return len(self._runs)
+
+    def runs(self) -> Iterator[Run]:
+        """Yield the canonical runs, in order."""
+        return self._runs.values()
+
+    def count(self, state: RunState) -> int:
+        """Messages of that state in [floor, frontier)."""
+        return self._counts[state]
+
+    def at(self, offset: int) -> Run:
+        """Return the run around one offset; below the floor and beyond the frontier a run of that offset alone."""
+        if offset < self.floor:
+            return acked(offset, offset + 1)
+        if offset >= self.frontier:
+            return fresh(offset, offset + 1)
+        run = self._runs.floor(offset)
+        return run if run is not None else violated(f"no run holds offset {offset} between floor and frontier")
+
+    def overlap(self, start: int, end: int) -> Iterator[Run]:
+        """Yield runs that tile [start, end) exactly, cut to it, below the floor and beyond the frontier too."""
+        if start < self.floor and start < end:
+            yield acked(start, min(end, self.floor))
+            start = self.floor
+        if start < self.frontier and start < end:
+            first = self.at(start)
+            if first.end >= end:
+                yield cut(first, start, end)
+                return
+            yield cut(first, start, first.end)
+            for run in self._runs.values_from(first.end):
+                if run.end >= end:
+                    if run.start < end:
+                        yield cut(run, run.start, end)
+                    return
+                yield run
+            start = self.frontier
+        if start < end:
+            yield fresh(start, end)
+
+    def eligible(self, now_ms: int, end: int) -> Iterator[Run]:
+        """Yield in offset order the whole runs that may be leased at `now_ms`; the fresh rest comes last.
+
+        Leased runs among them are past their deadline and must be expired first, in the same entry.
+        """
+        self.leased.advance(now_ms, self._run_at)
+        self.delayed.advance(now_ms, self._run_at)
+        if len(self.leased.due) or len(self.delayed.due):
+            parts = (self._visible.values(), self.leased.due.values(), self.delayed.due.values())
+            for run in merge(*parts, key=_start_of):
+                if run.visible_at_ms <= now_ms:
+                    yield run
+        else:
+            yield from self._visible.values()
+        if self.frontier < end:
+            yield fresh(self.frontier, end)
+
+    def expired(self, now_ms: int) -> Iterator[Run]:
+        """Yield in offset order the leased runs whose deadline has passed."""
+        self.leased.advance(now_ms, self._run_at)
+        for run in self.leased.due.values():
+            if run.visible_at_ms <= now_ms:
+                yield run
+
+    def put(self, pieces: Sequence[Run]) -> None:
+        """Make `pieces`, which lie end to end at or above the floor, the truth about their range."""
+        start, end = pieces[0].start, pieces[-1].end
+        if start == self.frontier and len(pieces) == 1 and self._append(pieces[0]):
+            return
+        window = list(pieces)
+        start = self._extend_left(window, start)
+        end = self._extend_right(window, end)
+        window = merged(window)
+        removed = self._runs.splice(start, end, [run.start for run in window], window)
+        for run in removed:
+            self._forget(run)
+        for run in window:
+            self._remember(run)
+        self.frontier = max(self.frontier, end)
+        self._trim()
+
+    def drop_below(self, start: int) -> list[Run]:
+        """Raise the floor to `start` whatever lies below it.
+
+        Returns:
+            What was there, from the old floor to `start`, cut at `start`.
+        """
+        if start <= self.floor:
+            return []
+        dropped = list(self.overlap(self.floor, start))
+        last = self.at(start)
+        removed = self._runs.splice(self.floor, start, [], [])
+        for run in removed:
+            self._forget(run)
+        if last.start < start < last.end:
+            rest = cut(last, start, last.end)
+            self._runs.set(start, rest)
+            self._remember(rest)
+        self.floor = start
+        self.frontier = max(self.frontier, start)
+        self._trim()
+        return dropped
+
+    def lower_floor(self, start: int) -> None:
+        """Make the acked messages in [start, floor) a run, for `put` to change; `put` must follow."""
+        if start < self.floor:
+            run = acked(start, self.floor)
+            self._runs.set(start, run)
+            self._remember(run)
+            self.floor = start
+
+    def _append(self, run: Run) -> bool:
+        """Put a run at the frontier the fast way; False where it would merge with the last one or be trimmed."""
+        last = self._runs.last()
+        if (last is not None and alike(last, run)) or run.state is not _LEASED:
+            return False
+        self._runs.set(run.start, run)
+        self._remember(run)
+        self.frontier = run.end
+        return True
+
+    def _extend_left(self, window: list[Run], start: int) -> int:
+        """Prepend to the window what splicing at `start` also touches; return where it begins."""
+        if start > self.frontier:
+            window.insert(0, fresh(self.frontier, start))
+            start = self.frontier
+        elif start < self.frontier:
+            run = self.at(start)
+            if run.start < start:
+                window.insert(0, cut(run, run.start, start))
+                start = run.start
+        if start > self.floor:
+            before = self.at(start - 1)
+            if alike(before, window[0]):
+                window.insert(0, before)
+                start = before.start
+        return start
+
+    def _extend_right(self, window: list[Run], end: int) -> int:
+        if end < self.frontier:
+            run = self.at(end)
+            if run.start < end:
+                window.append(cut(run, end, run.end))
+                end = run.end
+        if end < self.frontier:
+            after = self.at(end)
+            if alike(window[-1], after):
+                window.append(after)
+                end = after.end
+        return end
+
+    def _trim(self) -> None:
+        """Restore the canonical form at both ends."""
+        last = self._runs.last()
+        if last is not None and last.is_fresh:
+            self._runs.delete(last.start)
+            self._forget(last)
+            self.frontier = last.start
+        first = self._runs.first()
+        if first is not None and first.state is _ACKED:
+            self._runs.delete(first.start)
+            self._forget(first)
+            self.floor = first.end
+            self.frontier = max(self.frontier, self.floor)
+
+    def _run_at(self, start: int) -> Run:
+        run = self._runs.get(start)
+        return run if run is not None else violated(f"a deadline names offset {start}, where no run starts")
+
+    def _remember(self, run: Run) -> None:
+        state = run.state
+        self._counts[state] += run.end - run.start
+        if state is _LEASED:
+            self.leased.add(run)
+        elif state is _AVAILABLE:
+            self._visible.set(run.start, run)
+        elif state is _DELAYED:
+            self.delayed.add(run)
+
+    def _forget(self, run: Run) -> None:
+        state = run.state
+        self._counts[state] -= run.end - run.start
+        if state is _LEASED:
+            self.leased.remove(run)
+        elif state is _AVAILABLE:
+            self._visible.delete(run.start)
+        elif state is _DELAYED:
+            self.delayed.remove(run)
+
+
+def _start_of(run: Run) -> int:
+    return run.start
+
+
+def _is_well_formed(run: Run) -> bool:
+    """Say whether the fields agree with the state."""
+    leased = run.state is _LEASED
+    timed = leased or run.state is _DELAYED
+    return (
+        (run.visible_at_ms > 0) == timed
+        and (run.lease > NO_LEASE) == leased
+        and (run.first_leased_ms == 0 or leased)
+        and run.deliveries >= (1 if leased else 0)
+        and (run.deliveries == 0 or run.state is not _ACKED)
+    )
