@@ -49,7 +49,7 @@ THIRD_PARTY = {
     "raft": set[str](),
     "partition": {"msgspec"},
     "wire": {"msgspec"},
-    "storage": {"lmdb"},
+    "storage": {"lmdb", "msgspec"},
 }
 
 # Doors of the standard library to the clock, to chance and to the outside; closed in layers 0 and 1.

@@ -62,7 +62,7 @@ def _read_long(data: bytes, position: int, raw: int, bits: int) -> tuple[int, in
     raw |= byte << shift
     position += 1
     if raw >> bits:
-        raise CorruptBatchError(f"number before byte {position} of the records takes more than {bits} bits")
+        raise CorruptBatchError(f"number before byte {position} takes more than {bits} bits")
     if byte == 0:
-        raise CorruptBatchError(f"number before byte {position} of the records takes more bytes than it needs")
+        raise CorruptBatchError(f"number before byte {position} takes more bytes than it needs")
     return raw, position
