@@ -38,18 +38,15 @@ class Limits(BaseModel):
         le=4 * MIB,
         description="One record batch as sent, compressed or not; also one log entry.",
     )
-    max_batch_records: int = Field(default=10_000, ge=1, le=10_000, description="Records in one batch.")
+    max_record_count: int = Field(default=10_000, ge=1, le=10_000, description="Records in one batch.")
     max_uncompressed_bytes: int = Field(
         default=8 * MIB, ge=4 * KIB, le=64 * MIB, description="Records of one batch after decompression."
     )
     max_header_bytes: int = Field(
         default=64 * KIB, ge=0, le=MIB, description="Headers of one record, names and values."
     )
-    max_producer_batches: int = Field(
-        default=5,
-        ge=1,
-        le=5,
-        description="Batches of one producer in flight to one partition; duplicates are known that far back.",
+    max_header_count: int = Field(
+        default=100_000, ge=0, le=1_000_000, description="Headers of all records of one batch together."
     )
     max_receive_count: int = Field(default=1_000, ge=1, le=1_000, description="Messages in one receive.")
     max_receive_bytes: int = Field(
@@ -65,20 +62,15 @@ class Limits(BaseModel):
         le=MAX_HIDE_MS,
         description="Longest hide time of a lease, extensions included.",
     )
-    max_settle_ranges: int = Field(default=10_000, ge=1, le=60_000, description="Ranges in one ack, nack or extend.")
-    max_leased_count: int = Field(
-        default=1_000_000,
-        ge=1,
-        le=100_000_000,
-        description="Messages leased at a time in one consumer group and partition.",
+    max_ranges_per_change: int = Field(
+        default=1_000, ge=1, le=10_000, description="Ranges of one lease in an ack, nack or extend."
     )
-    max_runs: int = Field(
+    max_runs_per_group: int = Field(
         default=200_000,
         ge=1_000,
         le=2_000_000,
-        description="Runs in the table of one consumer group and partition; past it receives wait.",
+        description="Runs in the table of one consumer group and partition, about 300 bytes each.",
     )
-    max_producers: int = Field(default=10_000, ge=1, le=100_000, description="Producers remembered by one partition.")
     max_connections: int = Field(default=4_096, ge=1, le=65_536, description="Client connections of one node.")
     max_connections_per_address: int = Field(
         default=1_024, ge=1, le=65_536, description="Client connections from one address."
@@ -111,9 +103,6 @@ class Limits(BaseModel):
     max_partitions_per_queue: int = Field(default=64, ge=1, le=1_024, description="Partitions of one queue.")
     max_partitions: int = Field(
         default=1_000, ge=1, le=10_000, description="Partitions of the cluster, all queues together."
-    )
-    max_groups_per_queue: int = Field(
-        default=64, ge=1, le=1_024, description="Consumer groups of one queue, `default` included."
     )
     max_tokens: int = Field(default=1_000, ge=1, le=10_000, description="Access tokens of the cluster.")
     max_grants_per_token: int = Field(
@@ -155,7 +144,11 @@ FIXED_LIMITS = (
         "One WebSocket message, which may hold many frames.",
     ),
     ("queue name", "1 to 200 of `a-z 0-9 . _ -`", "Not `.` or `..`. Never used as a path."),
-    ("group and token name", "1 to 200 of `a-z 0-9 . _ -`", "As for queues."),
+    ("token name", "1 to 200 of `a-z 0-9 . _ -`", "As for queues."),
+    ("group name", "1 to 128 of `A-Z a-z 0-9 . _ -`", "Consumer groups."),
+    ("consumer groups", "1,000", "Of one queue, `default` included."),
+    ("producers", "10,000", "Remembered by one partition; the least recent is forgotten first."),
+    ("batches of a producer", "5", "In flight to one partition; duplicates are known that far back."),
     ("cluster size", "1, 3, 5 or 7 nodes", "How many nodes hold each partition."),
 )
 """What is not in `Limits` because no operator may move it: (what, bound, meaning)."""

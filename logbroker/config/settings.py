@@ -228,13 +228,13 @@ class RaftSettings(Section):
         default=MIB, ge=64 * KIB, le=16 * MIB, description="Entries in one append to a follower."
     )
     max_inflight_messages: int = Field(
-        default=256, ge=1, le=4_096, description="Appends on the way to one follower of a group."
+        default=64, ge=1, le=4_096, description="Appends on the way to one follower of a group."
     )
     max_inflight_bytes: int = Field(
         default=8 * MIB, ge=MIB, le=256 * MIB, description="Bytes on the way to one follower of a group."
     )
     max_uncommitted_bytes: int = Field(
-        default=16 * MIB,
+        default=8 * MIB,
         ge=MIB,
         le=GIB,
         description="Entries of one group proposed and not committed; past it: overloaded.",
@@ -280,12 +280,18 @@ def _at_least(name: str, value: int, bound_name: str, bound: int) -> None:
 
 @final
 class StorageSettings(Section):
-    wal_file_bytes: int = Field(default=32 * MIB, ge=MIB, le=GIB, description="One file of the write-ahead log's ring.")
+    wal_file_bytes: int = Field(
+        default=32 * MIB,
+        multiple_of=WAL_PAGE_BYTES,
+        ge=MIB,
+        le=GIB,
+        description="One file of the write-ahead log's ring.",
+    )
     wal_max_files: int = Field(
-        default=16, ge=3, le=256, description="Files the ring may grow to while a flush is late; then commits wait."
+        default=8, ge=3, le=256, description="Files the ring may grow to while a flush is late; then commits wait."
     )
     max_commit_bytes: int = Field(
-        default=8 * MIB, ge=128 * KIB, le=512 * MIB, description="One group commit, one sync."
+        default=4 * MIB, ge=128 * KIB, le=512 * MIB, description="One group commit, one sync."
     )
     seal_ms: int = Field(
         default=20, ge=1, le=1_000, description="An empty commit follows the last one after this idle time."

@@ -35,7 +35,11 @@ MAX_DELIVERY_COUNT = 1_000_000
 
 MAX_NAME_BYTES = 200
 
+MAX_GROUP_NAME_BYTES = 128
+
 _NAME = re.compile(r"[a-z0-9._-]{1,200}", re.ASCII)
+# As the partitions have it, which own the consumer groups.
+_GROUP_NAME = re.compile(r"[A-Za-z0-9._-]{1,128}", re.ASCII)
 
 
 @final
@@ -55,10 +59,17 @@ CEILINGS = CatalogueLimits()
 
 
 def name_fault(what: str, name: str) -> str | None:
-    """Say what is wrong with the name of a queue, consumer group or token, or None.
+    """Say what is wrong with the name of a queue or token, or None.
 
     Names are never used as paths; `.` and `..` are refused all the same, because others will use them so.
     """
     if _NAME.fullmatch(name) is None:
         return f"{what} name {name[:MAX_NAME_BYTES]!r} is not 1 to {MAX_NAME_BYTES} of a-z 0-9 . _ -"
     return f"{what} name {name!r} is not allowed" if name in {".", ".."} else None
+
+
+def group_name_fault(name: str) -> str | None:
+    """Say what is wrong with the name of a consumer group, or None."""
+    if _GROUP_NAME.fullmatch(name) is None:
+        return f"group name {name[:MAX_NAME_BYTES]!r} is not 1 to {MAX_GROUP_NAME_BYTES} of A-Z a-z 0-9 . _ -"
+    return None

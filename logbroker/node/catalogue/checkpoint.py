@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, final
 import msgspec
 
 from logbroker.errors import CorruptBatchError
-from logbroker.ids import META_GROUP, GroupId, Index, QueueName, ReplicaId, Term
+from logbroker.ids import META_GROUP, NO_REPLICA, GroupId, Index, QueueName, ReplicaId, Term
 from logbroker.node.catalogue.bounds import MAX_CHECKPOINT_BYTES
 from logbroker.node.catalogue.machine import Catalogue
 from logbroker.node.catalogue.rows import Number, Row
@@ -57,8 +57,11 @@ class _Meta(Row, frozen=True):
 _meta_decoder = msgspec.msgpack.Decoder(_Meta)
 _encoder = msgspec.msgpack.Encoder()
 
+NO_META = CheckpointMeta(NO_REPLICA, b"")
+"""For whoever keeps replica and configuration elsewhere."""
 
-def encode_slices(catalogue: Catalogue, meta: CheckpointMeta) -> Iterator[bytes]:
+
+def encode_slices(catalogue: Catalogue, meta: CheckpointMeta = NO_META) -> Iterator[bytes]:
     """Encode a checkpoint in slices that take far less than 20 ms each.
 
     The state is captured by this call, before the first slice is asked for: what is applied later does not show.

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, assert_never
 
 from msgspec.structs import replace
 
-from logbroker.node.catalogue.bounds import MAX_REWINDS, CatalogueLimits, name_fault
+from logbroker.node.catalogue.bounds import MAX_REWINDS, CatalogueLimits, group_name_fault
 from logbroker.node.catalogue.outcomes import Outcome, RewindStands, exists, invalid, not_found, too_many
 from logbroker.node.catalogue.rows import QueueRow, RewindRow, RewoundRow
 from logbroker.wire.requests import (
@@ -28,7 +28,7 @@ def begin_rewind(state: CatalogueState, command: BeginRewind, limits: CatalogueL
     queue = state.queues.get(command.queue)
     if queue is None:
         return not_found(f"there is no queue {command.queue}")
-    fault = name_fault("group", command.consumer_group)
+    fault = group_name_fault(command.consumer_group)
     if fault is not None:
         return invalid(fault)
     known = _known_operation(state, command.operation_id)

@@ -7,7 +7,9 @@ import pytest
 from logbroker.errors import AlreadyExistsError, InvalidArgumentError, NotFoundError, RequestTooLargeError
 from logbroker.ids import GroupName, QueueName
 from logbroker.node.catalogue import Catalogue, CatalogueLimits, Refused, RewindStands, rewinds
+from logbroker.node.catalogue.bounds import group_name_fault
 from logbroker.node.catalogue.commands import BeginRewind, DeleteQueue, FinishRewind
+from logbroker.partition.decide import check_group_name
 from logbroker.wire.requests import (
     EarliestTarget,
     LatestTarget,
@@ -158,3 +160,13 @@ def test_the_oldest_finished_rewind_is_forgotten_first_and_a_pending_one_never(
         run(catalogue, done(rewind_id, 0))
     run(catalogue, rewind_to(EarliestTarget()))
     assert [row.rewind_id for row in catalogue.rewinds()] == [1, 3, 4]
+
+
+def test_consumer_groups_are_named_as_partitions_name_them() -> None:
+    for name in ("Billing_EU.1", "g" * 128):
+        check_group_name(name)
+        assert group_name_fault(name) is None
+    for name in ("", "a b", "g" * 129, "ä", "a\n"):
+        with pytest.raises(InvalidArgumentError):
+            check_group_name(name)
+        assert group_name_fault(name) is not None
