@@ -43,7 +43,7 @@ class Tear(Enum):
     BYTE = "byte"
     """New before and old behind any byte, or the other way round."""
     GARBAGE = "garbage"
-    """As BYTE, and the sectors that were being written may hold neither."""
+    """As BYTE, and the sectors that were being written, if with the same bytes, may hold neither."""
 
 
 class Write(NamedTuple):
@@ -58,12 +58,51 @@ class Write(NamedTuple):
 
 @final
 @dataclass(frozen=True, slots=True)
+class PageVersions:
+    """What one page held since the last sync, the durable content first, and which of its sectors were written."""
+
+    contents: tuple[bytes, ...]
+    sectors: tuple[int, ...]
+
+    def torn(self, tear: Tear) -> list[bytes]:
+        """Every torn mixture of two of the contents, each once."""
+        found: dict[bytes, None] = {}
+        if tear is not Tear.NONE:
+            for old, new in itertools.combinations(self.contents, 2):
+                found.update(dict.fromkeys(_torn(old, new, tear)))
+        if tear is Tear.GARBAGE:
+            for content in self.contents:
+                garbage = _garbage(content)
+                found.update(dict.fromkeys(_with_sectors(content, garbage, [start]) for start in self.sectors))
+                found[_with_sectors(content, garbage, self.sectors)] = None
+        return list(found)
+
+    def choose(self, keep: Chooser, tear: Tear) -> bytes:
+        """One content by chance: one that `torn` gives, or for GARBAGE of more than that, or a whole one."""
+        last = keep.randrange(len(self.contents))
+        new = self.contents[last]
+        if tear is Tear.NONE or keep.randrange(2):
+            return new
+        if tear is Tear.GARBAGE and keep.randrange(2):
+            return _with_sectors(new, _garbage(new), [start for start in self.sectors if keep.randrange(2)])
+        old = self.contents[keep.randrange(last + 1)]
+        if tear is Tear.SECTOR:
+            return _with_sectors(old, new, [start for start in self.sectors if keep.randrange(2)])
+        difference = int.from_bytes(old, "big") ^ int.from_bytes(new, "big")
+        first = PAGE_BYTES - -(-difference.bit_length() // 8)
+        last = PAGE_BYTES - 1 - ((difference & -difference).bit_length() - 1) // 8
+        cut = first + keep.randrange(last - first + 1)
+        return new[:cut] + old[cut:] if keep.randrange(2) else old[:cut] + new[cut:]
+
+
+@final
+@dataclass(frozen=True, slots=True)
 class FileVersions:
-    """What may be left of one file: one of `sizes`, and for each page in `pages` one of its versions."""
+    """What may be left of one file: one of `sizes`, and for each page that was written one of its contents."""
 
     durable: bytes
     sizes: tuple[int, ...]
-    pages: Mapping[int, tuple[bytes, ...]]
+    pages: Mapping[int, PageVersions]
 
     def content(self, size: int, pages: Mapping[int, bytes]) -> bytearray:
         """Put a file together; a page beyond `size` is lost, one that nobody wrote is zeros."""
@@ -77,16 +116,16 @@ class FileVersions:
 
     def count(self, tear: Tear) -> int:
         """An upper bound of the contents that `states` gives."""
-        plain = math.prod(map(len, self.pages.values()))
-        torn = sum(plain // len(page) * len(_all_torn(page, tear)) for page in self.pages.values())
+        plain = math.prod(len(page.contents) for page in self.pages.values())
+        torn = sum(plain // len(page.contents) * len(page.torn(tear)) for page in self.pages.values())
         return len(self.sizes) * (plain + torn)
 
     def states(self, tear: Tear) -> list[bytes]:
         """Every content that may be left with at most one page torn, each once."""
-        plain = list(self.pages.values())
+        plain: list[Sequence[bytes]] = [page.contents for page in self.pages.values()]
         choices = [plain]
-        for place, page in enumerate(plain):
-            choices.append([*plain[:place], _all_torn(page, tear), *plain[place + 1 :]])
+        for place, page in enumerate(self.pages.values()):
+            choices.append([*plain[:place], page.torn(tear), *plain[place + 1 :]])
         found: dict[bytes, None] = {}
         for size, chosen in itertools.product(self.sizes, choices):
             for pages in itertools.product(*chosen):
@@ -99,15 +138,13 @@ class FileVersions:
             case 0:
                 return bytearray(self.durable)
             case 1:
-                return self.content(self.sizes[-1], {number: page[-1] for number, page in self.pages.items()})
+                return self.content(self.sizes[-1], {number: page.contents[-1] for number, page in self.pages.items()})
             case _:
                 # File systems also stop growing a file between two writes, at the end of any page.
                 smallest, largest = min(self.sizes), max(self.sizes)
                 ends = range(smallest + PAGE_BYTES - smallest % PAGE_BYTES, largest, PAGE_BYTES)
                 size = _pick_of_two(self.sizes, ends, keep)
-                return self.content(
-                    size, {number: _choose_page(page, keep, tear) for number, page in self.pages.items()}
-                )
+                return self.content(size, {number: page.choose(keep, tear) for number, page in self.pages.items()})
 
 
 def _pick_of_two(first: tuple[int, ...], second: range, keep: Chooser) -> int:
@@ -115,56 +152,19 @@ def _pick_of_two(first: tuple[int, ...], second: range, keep: Chooser) -> int:
     return first[place] if place < len(first) else second[place - len(first)]
 
 
-def _choose_page(versions: tuple[bytes, ...], keep: Chooser, tear: Tear) -> bytes:
-    last = keep.randrange(len(versions))
-    if tear is Tear.NONE or last == 0 or keep.randrange(2):
-        return versions[last]
-    return _tear_once(versions[keep.randrange(last)], versions[last], tear, keep)
-
-
-def _tear_once(old: bytes, new: bytes, tear: Tear, keep: Chooser) -> bytes:
-    # One of what _torn gives, or for GARBAGE of more than that, without making them all.
-    differing = _differing_sectors(old, new)
-    if tear is Tear.SECTOR:
-        return _with_sectors(old, new, [start for start in differing if keep.randrange(2)])
-    if tear is Tear.GARBAGE and keep.randrange(2):
-        return _with_sectors(new, _garbage(new), [start for start in differing if keep.randrange(2)])
-    difference = int.from_bytes(old, "big") ^ int.from_bytes(new, "big")
-    first = PAGE_BYTES - -(-difference.bit_length() // 8)
-    last = PAGE_BYTES - 1 - ((difference & -difference).bit_length() - 1) // 8
-    cut = first + keep.randrange(last - first + 1)
-    return new[:cut] + old[cut:] if keep.randrange(2) else old[:cut] + new[cut:]
-
-
-def _all_torn(versions: tuple[bytes, ...], tear: Tear) -> tuple[bytes, ...]:
-    """Every torn mixture of two of the versions, which are oldest first; each once."""
-    if tear is Tear.NONE:
-        return ()
-    pairs = itertools.combinations(versions, 2)
-    return tuple(dict.fromkeys(itertools.chain.from_iterable(_torn(old, new, tear) for old, new in pairs)))
-
-
 def _torn(old: bytes, new: bytes, tear: Tear) -> list[bytes]:
-    differing = _differing_sectors(old, new)
     if tear is Tear.SECTOR:
+        differing = [
+            start
+            for start in range(0, PAGE_BYTES, SECTOR_BYTES)
+            if old[start : start + SECTOR_BYTES] != new[start : start + SECTOR_BYTES]
+        ]
         return [_with_sectors(old, new, some) for some in _subsets(differing)]
     torn = []
     for cut in (place for place in range(PAGE_BYTES) if old[place] != new[place]):
         torn.append(new[:cut] + old[cut:])
         torn.append(old[:cut] + new[cut:])
-    if tear is Tear.GARBAGE:
-        garbage = _garbage(new)
-        torn.extend(_with_sectors(new, garbage, [start]) for start in differing)
-        torn.append(_with_sectors(old, garbage, differing))
     return torn
-
-
-def _differing_sectors(old: bytes, new: bytes) -> list[int]:
-    return [
-        start
-        for start in range(0, PAGE_BYTES, SECTOR_BYTES)
-        if old[start : start + SECTOR_BYTES] != new[start : start + SECTOR_BYTES]
-    ]
 
 
 def _garbage(page: bytes) -> bytes:
@@ -275,18 +275,20 @@ class CachedFile:
     def versions(self) -> FileVersions:
         durable = self.durable()
         sizes = {len(durable): None}
-        pages: dict[int, list[bytes]] = {}
+        contents: dict[int, list[bytes]] = {}
+        sectors: dict[int, set[int]] = {}
         content = self._at_last_sync()
         for write in self.writes:
             _redo(content, write)
             sizes[len(content)] = None
             for number in _touched(write):
-                seen = pages.setdefault(number, [_page(durable, number)])
+                seen = contents.setdefault(number, [_page(durable, number)])
                 page = _page(content, number)
                 if page != seen[-1]:
                     seen.append(page)
-        changed = {number: tuple(seen) for number, seen in pages.items() if len(seen) > 1}
-        return FileVersions(bytes(durable), tuple(sizes), changed)
+                sectors.setdefault(number, set()).update(_touched_sectors(write, number))
+        pages = {number: PageVersions(tuple(seen), tuple(sorted(sectors[number]))) for number, seen in contents.items()}
+        return FileVersions(bytes(durable), tuple(sizes), pages)
 
     def scribble(self, offset: int, data: bytes) -> None:
         """Change bytes on the medium and in the cache, behind everyone's back."""
@@ -326,6 +328,12 @@ def _touched(write: Write) -> range:
     # A cut counts as a write of zeros over what it cut off; an extension writes nothing.
     end = write.offset + max(len(write.old), len(write.new))
     return range(write.offset // PAGE_BYTES, -(-end // PAGE_BYTES)) if end > write.offset else range(0)
+
+
+def _touched_sectors(write: Write, number: int) -> range:
+    end = write.offset + max(len(write.old), len(write.new))
+    start = max(0, write.offset - number * PAGE_BYTES) // SECTOR_BYTES * SECTOR_BYTES
+    return range(start, min(PAGE_BYTES, end - number * PAGE_BYTES), SECTOR_BYTES)
 
 
 def _page(content: bytearray, number: int) -> bytes:
