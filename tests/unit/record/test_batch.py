@@ -158,6 +158,11 @@ class TestEncode:
         with pytest.raises(InvalidArgumentError, match="does not fit"):
             encode_values([b""], timestamp_ms=timestamp_ms)
 
+    @pytest.mark.parametrize(("first", "second"), [((1 << 63) - 1, 1 << 63), (-(1 << 63), -(1 << 63) - 1)])
+    def test_a_timestamp_beyond_64_bits_is_refused_beside_one_at_the_end(self, first: int, second: int) -> None:
+        with pytest.raises(InvalidArgumentError, match=str(second)):
+            encode_batch([Record(b"", timestamp_ms=first), Record(b"", timestamp_ms=second)])
+
     def test_timestamps_too_far_apart_are_refused(self) -> None:
         with pytest.raises(InvalidArgumentError, match="more than 64 bits"):
             encode_batch([Record(b"", timestamp_ms=-(1 << 63)), Record(b"", timestamp_ms=1)])
@@ -391,6 +396,7 @@ class TestRead:
             (seal(b"", count=0, last_offset_delta=0)[:-1], "shorter than its header"),
             (seal(b"\0" * 7), "ends at byte 68, not at 62"),
             (seal(b"\x0f" + b"\0" * 7), "record 0 states -8 bytes"),
+            (seal(b"\x0d" + TINY[1:]), "record 0 states -7 bytes"),
             (seal(b"\x7e" + b"\0" * 7), "record 0 states 63 bytes with 7 left"),
             (seal(record(b"\1\0\0\1\0\0")), "attributes 1, not 0"),
             (seal(record(b"\0\0\2\1\0\0")), "offset delta 1, not 0 to 0"),
@@ -472,6 +478,7 @@ class TestRepack:
             ([(0, 100)], []),
             ([(110, 200)], []),
             ([(105, 105)], []),
+            ([(0, 1), (1, 2), (3, 4), (108, 109)], [108]),
             ([(0, 200)], list(range(100, 110))),
             ([(108, 300), (0, 102)], [100, 101, 108, 109]),
             ([(100, 104), (101, 102), (103, 106)], [100, 101, 102, 103, 104, 105]),
