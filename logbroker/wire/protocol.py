@@ -22,7 +22,7 @@ from __future__ import annotations
 from enum import Enum, auto
 from typing import Generic, TypeAlias, TypeVar, final
 
-from logbroker.errors import InvalidArgumentError, LocalProtocolError, RemoteProtocolError
+from logbroker.errors import InvalidArgumentError, LocalProtocolError, LogBrokerError, RemoteProtocolError
 from logbroker.wire.failures import error_from_reply
 from logbroker.wire.frames import SEND_MESSAGE_BYTES, FrameLimits, SendBuffer, split_message
 from logbroker.wire.requests import (
@@ -285,6 +285,15 @@ class ClientProtocol(Generic[_Context]):
         if self._state is State.CLOSED:
             raise LocalProtocolError("message for a connection that is closed")
         replies: list[tuple[_Context, AnyReply, bytes]] = []
+        try:
+            self._take_replies(message, replies)
+        except LogBrokerError:
+            # Nobody has seen these replies: `close` must still give their contexts.
+            self._outstanding.update({reply.rid: (Request, context) for context, reply, _ in replies})
+            raise
+        return replies
+
+    def _take_replies(self, message: bytes, replies: list[tuple[_Context, AnyReply, bytes]]) -> None:
         outstanding = self._outstanding
         for header, body in split_message(message, self._frame_limits):
             reply = decode_reply(header)
@@ -302,7 +311,6 @@ class ClientProtocol(Generic[_Context]):
                 raise RemoteProtocolError(f"{answer.__name__} has a body of {len(body)} bytes")
             del outstanding[reply.rid]
             replies.append((context, reply, body))
-        return replies
 
     def _take_own(self, reply: AnyReply, body: bytes) -> None:
         if body:

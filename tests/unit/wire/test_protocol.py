@@ -25,6 +25,7 @@ from logbroker.wire.requests import (
     Pong,
     Produce,
     Produced,
+    QueueList,
     Receive,
     Received,
     Reply,
@@ -348,6 +349,15 @@ def test_a_body_on_another_reply_is_refused() -> None:
         client.receive(framed(error_reply(NotFoundError("none"), rid=2), b"body"))
     with pytest.raises(RemoteProtocolError, match="Pong has a body"):
         client.receive(framed(Pong(9), b"body"))
+
+
+def test_replies_before_a_broken_frame_count_as_not_seen() -> None:
+    client = open_client()
+    client.send(ListQueues(client.take_rid()), "one")
+    client.send(Metadata(client.take_rid()), "two")
+    with pytest.raises(RemoteProtocolError, match="answers nothing"):
+        client.receive(framed(QueueList(2, queues=[])) + framed(Done(99)))
+    assert sorted(client.close()) == ["one", "two"]
 
 
 def test_closing_gives_what_has_no_answer() -> None:

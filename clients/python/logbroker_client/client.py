@@ -1,0 +1,457 @@
+"""The client on trio: `connect`, and everything that is not a message."""
+
+from __future__ import annotations
+
+import random
+import secrets
+import time
+from contextlib import asynccontextmanager
+from datetime import datetime, timedelta
+from functools import partial
+from typing import TYPE_CHECKING, Literal, TypeAlias, TypeVar, final
+
+import trio
+
+from logbroker.errors import InvalidArgumentError, NotFoundError, ShuttingDownError, UnavailableError
+from logbroker.wire.requests import (
+    AlterQueue,
+    AnyRequest,
+    CreateGroup,
+    CreateQueue,
+    CreateToken,
+    DeleteGroup,
+    DeleteQueue,
+    DeleteToken,
+    DescribeQueue,
+    Done,
+    EarliestTarget,
+    LatestTarget,
+    ListQueues,
+    ListTokens,
+    MessageTarget,
+    OffsetTarget,
+    QueueChanges,
+    QueueDescription,
+    QueueInfo,
+    QueueList,
+    QueueSettings,
+    RelativeTarget,
+    Reply,
+    Rewind,
+    Rewound,
+    Status,
+    StatusReply,
+    Target,
+    TimeTarget,
+    TokenCreated,
+    TokenInfo,
+    TokenList,
+)
+from logbroker_client.calls import Anywhere, Call
+from logbroker_client.consumer import Consumer
+from logbroker_client.core import ClientCore
+from logbroker_client.messages import MessageId
+from logbroker_client.options import ClientOptions, ConsumerOptions, ProducerOptions
+from logbroker_client.pending import Environment
+from logbroker_client.producer import Producer
+from logbroker_client.transport import (
+    Bell,
+    Transport,
+    check_url,
+    new_scheduler_wake,
+    open_tcp,
+    system_trust,
+    wait_among,
+)
+
+if TYPE_CHECKING:
+    import ssl
+    from collections.abc import AsyncIterator, Callable, Sequence
+
+    from logbroker_client.transport import OpenStream
+
+_R = TypeVar("_R", bound=Reply)
+
+Position: TypeAlias = datetime | timedelta | int | MessageId | Literal["earliest", "latest"]
+"""Where to go in a queue: a time (with its zone), back by a duration, an offset of every partition or
+back by a count if it is negative, a message, or an end of the log."""
+
+
+@asynccontextmanager
+async def connect(
+    url: str | Sequence[str],
+    *,
+    token: str | None = None,
+    name: str = "",
+    timeout: float = 30.0,  # noqa: ASYNC109 - a default for operations, not a scope around this one
+    connect_timeout: float = 5.0,
+    close_timeout: float = 2.0,
+    ping_interval: float = 5.0,
+    tls: ssl.SSLContext | Literal["system"] | None = None,
+    open_stream: OpenStream | None = None,
+) -> AsyncIterator[Client]:
+    """Connect to a cluster and give a client for the time of the block.
+
+    `url` names one node or several, `ws://host:4100` or `wss://`; the others are learned. Times are in
+    seconds. `tls` "system" trusts what the operating system trusts; None takes Python's default.
+    `open_stream` opens the stream to an address in another way, for proxies and tests.
+
+    Producers and consumers belong inside the block. Leaving it closes all connections.
+
+    Raises:
+        UnavailableError: no node answered within `timeout`; the message says what each said.
+        UnauthenticatedError: the cluster does not take the token.
+        ConfigurationError: an address that is none.
+    """
+    urls = [url] if isinstance(url, str) else list(url)
+    if not urls:
+        raise InvalidArgumentError("there is no address to connect to")
+    for one in urls:
+        check_url(one)
+    options = ClientOptions(
+        token=token or "",
+        name=name,
+        timeout_s=timeout,
+        connect_timeout_s=connect_timeout,
+        close_timeout_s=close_timeout,
+        ping_interval_s=ping_interval,
+    )
+    bell = Bell()
+    core = ClientCore(urls, env=_environment(bell), options=options)
+    context = system_trust() if tls == "system" else tls
+    transport = Transport(core, bell, open_stream=open_stream or partial(open_tcp, tls=context))
+    # An error of the block leaves as it is, not in a group: the nursery here is nobody else's business.
+    failure: Exception | None = None
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(transport.run)
+        client = Client(core)
+        try:
+            await client.load_all()
+            yield client
+        except Exception as error:
+            failure = error
+            # No goodbye: whoever fails or is cancelled does not wait for the network.
+            nursery.cancel_scope.cancel()
+        else:
+            transport.close()
+            nursery.cancel_scope.deadline = trio.current_time() + 2 * close_timeout
+        finally:
+            core.close(ShuttingDownError("the client is closed"))
+    if failure is not None:
+        raise failure
+
+
+def _environment(bell: Bell) -> Environment:
+    return Environment(
+        clock=trio.current_time,
+        wall_ms=lambda: time.time_ns() // 1_000_000,
+        chance=random.random,
+        new_id=lambda: secrets.randbits(62) + 1,
+        wake=new_scheduler_wake(),
+        on_work=bell.ring,
+    )
+
+
+@final
+class Client:
+    """A connected client; made by `connect`. All methods may be used by many tasks at once."""
+
+    def __init__(self, core: ClientCore) -> None:
+        self.core = core
+
+    # --- messages ---
+
+    def producer(
+        self,
+        queue: str,
+        *,
+        timeout: float | None = None,
+        batch_bytes: int = 256 * 1024,
+        linger: float = 0.0,
+        compression: bool = True,
+        max_buffered_bytes: int = 32 * 1024 * 1024,
+    ) -> Producer:
+        """A producer, for use in `async with`.
+
+        `timeout` is how long a message is tried, in seconds. `batch_bytes` is the size at which a batch
+        does not wait for the one before it. `linger` makes smaller ones wait for company, in seconds;
+        batching needs no such help. Sends wait while `max_buffered_bytes` are unconfirmed.
+        """
+        options = ProducerOptions(
+            timeout_s=self.core.options.timeout_s if timeout is None else timeout,
+            batch_bytes=batch_bytes,
+            linger_s=linger,
+            is_compressed=compression,
+            max_buffered_bytes=max_buffered_bytes,
+        )
+        return Producer(self, queue, options)
+
+    def consumer(
+        self,
+        queue: str,
+        *,
+        group: str = "default",
+        hide: float | None = None,
+        wait: float = 20.0,
+        max_messages: int = 1000,
+        max_bytes: int = 1024 * 1024,
+        prefetch: int = 4,
+        timeout: float | None = None,
+        name: str = "",
+    ) -> Consumer:
+        """A consumer, for use in `async with`.
+
+        `hide` is how long messages stay hidden from the group's other consumers, in seconds, and begins
+        when the server hands them out: with slow work take few at once (`max_messages`, `prefetch`).
+        None takes the queue's setting. `wait` is how long a receive waits at the server. `prefetch` is
+        how many receives may be fetched ahead, beside one for each partition. `name` is for traces.
+        """
+        options = ConsumerOptions(
+            group=group,
+            hide_s=hide,
+            wait_s=wait,
+            max_messages=max_messages,
+            max_bytes=max_bytes,
+            prefetch_count=prefetch,
+            timeout_s=self.core.options.timeout_s if timeout is None else timeout,
+            name=name,
+        )
+        return Consumer(self, queue, options)
+
+    def queue(self, name: str) -> Queue:
+        """The operations on one queue, which need not exist yet."""
+        return Queue(self, name)
+
+    # --- queues ---
+
+    async def create_queue(
+        self,
+        name: str,
+        *,
+        partitions: int = 1,
+        retention: timedelta = timedelta(days=4),
+        hide: float = 30.0,
+        max_wait: float = 30.0,
+    ) -> None:
+        """Create a queue. `hide` and `max_wait` are in seconds.
+
+        Raises:
+            AlreadyExistsError: there is one of this name.
+        """
+        settings = QueueSettings(
+            partitions=_natural("partitions", partitions),
+            retention_ms=_milliseconds("retention", retention.total_seconds()),
+            hide_ms=_milliseconds("hide", hide),
+            max_wait_ms=_milliseconds("max_wait", max_wait),
+        )
+        await self._ask(lambda rid: CreateQueue(rid, name=name, settings=settings), Done, is_repeatable=False)
+
+    async def alter_queue(
+        self,
+        name: str,
+        *,
+        partitions: int | None = None,
+        retention: timedelta | None = None,
+        hide: float | None = None,
+        max_wait: float | None = None,
+    ) -> None:
+        """Change settings of a queue; None leaves one as it is. Partitions can only become more."""
+        changes = QueueChanges(
+            partitions=None if partitions is None else _natural("partitions", partitions),
+            retention_ms=None if retention is None else _milliseconds("retention", retention.total_seconds()),
+            hide_ms=None if hide is None else _milliseconds("hide", hide),
+            max_wait_ms=None if max_wait is None else _milliseconds("max_wait", max_wait),
+        )
+        await self._ask(lambda rid: AlterQueue(rid, name=name, changes=changes), Done, is_repeatable=True)
+
+    async def delete_queue(self, name: str) -> None:
+        """Delete a queue with all its messages, for good."""
+        await self._ask(lambda rid: DeleteQueue(rid, name=name), Done, is_repeatable=False)
+
+    async def list_queues(self) -> list[QueueInfo]:
+        return (await self._ask(lambda rid: ListQueues(rid), QueueList, is_repeatable=True)).queues
+
+    async def describe_queue(self, name: str) -> QueueDescription:
+        """Settings, replicas and counts, as the partitions' leaders know them at this moment."""
+        return await self._ask(lambda rid: DescribeQueue(rid, name=name), QueueDescription, is_repeatable=True)
+
+    # --- consumer groups ---
+
+    async def create_group(self, queue: str, group: str, *, start: Position = "latest") -> None:
+        """Create a consumer group of a queue, which sees the messages from `start` on."""
+        target = target_of(start)
+        await self._ask(lambda rid: CreateGroup(rid, queue=queue, group=group, start=target), Done, is_repeatable=False)
+
+    async def delete_group(self, queue: str, group: str) -> None:
+        await self._ask(lambda rid: DeleteGroup(rid, queue=queue, group=group), Done, is_repeatable=False)
+
+    async def rewind(self, queue: str, *, to: Position, group: str = "default", clamp: bool = False) -> Rewound:
+        """Make a group's messages from `to` on available again, acked ones too.
+
+        What lies before `to` and is not acked stays as it is. Leases of what lies behind it end.
+        Repeated under the hood until it is answered; it is carried out once.
+
+        Raises:
+            OffsetOutOfRangeError: `to` lies outside of what is retained, and `clamp` is false.
+        """
+        return await self._rewind(queue, group, target_of(to), is_forward=False, clamp=clamp)
+
+    async def skip_to(self, queue: str, *, to: Position, group: str = "default", clamp: bool = False) -> Rewound:
+        """Move a group forward: everything before `to` is settled without being delivered."""
+        return await self._rewind(queue, group, target_of(to), is_forward=True, clamp=clamp)
+
+    async def _rewind(self, queue: str, group: str, target: Target, *, is_forward: bool, clamp: bool) -> Rewound:
+        rewind_id = self.core.env.new_id()
+        return await self._ask(
+            lambda rid: Rewind(
+                rid,
+                queue=queue,
+                group=group,
+                rewind_id=rewind_id,
+                target=target,
+                forward=is_forward,
+                clamp=clamp,
+            ),
+            Rewound,
+            is_repeatable=True,
+        )
+
+    # --- tokens and status ---
+
+    async def create_token(self, name: str, rights: Sequence[str]) -> str:
+        """Make an access token and give its text, which is not shown again."""
+        listed = list(rights)
+        reply = await self._ask(
+            lambda rid: CreateToken(rid, name=name, rights=listed), TokenCreated, is_repeatable=False
+        )
+        return reply.token
+
+    async def delete_token(self, name: str) -> None:
+        await self._ask(lambda rid: DeleteToken(rid, name=name), Done, is_repeatable=False)
+
+    async def list_tokens(self) -> list[TokenInfo]:
+        return (await self._ask(lambda rid: ListTokens(rid), TokenList, is_repeatable=True)).tokens
+
+    async def status(self) -> StatusReply:
+        """What one node knows of the cluster."""
+        return await self._ask(lambda rid: Status(rid), StatusReply, route=Anywhere.ANY, is_repeatable=True)
+
+    # --- for producers and consumers ---
+
+    async def load_all(self) -> None:
+        """Wait for the first connection."""
+        call = self.core.ask_metadata([], timeout_s=self.core.options.timeout_s)
+        await self._wait(call)
+
+    async def load_queue(self, name: str) -> None:
+        """Learn of a queue.
+
+        Raises:
+            NotFoundError: there is none of this name.
+        """
+        await self._wait(self.core.ask_metadata([name], timeout_s=self.core.options.timeout_s))
+        if not self.core.routes.partition_count(name):
+            raise NotFoundError(f"there is no queue {name}")
+
+    async def _ask(
+        self,
+        build: Callable[[int], AnyRequest],
+        kind: type[_R],
+        *,
+        route: Anywhere = Anywhere.META,
+        is_repeatable: bool,
+    ) -> _R:
+        call = self.core.call(build, route=route, timeout_s=self.core.options.timeout_s, is_repeatable=is_repeatable)
+        await self._wait(call)
+        reply = call.reply
+        if not isinstance(reply, kind):
+            # The protocol has checked it.
+            raise UnavailableError(f"no {kind.__name__} in answer")
+        return reply
+
+    async def _wait(self, call: Call) -> None:
+        try:
+            if not call.is_done:
+                await wait_among(call.waiters)
+            else:
+                await trio.lowlevel.checkpoint()
+        finally:
+            if not call.is_done:
+                self.core.abandon(call)
+        error = call.error
+        if error is None:
+            return
+        if isinstance(error, UnavailableError) and call.last_error is None:
+            reasons = self.core.link_errors()
+            if reasons:
+                raise type(error)(f"{error.message} ({'; '.join(reasons)})", hint=error.hint)
+        raise type(error)(error.message, hint=error.hint)
+
+
+@final
+class Queue:
+    """The client's operations with the queue filled in."""
+
+    def __init__(self, client: Client, name: str) -> None:
+        self.name = name
+        self._client = client
+
+    async def describe(self) -> QueueDescription:
+        return await self._client.describe_queue(self.name)
+
+    async def delete(self) -> None:
+        await self._client.delete_queue(self.name)
+
+    async def rewind(self, *, to: Position, group: str = "default", clamp: bool = False) -> Rewound:
+        """As `Client.rewind`."""
+        return await self._client.rewind(self.name, to=to, group=group, clamp=clamp)
+
+    async def skip_to(self, *, to: Position, group: str = "default", clamp: bool = False) -> Rewound:
+        """As `Client.skip_to`."""
+        return await self._client.skip_to(self.name, to=to, group=group, clamp=clamp)
+
+    async def create_group(self, group: str, *, start: Position = "latest") -> None:
+        await self._client.create_group(self.name, group, start=start)
+
+    async def delete_group(self, group: str) -> None:
+        await self._client.delete_group(self.name, group)
+
+
+def target_of(position: object) -> Target:
+    """The wire's form of a `Position`.
+
+    Raises:
+        InvalidArgumentError: a time without its zone or before 1970, or no position at all.
+    """
+    match position:
+        case "earliest":
+            return EarliestTarget()
+        case "latest":
+            return LatestTarget()
+        case MessageId():
+            return MessageTarget([(position.partition, position.offset)])
+        case datetime():
+            if position.tzinfo is None:
+                raise InvalidArgumentError(f"{position} has no time zone", hint="datetime.now(tz=UTC), for instance")
+            ms = round(position.timestamp() * 1000)
+            if ms < 0:
+                raise InvalidArgumentError(f"{position} is before 1970")
+            return TimeTarget(ms)
+        case timedelta():
+            return RelativeTarget(ms=_milliseconds("the time to go back", abs(position.total_seconds())))
+        case int() if not isinstance(position, bool):
+            return OffsetTarget(position) if position >= 0 else RelativeTarget(count=-position)
+        case _:
+            raise InvalidArgumentError(f"{position!r} is no position in a queue")
+
+
+def _milliseconds(name: str, seconds: float) -> int:
+    if not 0 < seconds <= 1e10:
+        raise InvalidArgumentError(f"{name} is {seconds} s, outside 0 to 10000000000")
+    return round(seconds * 1000)
+
+
+def _natural(name: str, value: int) -> int:
+    if not 1 <= value < 1 << 32:
+        raise InvalidArgumentError(f"{name} is {value}, outside 1 to {(1 << 32) - 1}")
+    return value

@@ -1,0 +1,234 @@
+"""The consumer on trio: waiting for messages and for the outcome of acks around `ConsumerCore`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Self, final
+
+import trio
+
+from logbroker.errors import LocalProtocolError
+from logbroker_client.consuming import ConsumerCore
+from logbroker_client.messages import Message, MessageBatch, extend_order, nack_order
+from logbroker_client.settling import ACK, count_of, join_ranges
+from logbroker_client.transport import wait_among
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterable, Iterator
+    from types import TracebackType
+
+    from logbroker_client.client import Client
+    from logbroker_client.consuming import ConsumerStatistics
+    from logbroker_client.options import ConsumerOptions
+    from logbroker_client.settling import Order, SettleBatch
+
+# How many acks without a waiter are remembered for their outcome, before the settled ones are swept.
+_MAX_REMEMBERED_COUNT = 256
+
+
+@final
+class Consumer:
+    """Receives messages of one queue for one consumer group; made by `Client.consumer`.
+
+    A message that is delivered is hidden from the others of the group for the hide time; settle it
+    within that with `ack`, or it is delivered again. Leaving the block sends the acks that are due, gives
+    back at once what was fetched ahead, and leaves what the application took and did not settle to its
+    hide time.
+    """
+
+    def __init__(self, client: Client, queue: str, options: ConsumerOptions) -> None:
+        self.queue = queue
+        self.stale_count = 0
+        """Messages acked by `ack_nowait` whose lease was over: they are delivered again."""
+        self.unknown_count = 0
+        """Messages acked by `ack_nowait` without a good answer: they may be delivered again."""
+        self._client = client
+        self._options = options
+        self._core: ConsumerCore | None = None
+        self._is_closed = False
+        # The batch that `async for message` is in.
+        self._batch: Iterator[Message] = iter(())
+        # (batch, lease, ranges) of acks that nobody waits for.
+        self._unwatched: list[tuple[SettleBatch, int, list[tuple[int, int]]]] = []
+
+    async def __aenter__(self) -> Self:
+        """Raises NotFoundError when there is no such queue."""
+        await self._client.load_queue(self.queue)
+        self._client.core.watch(self.queue)
+        self._core = ConsumerCore(self._client.core, self.queue, self._options)
+        self._core.start()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        core = self._running()
+        self._is_closed = True
+        try:
+            rest = list(self._batch)
+            if rest:
+                # Taken from the server, shown to nobody.
+                nack = nack_order(0.0, "consumer closed")
+                for partition, lease, ranges in _grouped(rest):
+                    self._put(core, nack, partition, lease, ranges)
+            releases = core.close()
+            if error is None or isinstance(error, Exception):
+                with trio.move_on_after(self._client.core.options.close_timeout_s + self._options.timeout_s):
+                    await self._settle_all(core)
+                    for call in releases:
+                        if not call.is_done:
+                            await wait_among(call.waiters)
+        finally:
+            self._client.core.unwatch(self.queue)
+
+    def _running(self) -> ConsumerCore:
+        if self._core is None or self._is_closed:
+            raise LocalProtocolError(f"the consumer of {self.queue} is not open", hint="use it inside `async with`")
+        return self._core
+
+    def statistics(self) -> ConsumerStatistics:
+        return self._running().statistics()
+
+    # --- receiving ---
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Message:
+        """The next message; waits as long as there is none. A checkpoint once for each batch.
+
+        Raises:
+            LogBrokerError: the queue or the consumer group is gone, or the client may not read it.
+        """
+        for message in self._batch:
+            return message
+        while True:
+            batch = await self.receive()
+            self._batch = iter(batch)
+            for message in self._batch:
+                return message
+
+    async def receive(self) -> MessageBatch:
+        """The messages of the next receive; waits as long as there are none."""
+        core = self._running()
+        await trio.lowlevel.checkpoint()
+        while True:
+            delivery = core.take()
+            if delivery is not None:
+                return MessageBatch(self, delivery)
+            if core.error is not None:
+                raise type(core.error)(core.error.message, hint=core.error.hint)
+            await wait_among(core.waiters)
+            self._running()
+
+    def batches(self) -> AsyncIterator[MessageBatch]:
+        """`async for` over the messages of each receive: the least work for a message."""
+        return _Batches(self)
+
+    # --- settling ---
+
+    async def ack(self, messages: Iterable[Message]) -> None:
+        """Settle messages for good, with as few requests as their leases allow; as `Message.ack`."""
+        await self._settle_messages(ACK, messages)
+
+    def ack_nowait(self, messages: Iterable[Message]) -> None:
+        """Settle messages soon; as `Message.ack_nowait`."""
+        for partition, lease, ranges in _grouped(messages):
+            self.settle_nowait(ACK, partition, lease, ranges)
+
+    async def nack(self, messages: Iterable[Message], *, delay: float = 0.0, reason: str = "") -> None:
+        """Have messages delivered again, at once or after `delay` seconds."""
+        await self._settle_messages(nack_order(delay, reason), messages)
+
+    async def extend(self, messages: Iterable[Message], hide: float) -> None:
+        """Hide messages for `hide` seconds from now."""
+        await self._settle_messages(extend_order(hide), messages)
+
+    async def _settle_messages(self, order: Order, messages: Iterable[Message]) -> None:
+        core = self._running()
+        put = [
+            (core.settler(partition).add(order, lease, ranges), lease, ranges)
+            for partition, lease, ranges in _grouped(messages)
+        ]
+        if not put:
+            await trio.lowlevel.checkpoint()
+        for batch, _, _ in put:
+            if not batch.is_done:
+                await wait_among(batch.waiters)
+        for batch, lease, ranges in put:
+            error = batch.failure(lease, ranges)
+            if error is not None:
+                raise error
+
+    async def settle(self, order: Order, partition: int, lease: int, ranges: list[tuple[int, int]]) -> None:
+        """What `Message.ack` and its like come down to."""
+        batch = self._running().settler(partition).add(order, lease, ranges)
+        await wait_among(batch.waiters)
+        error = batch.failure(lease, ranges)
+        if error is not None:
+            raise error
+
+    def settle_nowait(self, order: Order, partition: int, lease: int, ranges: list[tuple[int, int]]) -> None:
+        self._put(self._running(), order, partition, lease, ranges)
+
+    def _put(self, core: ConsumerCore, order: Order, partition: int, lease: int, ranges: list[tuple[int, int]]) -> None:
+        batch = core.settler(partition).add(order, lease, ranges)
+        unwatched = self._unwatched
+        if unwatched and unwatched[-1][0] is batch and unwatched[-1][1] == lease:
+            # Mostly the next message of the same lease.
+            known = unwatched[-1][2]
+            if known[-1][1] == ranges[0][0] and len(ranges) == 1:
+                known[-1] = (known[-1][0], ranges[0][1])
+            else:
+                known.extend(ranges)
+            return
+        unwatched.append((batch, lease, list(ranges)))
+        if len(unwatched) > _MAX_REMEMBERED_COUNT:
+            self._sweep()
+
+    def _sweep(self) -> None:
+        """Count what became of acks that nobody waits for."""
+        for batch, lease, ranges in self._unwatched:
+            if not batch.is_done or batch.order is not ACK:
+                continue
+            if batch.error is not None:
+                self.unknown_count += count_of(ranges)
+            else:
+                self.stale_count += batch.stale_count(lease, ranges)
+        self._unwatched = [entry for entry in self._unwatched if not entry[0].is_done]
+
+    async def flush(self) -> None:
+        """Wait until every ack given so far has its outcome."""
+        await self._settle_all(self._running())
+
+    async def _settle_all(self, core: ConsumerCore) -> None:
+        await trio.lowlevel.checkpoint()
+        for settler in core.settlers():
+            for batch in settler.unsettled():
+                if not batch.is_done:
+                    await wait_among(batch.waiters)
+        self._sweep()
+
+
+def _grouped(messages: Iterable[Message]) -> list[tuple[int, int, list[tuple[int, int]]]]:
+    """Messages as (partition, lease, ranges of offsets)."""
+    found: dict[tuple[int, int], list[tuple[int, int]]] = {}
+    for message in messages:
+        ranges = found.setdefault((message.partition, message.lease), [])
+        offset = message.offset
+        if ranges and ranges[-1][1] == offset:
+            ranges[-1] = (ranges[-1][0], offset + 1)
+        else:
+            ranges.append((offset, offset + 1))
+    return [(partition, lease, join_ranges(ranges)) for (partition, lease), ranges in found.items()]
+
+
+@final
+class _Batches:
+    def __init__(self, consumer: Consumer) -> None:
+        self._consumer = consumer
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> MessageBatch:
+        return await self._consumer.receive()

@@ -1,0 +1,64 @@
+"""One connection to one node, as far as the core sees it."""
+
+from __future__ import annotations
+
+from enum import Enum, auto
+from typing import TYPE_CHECKING, final
+
+from logbroker.wire.frames import SEND_MESSAGE_BYTES
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from logbroker.errors import LogBrokerError
+    from logbroker.wire.protocol import ClientProtocol
+    from logbroker_client.pending import Asked
+
+
+@final
+class LinkState(Enum):
+    IDLE = auto()
+    """Not connected, and nobody asks for it."""
+    DIALING = auto()
+    """The transport connects, or waits for the server's welcome."""
+    OPEN = auto()
+    RESTING = auto()
+    """It failed; no new try before its time."""
+
+
+def _nothing() -> None: ...
+
+
+@final
+class Link:
+    """`wake` tells the transport's writer that there may be something to send, `abort` ends the connection."""
+
+    __slots__ = ("abort", "error", "failure_count", "heard_at", "node", "protocol", "state", "url", "wake")
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self.node = 0
+        self.state = LinkState.IDLE
+        self.protocol: ClientProtocol[Asked] | None = None
+        self.failure_count = 0
+        self.error: LogBrokerError | None = None
+        self.heard_at = 0.0
+        self.wake: Callable[[], None] = _nothing
+        self.abort: Callable[[], None] = _nothing
+
+    def detach(self) -> None:
+        """Forget the connection and the transport's task."""
+        self.protocol = None
+        self.wake = _nothing
+        self.abort = _nothing
+
+    @property
+    def is_writable(self) -> bool:
+        """Whether the next request would be sent soon; a full buffer makes batches fill instead."""
+        protocol = self.protocol
+        return (
+            protocol is not None
+            and self.state is LinkState.OPEN
+            and protocol.pending_bytes < SEND_MESSAGE_BYTES
+            and protocol.can_send()
+        )

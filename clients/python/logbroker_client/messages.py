@@ -1,0 +1,287 @@
+"""Messages as the application sees them, and the opening of what a receive brought.
+
+A record that cannot be read is a message all the same: it has its place, can be settled, and raises when
+its content is asked for. Nothing is skipped in silence.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple, Protocol, final, overload
+
+from logbroker.errors import CorruptBatchError, InvalidArgumentError, LogBrokerError, RequestTooLargeError
+from logbroker.record.batch import DEFAULT_LIMITS, Record, read_batch
+from logbroker_client.settling import ACK, Order, Verb, join_ranges
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from logbroker.record.batch import Headers
+    from logbroker.wire.requests import BatchPart
+    from logbroker_client.consuming import Delivery
+
+_OFFSET_BITS = 48
+
+
+@final
+class MessageId(NamedTuple):
+    """Where a message is; it is written `queue/partition/offset`."""
+
+    queue: str
+    partition: int
+    offset: int
+
+    def __str__(self) -> str:
+        return f"{self.queue}/{self.partition}/{self.offset}"
+
+    @property
+    def number(self) -> int:
+        """Partition and offset in 64 bits, as the CMQ API writes ids."""
+        return self.partition << _OFFSET_BITS | self.offset
+
+    @classmethod
+    def parse(cls, text: str) -> MessageId:
+        """Read the written form.
+
+        Raises:
+            InvalidArgumentError: it is another.
+        """
+        queue, _, rest = text.rpartition("/")
+        queue, _, partition = queue.rpartition("/")
+        if not (queue and partition.isdecimal() and rest.isdecimal()):
+            raise InvalidArgumentError(f"{text!r} is no message id, which reads queue/partition/offset")
+        return cls(queue, int(partition), int(rest))
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class NewMessage:
+    """A message to send. `value` None deletes its key once the queue is compacted."""
+
+    value: bytes | None
+    key: bytes | None = None
+    headers: Headers = ()
+
+
+class Settling(Protocol):
+    """What messages need of their consumer."""
+
+    queue: str
+
+    async def settle(self, order: Order, partition: int, lease: int, ranges: list[tuple[int, int]]) -> None: ...
+
+    def settle_nowait(self, order: Order, partition: int, lease: int, ranges: list[tuple[int, int]]) -> None: ...
+
+
+@final
+class Message:
+    """One delivered message, leased until it is settled or its hide time ends."""
+
+    __slots__ = ("_batch", "_content", "append_ms", "deliveries", "offset")
+
+    def __init__(
+        self, batch: MessageBatch, offset: int, deliveries: int, append_ms: int, content: Record | LogBrokerError
+    ) -> None:
+        self.offset = offset
+        self.deliveries = deliveries
+        """How often it was delivered since the last rewind, this time included."""
+        self.append_ms = append_ms
+        """When it entered the log, in ms since 1970 on the log's clock; 0 where that is lost."""
+        self._batch = batch
+        self._content = content
+
+    def __repr__(self) -> str:
+        state = " corrupt" if isinstance(self._content, LogBrokerError) else ""
+        return f"<Message {self.id} delivery {self.deliveries}{state}>"
+
+    @property
+    def corrupt(self) -> LogBrokerError | None:
+        """Why the content cannot be read; None when it can."""
+        content = self._content
+        return content if isinstance(content, LogBrokerError) else None
+
+    def _record(self) -> Record:
+        content = self._content
+        if isinstance(content, LogBrokerError):
+            raise CorruptBatchError(f"{self.id} cannot be read: {content.message}", hint=content.hint)
+        return content
+
+    @property
+    def value(self) -> bytes | None:
+        """As it was sent; None only if None was.
+
+        Raises:
+            CorruptBatchError: it cannot be read. So do `key`, `headers` and `timestamp_ms`.
+        """
+        return self._record().value
+
+    @property
+    def key(self) -> bytes | None:
+        return self._record().key
+
+    @property
+    def headers(self) -> Headers:
+        return self._record().headers
+
+    @property
+    def timestamp_ms(self) -> int:
+        """The producer's clock when it took the message; only data, unlike `append_ms`."""
+        return self._record().timestamp_ms
+
+    @property
+    def queue(self) -> str:
+        return self._batch.queue
+
+    @property
+    def partition(self) -> int:
+        return self._batch.partition
+
+    @property
+    def lease(self) -> int:
+        return self._batch.lease
+
+    @property
+    def id(self) -> MessageId:
+        return MessageId(self._batch.queue, self._batch.partition, self.offset)
+
+    def _range(self) -> list[tuple[int, int]]:
+        return [(self.offset, self.offset + 1)]
+
+    async def ack(self) -> None:
+        """Settle it for good. Returns when that is committed.
+
+        Many tasks that ack at once share a request; one task that acks message by message is faster
+        with `ack_nowait`. If cancelled, the ack may or may not be carried out.
+
+        Raises:
+            StaleLeaseError: the lease is over, and the message will be delivered again.
+            UnknownOutcomeError: no answer in time.
+        """
+        await self._batch.settle(ACK, self._range())
+
+    def ack_nowait(self) -> None:
+        """Settle it soon; the consumer waits for the outcome when it closes, and counts what was stale."""
+        self._batch.settle_nowait(ACK, self._range())
+
+    async def nack(self, *, delay: float = 0.0, reason: str = "") -> None:
+        """Have it delivered again, at once or after `delay` seconds; as `ack` otherwise."""
+        await self._batch.settle(nack_order(delay, reason), self._range())
+
+    async def extend(self, hide: float) -> None:
+        """Hide it for `hide` seconds from now; as `ack` otherwise."""
+        await self._batch.settle(extend_order(hide), self._range())
+
+
+@final
+class MessageBatch:
+    """The messages of one receive, in order of offset; opened when first looked into."""
+
+    __slots__ = ("_delivery", "_messages", "_settling", "lease", "partition", "queue")
+
+    def __init__(self, settling: Settling, delivery: Delivery) -> None:
+        self.queue = settling.queue
+        self.partition = delivery.partition
+        self.lease = delivery.received.lease
+        self._settling = settling
+        self._delivery = delivery
+        self._messages: list[Message] | None = None
+
+    def __repr__(self) -> str:
+        return f"<MessageBatch of {len(self)} from {self.queue}/{self.partition}>"
+
+    def __len__(self) -> int:
+        if self._messages is not None:
+            return len(self._messages)
+        return sum(end - start for start, end in self.ranges())
+
+    def __iter__(self) -> Iterator[Message]:
+        return iter(self._open())
+
+    @overload
+    def __getitem__(self, index: int) -> Message: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Message]: ...
+    def __getitem__(self, index: int | slice) -> Message | list[Message]:
+        return self._open()[index]
+
+    def _open(self) -> list[Message]:
+        if self._messages is None:
+            self._messages = list(self._read())
+        return self._messages
+
+    def ranges(self) -> list[tuple[int, int]]:
+        """The offsets leased, half-open ranges joined and sorted."""
+        return join_ranges([(start, end) for part in self._delivery.received.parts for start, end, _ in part.ranges])
+
+    def _read(self) -> Iterator[Message]:
+        body = self._delivery.body
+        position = 0
+        for part in self._delivery.received.parts:
+            end = position + part.size_bytes
+            contents = _contents(part, body[position:end])
+            position = end
+            append_ms = part.append_ms
+            for (start, stop, deliveries), records in contents:
+                for offset, content in zip(range(start, stop), records, strict=True):
+                    yield Message(self, offset, deliveries, append_ms, content)
+
+    async def settle(self, order: Order, ranges: list[tuple[int, int]]) -> None:
+        await self._settling.settle(order, self.partition, self.lease, ranges)
+
+    def settle_nowait(self, order: Order, ranges: list[tuple[int, int]]) -> None:
+        self._settling.settle_nowait(order, self.partition, self.lease, ranges)
+
+    async def ack(self) -> None:
+        """Settle all of them; as `Message.ack`. Those whose lease was current are settled in any case."""
+        await self.settle(ACK, self.ranges())
+
+    def ack_nowait(self) -> None:
+        """Settle all of them soon; as `Message.ack_nowait`."""
+        self.settle_nowait(ACK, self.ranges())
+
+    async def nack(self, *, delay: float = 0.0, reason: str = "") -> None:
+        """Have all of them delivered again."""
+        await self.settle(nack_order(delay, reason), self.ranges())
+
+    async def extend(self, hide: float) -> None:
+        """Hide all of them for `hide` seconds from now."""
+        await self.settle(extend_order(hide), self.ranges())
+
+
+def nack_order(delay_s: float, reason: str) -> Order:
+    if not 0 <= delay_s <= 1_296_000:
+        raise InvalidArgumentError(f"delay is {delay_s} s, outside 0 to 1296000")
+    return Order(Verb.NACK, int(delay_s * 1000), reason[:1024])
+
+
+def extend_order(hide_s: float) -> Order:
+    if not 1 <= hide_s <= 43_200:
+        raise InvalidArgumentError(f"hide is {hide_s} s, outside 1 to 43200")
+    return Order(Verb.EXTEND, int(hide_s * 1000))
+
+
+def _contents(part: BatchPart, data: bytes) -> Iterator[tuple[tuple[int, int, int], Sequence[Record | LogBrokerError]]]:
+    """Give each leased range with its contents, one for each offset."""
+    try:
+        offsets, records = _read_part(part, data)
+    except (CorruptBatchError, RequestTooLargeError) as error:
+        for leased in part.ranges:
+            yield leased, [error] * (leased[1] - leased[0])
+        return
+    for leased in part.ranges:
+        start, end, _ = leased
+        if isinstance(offsets, range) and offsets.start <= start and end <= offsets.stop:
+            yield leased, records[start - offsets.start : end - offsets.start]
+            continue
+        by_offset = dict(zip(offsets, records, strict=True))
+        missing = CorruptBatchError(f"the batch at offset {part.base_offset} does not hold it")
+        yield leased, [by_offset.get(offset, missing) for offset in range(start, end)]
+
+
+def _read_part(part: BatchPart, data: bytes) -> tuple[range | list[int], list[Record]]:
+    if not data:
+        raise CorruptBatchError("the log has lost it", hint="`logbroker status` tells of damage")
+    header, offsets, records = read_batch(data, DEFAULT_LIMITS)
+    if header.base_offset != part.base_offset:
+        raise CorruptBatchError(f"the batch sent for offset {part.base_offset} says {header.base_offset}")
+    return offsets if isinstance(offsets, range) else list(offsets), records

@@ -1,0 +1,89 @@
+"""Settings of clients, producers and consumers, with the bounds that the code below relies on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import final
+
+from logbroker.errors import InvalidArgumentError
+
+
+def check_range(name: str, value: float, low: float, high: float) -> None:
+    if not low <= value <= high:
+        raise InvalidArgumentError(f"{name} is {value}, outside {low} to {high}")
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClientOptions:
+    token: str = ""
+    name: str = ""
+    """What this client is called in the traces of the server; empty means this library's own name."""
+    timeout_s: float = 30.0
+    """How long an operation is tried before its outcome counts as unknown."""
+    connect_timeout_s: float = 5.0
+    """For one connection, up to the server's welcome."""
+    close_timeout_s: float = 2.0
+    ping_interval_s: float = 5.0
+    """A connection that is silent for two of these is given up."""
+    max_message_bytes: int = 16 * 1024 * 1024
+
+    def __post_init__(self) -> None:
+        check_range("timeout", self.timeout_s, 0.001, 86_400)
+        check_range("connect_timeout", self.connect_timeout_s, 0.001, 3_600)
+        check_range("close_timeout", self.close_timeout_s, 0, 3_600)
+        check_range("ping_interval", self.ping_interval_s, 0.01, 3_600)
+        check_range("max_message_bytes", self.max_message_bytes, 65_536, 1 << 30)
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProducerOptions:
+    timeout_s: float = 30.0
+    batch_bytes: int = 256 * 1024
+    """A batch of this size, before compression, does not wait for the one before it."""
+    linger_s: float = 0.0
+    """How long a batch that is not full waits for more; 0 sends as soon as nothing is on its way."""
+    is_compressed: bool = True
+    max_buffered_bytes: int = 32 * 1024 * 1024
+    """Values and keys without their confirmation; more than these wait."""
+    max_in_flight_count: int = 5
+    """Batches of a partition on their way. The server recognises the last five as repeats, not more."""
+
+    def __post_init__(self) -> None:
+        check_range("timeout", self.timeout_s, 0.001, 86_400)
+        check_range("batch_bytes", self.batch_bytes, 1, 16 * 1024 * 1024)
+        check_range("linger", self.linger_s, 0, 60)
+        check_range("max_buffered_bytes", self.max_buffered_bytes, 1, 1 << 40)
+        check_range("max_in_flight_count", self.max_in_flight_count, 1, 5)
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConsumerOptions:
+    group: str = "default"
+    hide_s: float | None = None
+    """How long a received message stays hidden from others; None takes the queue's setting."""
+    wait_s: float = 20.0
+    """How long one receive waits at the server for messages."""
+    max_messages: int = 1000
+    """Of one receive."""
+    max_bytes: int = 1024 * 1024
+    """Of one receive, compressed; a single batch may be larger."""
+    prefetch_count: int = 4
+    """Receives that are on their way, or arrived and not yet taken, beside one for each partition."""
+    timeout_s: float = 30.0
+    """For acks and the like."""
+    name: str = ""
+    """What this consumer is called in traces."""
+
+    def __post_init__(self) -> None:
+        if not self.group:
+            raise InvalidArgumentError("the name of a consumer group cannot be empty")
+        if self.hide_s is not None:
+            check_range("hide", self.hide_s, 1, 43_200)
+        check_range("wait", self.wait_s, 0.1, 30)
+        check_range("max_messages", self.max_messages, 1, 10_000)
+        check_range("max_bytes", self.max_bytes, 1, 16 * 1024 * 1024)
+        check_range("prefetch_count", self.prefetch_count, 1, 1000)
+        check_range("timeout", self.timeout_s, 0.001, 86_400)

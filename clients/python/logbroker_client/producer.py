@@ -1,0 +1,183 @@
+"""The producer on trio: waiting for room and for confirmations around `ProducerCore`."""
+
+from __future__ import annotations
+
+from itertools import repeat
+from typing import TYPE_CHECKING, Self, cast, final
+
+import trio
+
+from logbroker.errors import InvalidArgumentError, LocalProtocolError
+from logbroker_client.messages import MessageId, NewMessage
+from logbroker_client.producing import RECORD_OVERHEAD_BYTES, OutgoingBatch, ProducerCore
+from logbroker_client.transport import wait_among
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+    from types import TracebackType
+
+    from logbroker.record.batch import Headers
+    from logbroker_client.client import Client
+    from logbroker_client.options import ProducerOptions
+
+# A part of a list: its batch, the position of its first message there, and how many.
+_Span = tuple[OutgoingBatch, int, int]
+
+
+@final
+class Producer:
+    """Sends messages to one queue; made by `Client.producer`, and used in an `async with`.
+
+    Leaving the block normally waits for everything that is unsettled; leaving it by an error or a
+    cancellation gives up waiting, and what is on its way may still be committed.
+    """
+
+    def __init__(self, client: Client, queue: str, options: ProducerOptions) -> None:
+        self.queue = queue
+        self._client = client
+        self._options = options
+        self._core: ProducerCore | None = None
+        self._is_closed = False
+
+    async def __aenter__(self) -> Self:
+        """Raises NotFoundError when there is no such queue."""
+        await self._client.load_queue(self.queue)
+        self._client.core.watch(self.queue)
+        self._core = ProducerCore(self._client.core, self.queue, self._options)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        core = self._running()
+        self._is_closed = True
+        try:
+            if error is None:
+                await self._settle_all(core)
+        finally:
+            core.close()
+            self._client.core.unwatch(self.queue)
+
+    def _running(self) -> ProducerCore:
+        if self._core is None or self._is_closed:
+            raise LocalProtocolError(f"the producer of {self.queue} is not open", hint="use it inside `async with`")
+        return self._core
+
+    async def send(
+        self, value: bytes | bytearray | memoryview | None, *, key: bytes | None = None, headers: Headers = ()
+    ) -> MessageId:
+        """Send one message and return when it is committed.
+
+        Messages with the same key stay in order; so do those that one task sends one after another to
+        the same partition. The best throughput comes from many tasks sending at once, or `send_many`.
+
+        If it is cancelled the message may or may not be committed; either way it is whole.
+
+        Raises:
+            UnknownOutcomeError: no answer within the timeout: it may or may not be committed. Sending
+                it again can double it.
+            UnavailableError: it was not committed, because nothing could be done within the timeout.
+            RequestError: the server, or this client in its place, refuses it.
+        """
+        core = self._running()
+        data = value if value is None or type(value) is bytes else _to_bytes(value)
+        size_bytes = core.size_of(data, key, headers)
+        await trio.lowlevel.checkpoint_if_cancelled()
+        if not core.reserve(size_bytes):
+            await wait_among(core.room_waiters, size_bytes)
+        batch = core.append(data, key, headers, size_bytes)
+        position = batch.count - 1
+        await wait_among(batch.waiters)
+        if batch.error is not None:
+            raise_failure(batch)
+        return MessageId(self.queue, batch.partition, batch.base_offset + position)
+
+    async def send_many(self, messages: Iterable[bytes | NewMessage]) -> list[MessageId]:
+        """Send messages together and return their ids, in order, when all are committed.
+
+        They are not one transaction: an error, or being cancelled, leaves some committed and others
+        not. Raises the first error, as `send` does.
+        """
+        core = self._running()
+        spans: list[_Span] = []
+        # The caller's list may change while this waits.
+        listed = list(messages)
+        await trio.lowlevel.checkpoint_if_cancelled()
+        if set(map(type, listed)) == {bytes}:
+            await self._append_values(core, cast("list[bytes]", listed), spans)
+        else:
+            for message in listed:
+                await self._append(core, message, spans)
+        for batch, _, _ in spans:
+            if not batch.is_done:
+                await wait_among(batch.waiters)
+        if not spans:
+            await trio.lowlevel.checkpoint()
+        return self._ids(spans)
+
+    async def _append(self, core: ProducerCore, message: bytes | NewMessage, spans: list[_Span]) -> None:
+        if not isinstance(message, NewMessage):
+            message = NewMessage(_to_bytes(message))
+        size_bytes = core.size_of(message.value, message.key, message.headers)
+        if not core.reserve(size_bytes):
+            await wait_among(core.room_waiters, size_bytes)
+        batch = core.append(message.value, message.key, message.headers, size_bytes)
+        spans.append((batch, batch.count - 1, 1))
+
+    async def _append_values(self, core: ProducerCore, values: Sequence[bytes], spans: list[_Span]) -> None:
+        """In pieces that fit into one batch each."""
+        sizes = [len(value) + RECORD_OVERHEAD_BYTES for value in values]
+        total_bytes = sum(sizes)
+        if total_bytes <= core.options.batch_bytes and len(values) <= core.max_count:
+            await self._append_piece(core, values, total_bytes, spans)
+            return
+        start = piece_bytes = 0
+        for position, size_bytes in enumerate(sizes):
+            core.size_of(values[position], None, ())
+            is_full = piece_bytes + size_bytes > core.options.batch_bytes or position - start >= core.max_count
+            if is_full and position > start:
+                await self._append_piece(core, values[start:position], piece_bytes, spans)
+                start, piece_bytes = position, 0
+            piece_bytes += size_bytes
+        await self._append_piece(core, values[start:], piece_bytes, spans)
+
+    async def _append_piece(
+        self, core: ProducerCore, values: Sequence[bytes], size_bytes: int, spans: list[_Span]
+    ) -> None:
+        if not core.reserve(size_bytes):
+            await wait_among(core.room_waiters, size_bytes)
+        batch = core.append_values(values, size_bytes)
+        spans.append((batch, batch.count - len(values), len(values)))
+
+    def _ids(self, spans: list[_Span]) -> list[MessageId]:
+        ids: list[MessageId] = []
+        for batch, position, count in spans:
+            if batch.error is not None:
+                raise_failure(batch)
+            base = batch.base_offset + position
+            ids += map(MessageId._make, zip(repeat(self.queue), repeat(batch.partition), range(base, base + count)))
+        return ids
+
+    async def flush(self) -> None:
+        """Wait until everything sent before this call is settled. Errors are raised by the sends themselves."""
+        await self._settle_all(self._running())
+
+    async def _settle_all(self, core: ProducerCore) -> None:
+        await trio.lowlevel.checkpoint()
+        for batch in core.unsettled():
+            if not batch.is_done:
+                await wait_among(batch.waiters)
+
+
+def raise_failure(batch: OutgoingBatch) -> None:
+    error = batch.failure()
+    if error is not None:
+        raise error
+
+
+def _to_bytes(value: object) -> bytes:
+    if isinstance(value, bytes):
+        return value
+    if isinstance(value, bytearray | memoryview):
+        return bytes(value)
+    raise InvalidArgumentError(f"a message is bytes, not {type(value).__name__}", hint="encode it first")

@@ -1,0 +1,332 @@
+"""One client's connections on trio: WebSockets by trio-websocket, and nothing that decides anything.
+
+What trio-websocket asks of its users, and where it is met:
+
+- A send that is cancelled leaves half a frame on the wire and no trace of it. Each link has one writer,
+  nobody puts a deadline around its sends, and a link whose task is cancelled is torn down without a word.
+- Its receive buffer of 4 KiB costs most of the throughput; here it is 256 KiB.
+- A full message queue stops pings and close frames. The reader here never waits for anything.
+- A ping that arrives while we close raises LocalProtocolError out of its reader task (its issue 184):
+  each link has a nursery of its own, and whatever comes out of it means that the link is lost.
+- A KeyError in its handlers is swallowed; none of our code runs in them.
+- A connection that fails in its handshake may never say so: dialling has a deadline.
+"""
+
+from __future__ import annotations
+
+import logging
+import ssl
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias, cast, final
+from urllib.parse import urlsplit
+
+import trio
+import truststore
+import wsproto.utilities
+from trio_websocket import ConnectionClosed, ConnectionRejected, HandshakeError, wrap_client_stream
+
+from logbroker.errors import (
+    ConfigurationError,
+    ForbiddenError,
+    LogBrokerError,
+    OverloadedError,
+    RemoteProtocolError,
+    ShuttingDownError,
+    UnauthenticatedError,
+    UnavailableError,
+)
+from logbroker.wire.protocol import State
+from logbroker.wire.requests import STREAM_PATH, SUBPROTOCOL
+from logbroker_client.core import lost
+
+if TYPE_CHECKING:
+    from logbroker_client.core import ClientCore
+    from logbroker_client.links import Link
+
+OpenStream: TypeAlias = Callable[[str], Awaitable[trio.abc.Stream]]
+"""Opens a stream to an address, TLS and all."""
+
+logger = logging.getLogger(__name__)
+
+_RECEIVE_BUFFER_BYTES = 256 * 1024
+_MESSAGE_QUEUE_SIZE = 16
+_DEFAULT_PORTS = {"ws": 80, "wss": 443}
+
+# What a server means by its close codes; others are a lost connection like any.
+_CLOSE_ERRORS: dict[int, type[LogBrokerError]] = {
+    1001: ShuttingDownError,
+    1002: RemoteProtocolError,
+    1003: RemoteProtocolError,
+    1007: RemoteProtocolError,
+    1009: RemoteProtocolError,
+    1012: ShuttingDownError,
+    1013: OverloadedError,
+    4400: RemoteProtocolError,
+    4401: UnauthenticatedError,
+    4403: ForbiddenError,
+    4429: OverloadedError,
+}
+
+
+def system_trust() -> ssl.SSLContext:
+    """A context that trusts what the operating system trusts."""
+    return truststore.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+
+
+async def open_tcp(url: str, *, tls: ssl.SSLContext | None) -> trio.abc.Stream:
+    """Open a TCP connection to an address, with TLS if it begins with wss."""
+    parts = urlsplit(url)
+    host = parts.hostname or ""
+    stream = await trio.open_tcp_stream(host, parts.port or _DEFAULT_PORTS[parts.scheme])
+    if parts.scheme == "ws":
+        return stream
+    return trio.SSLStream(stream, tls or ssl.create_default_context(), server_hostname=host, https_compatible=True)
+
+
+def check_url(url: str) -> None:
+    """Raises ConfigurationError unless `url` is one of a logbroker node."""
+    parts = urlsplit(url)
+    if parts.scheme not in _DEFAULT_PORTS or not parts.hostname:
+        raise ConfigurationError(f"{url!r} is no address of a node", hint="write ws://host:4100 or wss://host:4100")
+
+
+@final
+class Bell:
+    """Wakes one task; ringing it again before that task runs costs nothing."""
+
+    __slots__ = ("_is_rung", "_task")
+
+    def __init__(self) -> None:
+        self._is_rung = False
+        self._task: trio.lowlevel.Task | None = None
+
+    def ring(self) -> None:
+        self._is_rung = True
+        task = self._task
+        if task is not None:
+            self._task = None
+            trio.lowlevel.reschedule(task)
+
+    def hush(self) -> None:
+        """Forget that it was rung."""
+        self._is_rung = False
+
+    async def wait(self) -> None:
+        """Return when it is rung, at once if it was already; a checkpoint in any case."""
+        if self._is_rung:
+            await trio.lowlevel.checkpoint()
+        else:
+            self._task = trio.lowlevel.current_task()
+
+            def abort(_: Callable[[], NoReturn]) -> trio.lowlevel.Abort:
+                self._task = None
+                return trio.lowlevel.Abort.SUCCEEDED
+
+            await trio.lowlevel.wait_task_rescheduled(abort)
+        self._is_rung = False
+
+
+@final
+class Transport:
+    """Runs the links of one core."""
+
+    def __init__(self, core: ClientCore, bell: Bell, *, open_stream: OpenStream) -> None:
+        self._core = core
+        # Rung by the core when there are links to dial, or an earlier timer.
+        self._bell = bell
+        self._open_stream = open_stream
+        self._is_closing = False
+        self._link_bells: dict[Link, Bell] = {}
+
+    async def run(self) -> None:
+        """Dial, run timers and links, until cancelled or `close` has ended the last link."""
+        core = self._core
+        async with trio.open_nursery() as nursery:
+            while not self._is_closing:
+                self._bell.hush()
+                core.run_timers()
+                for link in core.take_dials():
+                    nursery.start_soon(self._run_link, link)
+                with trio.move_on_at(core.timers.next_at):
+                    await self._bell.wait()
+
+    def close(self) -> None:
+        """Begin to end: links send what they have, say goodbye, and `run` returns."""
+        self._is_closing = True
+        self._bell.ring()
+        for bell in self._link_bells.values():
+            bell.ring()
+
+    async def _run_link(self, link: Link) -> None:
+        error: LogBrokerError
+        bell = self._link_bells[link] = Bell()
+        try:
+            with trio.CancelScope() as scope:
+                link.abort = scope.cancel
+                await self._converse(link, bell)
+            error = UnavailableError("the connection is gone: nothing was heard in time")
+        except* (
+            LogBrokerError,
+            OSError,
+            trio.BrokenResourceError,
+            trio.ClosedResourceError,
+            ConnectionClosed,
+            HandshakeError,
+            wsproto.utilities.LocalProtocolError,
+            wsproto.utilities.RemoteProtocolError,
+        ) as group:
+            error = _reason(group)
+        finally:
+            del self._link_bells[link]
+        logger.info("link lost url=%s reason=%s", link.url, error.message)
+        self._core.link_lost(link, error)
+
+    async def _converse(self, link: Link, bell: Bell) -> None:
+        core = self._core
+        stream: trio.abc.Stream | None = None
+        try:
+            async with trio.open_nursery() as nursery:
+                # trio-websocket is untyped.
+                connection: Any = None
+                with trio.move_on_after(core.options.connect_timeout_s) as scope:
+                    stream = await self._open_stream(link.url)
+                    connection = await self._open_websocket(nursery, stream, link.url)
+                    link.wake = bell.ring
+                    core.link_connected(link)
+                    await self._greet(link, connection)
+                if scope.cancelled_caught or connection is None:
+                    raise UnavailableError(f"no welcome within {core.options.connect_timeout_s} s")
+                nursery.start_soon(self._write, link, connection, bell)
+                await self._read(link, connection)
+        finally:
+            # Nothing to wait for: a close frame was sent if there was a chance to.
+            if stream is not None:
+                await trio.aclose_forcefully(stream)
+
+    async def _open_websocket(self, nursery: trio.Nursery, stream: trio.abc.Stream, url: str) -> Any:  # noqa: ANN401 - untyped library
+        parts = urlsplit(url)
+        # Any stream will do, whatever its annotation says.
+        connection = await wrap_client_stream(
+            nursery,
+            cast("trio.SocketStream", stream),
+            parts.netloc.rpartition("@")[2],
+            parts.path if parts.path not in ("", "/") else STREAM_PATH,
+            subprotocols=[SUBPROTOCOL],
+            message_queue_size=_MESSAGE_QUEUE_SIZE,
+            max_message_size=self._core.options.max_message_bytes,
+            receive_buffer_size=_RECEIVE_BUFFER_BYTES,
+        )
+        if connection.closed is not None:
+            raise _closed(connection.closed)
+        if connection.subprotocol != SUBPROTOCOL:
+            raise RemoteProtocolError(
+                f"{url} speaks {connection.subprotocol or 'no subprotocol'}, not {SUBPROTOCOL}",
+                hint="is it the client port of a logbroker node?",
+            )
+        return connection
+
+    async def _greet(self, link: Link, connection: Any) -> None:  # noqa: ANN401 - untyped library
+        """Say Hello and wait for the welcome; nothing else is under way that a deadline could cut in two."""
+        protocol = link.protocol
+        if protocol is None:
+            return
+        hello = protocol.next_message()
+        if hello is not None:
+            await connection.send_message(hello)
+        while protocol.state is State.GREETED:
+            await self._take_message(link, connection)
+
+    async def _take_message(self, link: Link, connection: Any) -> None:  # noqa: ANN401 - untyped library
+        message = await connection.get_message()
+        if not isinstance(message, bytes):
+            raise RemoteProtocolError("the server sent a text message")
+        self._core.received(link, message)
+
+    async def _read(self, link: Link, connection: Any) -> None:  # noqa: ANN401 - untyped library
+        try:
+            while True:
+                await self._take_message(link, connection)
+        except ConnectionClosed:
+            # While we close, the writer is still waiting for the server's goodbye.
+            if not self._is_closing:
+                raise
+
+    async def _write(self, link: Link, connection: Any, bell: Bell) -> None:  # noqa: ANN401 - untyped library
+        core, protocol = self._core, link.protocol
+        if protocol is None:
+            return
+        send = connection.send_message
+        while True:
+            # A checkpoint: the tasks that were woken together with this one have their turn first,
+            # and what they send goes into the same message.
+            core.pump()
+            message = protocol.next_message()
+            if message is None:
+                if self._is_closing:
+                    await self._say_goodbye(connection)
+                    return
+                await bell.wait()
+                await trio.lowlevel.checkpoint()
+                bell.hush()
+                continue
+            await send(message)
+
+    async def _say_goodbye(self, connection: Any) -> None:  # noqa: ANN401 - untyped library
+        with trio.move_on_after(self._core.options.close_timeout_s):
+            await connection.aclose(1000)
+
+
+def _reason(group: BaseExceptionGroup[BaseException]) -> LogBrokerError:
+    """The error that tells most of those in a link's group."""
+    leaves = list(_leaves(group))
+    for leaf in leaves:
+        if isinstance(leaf, LogBrokerError):
+            return leaf
+    leaf = leaves[0]
+    if isinstance(leaf, ConnectionClosed):
+        return _closed(leaf.reason)
+    if isinstance(leaf, ConnectionRejected):
+        return UnavailableError(
+            f"the server refused the WebSocket with HTTP status {leaf.status_code}",
+            hint="is it the client port of a logbroker node?",
+        )
+    return lost(leaf)
+
+
+def _leaves(group: BaseExceptionGroup[BaseException]) -> list[BaseException]:
+    found: list[BaseException] = []
+    for error in group.exceptions:
+        found += _leaves(error) if isinstance(error, BaseExceptionGroup) else [error]
+    return found
+
+
+def _closed(reason: Any) -> LogBrokerError:  # noqa: ANN401 - untyped library
+    if reason is None:
+        return UnavailableError("the connection ended")
+    text = f"the connection ended with code {reason.code}" + (f": {reason.reason}" if reason.reason else "")
+    return _CLOSE_ERRORS.get(reason.code, UnavailableError)(text)
+
+
+def new_scheduler_wake() -> Callable[[dict[object, None]], None]:
+    """Give the `wake` of an environment whose waiters are trio tasks (`wait_among`)."""
+    reschedule: Callable[[Any], None] = trio.lowlevel.reschedule
+
+    def wake(waiters: dict[object, None]) -> None:
+        for task in waiters:
+            reschedule(task)
+        waiters.clear()
+
+    return wake
+
+
+async def wait_among(waiters: dict[object, Any], note: object = None) -> None:
+    """Wait until `wake` is called with these waiters; `note` is kept beside the waiter."""
+    task = trio.lowlevel.current_task()
+    waiters[task] = note
+    await trio.lowlevel.wait_task_rescheduled(partial(_leave, waiters, task))
+
+
+def _leave(waiters: dict[object, Any], task: trio.lowlevel.Task, _: Callable[[], NoReturn]) -> trio.lowlevel.Abort:
+    waiters.pop(task, None)
+    return trio.lowlevel.Abort.SUCCEEDED
