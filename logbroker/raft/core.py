@@ -151,8 +151,8 @@ class RaftCore:
         log.commit_to(max(hard_state.commit, applied))
         log.applied_to(applied, size_bytes=0)
         membership.install(state, conf_state)
-        state.become_follower(hard_state.term, NO_REPLICA)
         state.trace(TraceKind.STARTED)
+        state.become_follower(hard_state.term, NO_REPLICA)
         self._state = state
         self._handed_hard = (state.term, state.vote)
         self._handed_soft = (state.leader, state.role)
@@ -307,9 +307,8 @@ class RaftCore:
             leader.tick(state)
             return
         state.election_elapsed += 1
-        if state.election_elapsed >= state.randomized_election_ticks and state.is_promotable:
-            state.election_elapsed = 0
-            election.regular_campaign(state)
+        if state.election_elapsed >= state.randomized_election_ticks:
+            election.on_election_timeout(state)
 
     def step(self, message: Message) -> None:
         """Take a message from a peer. For SNAPSHOT the driver holds all of the data durably already.
@@ -329,6 +328,8 @@ class RaftCore:
     def _step(self, message: Message) -> None:
         state = self._state
         term = message.term
+        if message.commit_term:
+            election.learn_commit(state, message)
         if term != state.term:
             if term < state.term:
                 election.answer_older_term(state, message)
@@ -481,6 +482,9 @@ class RaftCore:
     def on_persisted(self, token: PersistToken) -> None:
         """Everything of the Ready that `token` names, and of every Ready before it, is durable.
 
+        If it held a snapshot, the driver's state is the snapshot's from here on: entries handed out
+        before and not applied yet are dropped.
+
         Tokens are given back in order; leaving one out is the same as giving it back with the next.
         """
         sequence = token.sequence
@@ -491,7 +495,9 @@ class RaftCore:
         if state.role is Role.LEADER:
             # Before the entries leave the unstable tail, where looking up their terms is cheapest.
             leader.on_durable(state, state.log.persisted_through(sequence))
-        state.log.release(sequence)
+        installed = state.log.release(sequence)
+        if installed is not None:
+            membership.install(state, installed.conf)
         while self._own_votes and self._own_votes[0][0] <= sequence:
             for message in self._own_votes.popleft()[1]:
                 self._step(message)

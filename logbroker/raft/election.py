@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, final
 from logbroker.entry import EntryKind
 from logbroker.ids import NO_REPLICA, Index, Term
 from logbroker.raft.messages import Message, MessageKind, Role
+from logbroker.raft.trace import TraceKind
 
 if TYPE_CHECKING:
     from logbroker.raft.state import RaftState
@@ -25,10 +26,18 @@ class Campaign(Enum):
 
 def campaign(state: RaftState, kind: Campaign) -> bool:
     """Start a campaign if this replica may lead; True if it did."""
-    if state.role is Role.LEADER or not state.is_promotable or _has_unapplied_config(state):
+    if state.role is Role.LEADER or _has_unapplied_config(state) or not state.is_promotable:
         return False
     ask_for_votes(state, kind)
     return True
+
+
+def on_election_timeout(state: RaftState) -> None:
+    """Nobody was heard for too long: campaign, or at least be open to others who do."""
+    state.election_elapsed = 0
+    if not regular_campaign(state):
+        # The timer starts over, the lease of a silent leader must not.
+        state.suspected = state.leader
 
 
 def regular_campaign(state: RaftState) -> bool:
@@ -41,9 +50,12 @@ def _has_unapplied_config(state: RaftState) -> bool:
     Its majorities may differ by more than one step from those this replica would count, so it must
     not campaign. The commit index need not survive a crash, but what it must be at least can be read
     from the log: a change is proposed only after the one before is applied, so a change in the log
-    proves every earlier one committed.
+    proves every earlier one committed. (This is looked for even by a replica that may not campaign: the
+    change may be the one that lets it.)
     """
     log = state.log
+    if log.has_pending_snapshot:
+        return True
     changes: list[Index] = []
     start = Index(log.applied + 1)
     while start <= log.last_index:
@@ -67,6 +79,7 @@ def ask_for_votes(state: RaftState, kind: Campaign) -> None:
         term = state.term
         request, response = MessageKind.VOTE, MessageKind.VOTE_RESPONSE
     log = state.log
+    commit_term = log.term(log.commit)
     for voter in state.tracker.voters():
         if voter == state.replica:
             # Counted like any other vote, and like any other only once it is durable.
@@ -80,7 +93,9 @@ def ask_for_votes(state: RaftState, kind: Campaign) -> None:
                     term,
                     log_term=log.last_term,
                     index=log.last_index,
+                    commit=log.commit,
                     campaign_transfer=kind is Campaign.TRANSFER,
+                    commit_term=commit_term,
                 )
             )
 
@@ -101,10 +116,42 @@ def on_vote_request(state: RaftState, message: Message) -> None:
     # A grant names the term asked for, which for a pre-vote is still to come; a refusal names the own,
     # so that a candidate behind it learns of it.
     term = message.term if granted else state.term
-    state.send(Message(response, message.sender, state.replica, term, reject=not granted))
+    _answer(state, message, response, term, reject=not granted)
     if granted and not is_pre_vote:
         state.election_elapsed = 0
         state.vote = message.sender
+
+
+def _answer(state: RaftState, request: Message, kind: MessageKind, term: Term, *, reject: bool) -> None:
+    log = state.log
+    state.send(
+        Message(
+            kind,
+            request.sender,
+            state.replica,
+            term,
+            commit=log.commit,
+            reject=reject,
+            commit_term=log.term(log.commit),
+        )
+    )
+
+
+def learn_commit(state: RaftState, message: Message) -> None:
+    """Take over what the sender of a vote request or answer knows to be committed.
+
+    Without it a group can be stuck for ever: a replica that lost its commit index in a crash does not
+    know that a change of configuration in its log is in force, campaigns by the old one, and is refused
+    by a replica that has a longer log but, by the new one, may not campaign itself.
+    """
+    log = state.log
+    if state.role is Role.LEADER or not log.matches(message.commit, message.commit_term):
+        return
+    if log.commit_to(message.commit):
+        state.trace(TraceKind.COMMITTED)
+        if state.role is not Role.FOLLOWER and _has_unapplied_config(state):
+            # The campaign counts majorities that are out of date; there will be another.
+            state.become_follower(state.term, NO_REPLICA)
 
 
 def admit_newer_term(state: RaftState, message: Message) -> bool:
@@ -129,4 +176,4 @@ def answer_older_term(state: RaftState, message: Message) -> None:
         if state.config.check_quorum or state.config.pre_vote:
             state.send(Message(MessageKind.APPEND_RESPONSE, message.sender, state.replica, state.term))
     elif message.kind is MessageKind.PRE_VOTE:
-        state.send(Message(MessageKind.PRE_VOTE_RESPONSE, message.sender, state.replica, state.term, reject=True))
+        _answer(state, message, MessageKind.PRE_VOTE_RESPONSE, state.term, reject=True)

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 from logbroker.errors import RemoteProtocolError, invariant
 from logbroker.ids import NO_REPLICA, Index
-from logbroker.raft import membership
 from logbroker.raft.election import Campaign, campaign
 from logbroker.raft.messages import Message, MessageKind, SnapshotMeta
 from logbroker.raft.trace import TraceKind
@@ -102,15 +101,13 @@ def _restore(state: RaftState, snapshot: SnapshotMeta) -> bool:
     log = state.log
     if snapshot.index <= log.commit:
         return False
-    if state.replica not in snapshot.conf.members():
-        # Meant for another life of this copy, or sent before it was added.
-        return False
     if log.matches(snapshot.index, snapshot.term):
         # The log has it all; replacing it would throw away entries that were acknowledged.
         _commit(state, snapshot.index)
         return False
+    # Its configuration comes into force with its state, when it is durable: entries handed out before may
+    # still be applied until then. It need not name this replica: the entry that adds it may come later.
     log.restore(snapshot)
-    membership.install(state, snapshot.conf)
     state.trace(TraceKind.RESTORED)
     return True
 

@@ -229,7 +229,12 @@ def on_rival(state: RaftState, message: Message) -> None:
 def report_unreachable(state: RaftState, replica: ReplicaId) -> None:
     """A message to `replica` was lost for certain; what followed it was sent in vain."""
     progress = state.tracker.progress.get(replica)
-    if state.role is Role.LEADER and progress is not None and progress.state is ProgressState.REPLICATE:
+    if (
+        state.role is Role.LEADER
+        and replica != state.replica
+        and progress is not None
+        and progress.state is ProgressState.REPLICATE
+    ):
         progress.become_probe()
 
 

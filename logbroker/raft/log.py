@@ -73,7 +73,10 @@ class LogStorage(Protocol):
         ...
 
     def snapshot_meta(self) -> SnapshotMeta:
-        """The newest snapshot that could be sent; index 0 if there is none at this moment."""
+        """The newest snapshot that could be sent; index 0 if there is none at this moment.
+
+        Its index is at least `first_index() - 1`, so that the entries after it are there.
+        """
         ...
 
 
@@ -318,13 +321,18 @@ class RaftLog:
             durable = max(durable, last)
         return durable
 
-    def release(self, sequence: int) -> None:
-        """Every write up to number `sequence` is durable: storage answers for what they held."""
+    def release(self, sequence: int) -> SnapshotMeta | None:
+        """Every write up to number `sequence` is durable: storage answers for what they held.
+
+        Gives the snapshot if it was among them: the state it brings is applied, whatever was handed out before.
+        """
+        installed = None
         if self._snapshot is not None and 0 < self._snapshot_write <= sequence:
-            index = self._snapshot.index
+            installed = self._snapshot
             self._snapshot = None
             self._snapshot_write = 0
-            self.applied_to(index, size_bytes=0)
+            self._applying_bytes = 0
+            self.applied_to(installed.index, size_bytes=0)
         durable = self.persisted_through(sequence)
         while self._writes and self._writes[0][0] <= sequence:
             self._writes.popleft()
@@ -332,6 +340,7 @@ class RaftLog:
             del self._entries[: durable + 1 - self._offset]
             self._offset = Index(durable + 1)
             self._handed = max(self._handed, self._offset)
+        return installed
 
     # -- applying
 

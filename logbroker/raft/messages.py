@@ -150,6 +150,8 @@ class Message(NamedTuple):
     snapshot: SnapshotMeta | None = None
     campaign_transfer: bool = False
     """A vote request that the old leader wanted, so that nobody's lease on it counts."""
+    commit_term: Term = _NO_TERM
+    """Vote requests and answers: the term of the entry at `commit`, so that the receiver may learn of it; else 0."""
 
 
 @final

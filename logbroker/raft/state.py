@@ -184,12 +184,11 @@ class RaftState:
         self._begin(Role.LEADER, self.term)
         self.leader = self.replica
         self.terms_led += 1
-        own = self.own_progress
-        if own is not None:
-            # Only what this disk has: its own entries may still be on their way to it.
-            own.on_accepted(self.log.durable_index)
-            own.become_replicate()
-            own.recent_active = True
+        # A candidate is a voter. It has what is on its disk; more may still be on its way there.
+        own = self.tracker.progress[self.replica]
+        own.on_accepted(self.log.durable_index)
+        own.become_replicate()
+        own.recent_active = True
         # There may be an unapplied change in the tail. Not looking for it costs only a short wait.
         self.pending_config_index = self.log.last_index
         self.leader_since = Index(self.log.last_index + 1)

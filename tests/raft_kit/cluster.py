@@ -27,10 +27,14 @@ class Cluster:
 
     @classmethod
     def of(cls, count: int, *, learners: int = 0, **settings: Any) -> Cluster:  # noqa: ANN401 - fields of RaftConfig
-        """`count` voters from 1 on, then `learners` learners."""
+        """`count` voters from 1 on, then `learners` learners. The lower the number, the shorter the timeout."""
         ids = [ReplicaId(replica) for replica in range(1, count + learners + 1)]
         conf = ConfState(voters=tuple(ids[:count]), learners=tuple(ids[count:]))
-        return cls(Replica(replica, conf, **settings) for replica in ids)
+
+        def timeout_of(replica: int) -> Callable[[int], int]:
+            return lambda bound: (2 * (replica - 1)) % bound
+
+        return cls(Replica(replica, conf, random_ticks=timeout_of(replica), **settings) for replica in ids)
 
     def __getitem__(self, replica: int) -> Replica:
         return self.replicas[replica]

@@ -9,12 +9,12 @@ from logbroker.entry import EntryKind
 from logbroker.ids import NO_REPLICA, Index, ReplicaId, Term
 from logbroker.raft.config_change import ConfigProposal
 from logbroker.raft.core import RaftCore
-from logbroker.raft.messages import ConfState, HardState, Message, PersistToken, ReadState, Ready
+from logbroker.raft.messages import ConfState, HardState, Message, MessageKind, PersistToken, ReadState, Ready
 from logbroker.raft.settings import RaftConfig
 from tests.raft_kit.memory_log import MemoryLog, make_entry
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from logbroker.entry import Entry
 
@@ -53,6 +53,8 @@ class Replica:
         self.applied: list[Entry] = []
         self.reads: list[ReadState] = []
         self.holds_writes = False
+        self.holds_applies = False
+        self.applies: deque[Sequence[Entry]] = deque()
         self.core = self._start()
 
     def _start(self) -> RaftCore:
@@ -67,21 +69,26 @@ class Replica:
         )
 
     def handle_ready(self) -> Ready:
-        """Take one Ready: send, apply, and queue what must be durable."""
+        """Take one Ready: send, apply (unless `holds_applies`), and queue what must be durable."""
         ready = self.core.ready()
         self.outbox.extend(ready.messages)
         self.reads.extend(ready.read_states)
         self.writes.append(ready)
-        self._apply(ready)
+        if ready.committed:
+            self.applies.append(ready.committed)
+        if not self.holds_applies:
+            self.apply()
         return ready
 
-    def _apply(self, ready: Ready) -> None:
-        for entry in ready.committed:
-            self.applied.append(entry)
-            if entry.kind is EntryKind.CONFIG:
-                self.core.apply_config(ConfigProposal.decode(entry.payload))
-        if ready.committed:
-            self.core.on_applied(ready.committed[-1].index, sum(entry.size_bytes for entry in ready.committed))
+    def apply(self) -> None:
+        """Apply everything that was handed out."""
+        while self.applies:
+            committed = self.applies.popleft()
+            for entry in committed:
+                self.applied.append(entry)
+                if entry.kind is EntryKind.CONFIG:
+                    self.core.apply_config(ConfigProposal.decode(entry.payload))
+            self.core.on_applied(committed[-1].index, sum(entry.size_bytes for entry in committed))
 
     def persist(self, count: int | None = None) -> None:
         """Finish the oldest `count` writes (all, if not given)."""
@@ -91,6 +98,7 @@ class Replica:
             if ready.hard_state is not None:
                 self.durable = ready.hard_state
             if ready.snapshot is not None:
+                self.apply()
                 self.disk.install(ready.snapshot)
                 self.base, self.base_conf = ready.snapshot.index, ready.snapshot.conf
                 self.applied.clear()
@@ -142,6 +150,7 @@ class Replica:
     def restart(self) -> None:
         """Crash and start again: what was not durable is gone, and so is the commit index."""
         self.writes.clear()
+        self.applies.clear()
         self.outbox.clear()
         self.applied.clear()
         self.reads.clear()
@@ -155,8 +164,6 @@ class Replica:
 
 def lead(replica: Replica, *followers: int) -> None:
     """Make `replica` the leader with the votes of `followers`, whose answers are made up."""
-    from logbroker.raft.messages import MessageKind
-
     replica.core.campaign()
     replica.settle()
     for kind in (MessageKind.PRE_VOTE_RESPONSE, MessageKind.VOTE_RESPONSE):
