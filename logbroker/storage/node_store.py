@@ -1,0 +1,403 @@
+"""Everything durable of one node, as the layer above sees it: one log per group, votes, checkpoints, and jobs to run.
+
+The store belongs to the event loop's thread. Blocking work is handed out as jobs, at most one commit and one flush at a
+time: `plan_*` on the loop, `job.run()` on the log or flusher thread, `finish_*` on the loop again.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, final
+
+from logbroker.errors import invariant
+from logbroker.ids import Index, ReplicaId, Term
+from logbroker.storage.ballast import Ballast, Room
+from logbroker.storage.checkpoints import CheckpointHeader, write_checkpoint
+from logbroker.storage.commit import Birth, CommitJob, ReplicaWrite
+from logbroker.storage.entry_codec import encoded_bytes
+from logbroker.storage.flush import CheckpointJob, DroppedSegments, FlushJob, IndexRebuild
+from logbroker.storage.flush_record import FlushRecord, ReplicaRow
+from logbroker.storage.lives import InstallBody, replica_directory
+from logbroker.storage.partition_log import FlushPiece, LogOptions, LogState, PartitionLog, RoomRequest
+from logbroker.storage.segment import SegmentRow
+from logbroker.storage.wal import Wal, WalOptions
+from logbroker.storage.wal_format import COMMIT_OVERHEAD_BYTES, WalFrame, WalPosition, entry_frame, entry_frame_bytes
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+    from logbroker.storage.disk import Disk, File
+    from logbroker.storage.identity import NodeIdentity
+    from logbroker.storage.index import OffsetIndex
+    from logbroker.storage.votes import VoteStore
+
+LIFE_FRAME_BYTES = 4096
+"""Allowance for a CREATE, INSTALL or DELETE frame when a commit's size is estimated."""
+
+MIN_BALLAST_BYTES = 64 << 20
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class StoreOptions:
+    """Sizes of one node's storage. A commit never has more than `max_commit_bytes` of new entries."""
+
+    wal: WalOptions = WalOptions()
+    log: LogOptions = LogOptions()
+    ballast_bytes: int = MIN_BALLAST_BYTES
+    max_commit_bytes: int = 4 << 20
+
+
+@final
+@dataclass
+class StoredReplica:
+    """One replica's durable things. `lost` says why it may never act as a voter again; it is then to be replaced."""
+
+    log: PartitionLog
+    checkpoint: tuple[CheckpointHeader, bytes] | None = None
+    kept_log_starts: list[Index] = field(default_factory=list)
+    """Log start index recorded in each kept checkpoint, oldest first."""
+    lost: str = ""
+
+
+@final
+class NodeStore:
+    """See the module. Made by `recovery.open_store`."""
+
+    def __init__(
+        self,
+        disk: Disk,
+        identity: NodeIdentity,
+        options: StoreOptions,
+        *,
+        wal: Wal,
+        votes: VoteStore,
+        index: OffsetIndex,
+        replicas: Mapping[ReplicaId, StoredReplica],
+        record_sequence: int,
+        wal_start: int,
+        notes: Sequence[str] = (),
+    ) -> None:
+        self.identity = identity
+        self.options = options
+        self.replicas = dict(replicas)
+        self.notes = list(notes)
+        self.room = Room.AMPLE
+        self._disk = disk
+        self._wal = wal
+        self._votes = votes
+        self._index = index
+        self._ballast = Ballast(disk, options.ballast_bytes)
+        self._record_sequence = record_sequence
+        self._wal_start = wal_start
+        self._commit: CommitJob | None = None
+        self._flush: FlushJob | None = None
+        self._next_flush: FlushJob | None = None
+        self._checkpoint: CheckpointJob | None = None
+        self._dead_directories: list[str] = []
+        self._retired: list[File] = []
+        self._wants_roll = False
+        self._stalled = False
+
+    # What is there.
+
+    @property
+    def disk(self) -> Disk:
+        return self._disk
+
+    @property
+    def is_committing(self) -> bool:
+        return self._commit is not None
+
+    @property
+    def is_sealed(self) -> bool:
+        return self._wal.is_sealed
+
+    @property
+    def is_stalled(self) -> bool:
+        """The WAL can take no further file: commits wait for a flush."""
+        return self._stalled
+
+    def vote(self, replica: ReplicaId) -> tuple[Term, ReplicaId] | None:
+        """Durable term and vote; None where the replica has no readable slot."""
+        vote = self._votes.get(replica)
+        return None if vote is None else (vote.term, vote.voted_for)
+
+    @property
+    def wants_roll(self) -> bool:
+        return self._wants_roll and self._next_flush is None and self._flush is None
+
+    @property
+    def is_checkpointing(self) -> bool:
+        return self._checkpoint is not None
+
+    def request_roll(self) -> None:
+        """Let the next commit take a new WAL file, so that what is committed is flushed soon."""
+        self._wants_roll = True
+
+    # Commits.
+
+    def plan_commit(
+        self,
+        writes: Sequence[ReplicaWrite] = (),
+        *,
+        births: Sequence[Birth] = (),
+        deaths: Sequence[ReplicaId] = (),
+        room: Room | None = None,
+        seals: bool = False,
+    ) -> CommitJob | None:
+        """Plan one group commit; None where it must wait because the WAL has no free file.
+
+        The caller keeps the sum of the entries within `max_commit_bytes`.
+        """
+        invariant(self._commit is None, "a commit is planned while another runs")
+        self._wal.release(WalPosition(self._wal_start, 0))
+        self._close_retired()
+        size = COMMIT_OVERHEAD_BYTES + LIFE_FRAME_BYTES * (len(births) + len(deaths) + 1)
+        requests: dict[ReplicaId, RoomRequest] = {}
+        for write in writes:
+            new_bytes = sum(map(encoded_bytes, write.entries))
+            size += sum(map(entry_frame_bytes, write.entries)) + LIFE_FRAME_BYTES * (write.install is not None)
+            if new_bytes and write.install is None:
+                request = self.replicas[write.replica].log.plan_room(new_bytes)
+                if request is not None:
+                    requests[write.replica] = request
+        carried: tuple[WalFrame, ...] = ()
+        rolls = self.wants_roll or not self._wal.fits(size)
+        self._stalled = rolls and not self._wal.can_roll()
+        if self._stalled:
+            return None
+        if rolls:
+            self._wants_roll = False
+            carried = self._plan_boundary(self.options.wal.file_bytes - size)
+        self._commit = CommitJob(
+            self._disk,
+            self._wal,
+            self._votes,
+            self._ballast,
+            tuple(writes),
+            tuple(births),
+            tuple(deaths),
+            carried,
+            rolls,
+            seals,
+            room,
+            requests,
+        )
+        return self._commit
+
+    def finish_commit(self, job: CommitJob) -> set[ReplicaId]:
+        """Take over what a job made durable; returns the replicas whose entries were refused for want of room."""
+        invariant(job is self._commit, "a commit is finished that is not the one running")
+        self._commit = None
+        for request in job.granted:
+            self._retire(request.log.take_room(request))
+        if job.room_reached is not None:
+            self.room = job.room_reached
+        for birth in job.births:
+            directory = replica_directory(birth.group, birth.replica)
+            state = LogState(birth.group, birth.replica, directory, birth.initial_conf)
+            log = PartitionLog(self._disk, self._index, state, self.options.log)
+            self.replicas[birth.replica] = StoredReplica(log)
+        for write in job.writes:
+            if write.replica in job.refused:
+                continue
+            stored = self.replicas[write.replica]
+            if write.install is not None:
+                self._switch(stored, write.install)
+            if write.entries:
+                stored.log.append(write.entries)
+        for replica in job.deaths:
+            self._bury(replica)
+        return job.refused
+
+    def abandon_commit(self, job: CommitJob) -> None:
+        """The job raised before it wrote anything; it may be planned again."""
+        invariant(job is self._commit, "a commit is abandoned that is not the one running")
+        self._commit = None
+
+    # Flushes.
+
+    def take_flush(self) -> FlushJob | None:
+        """The flush to run next, if one is planned and neither a flush nor the commit that carries for it runs."""
+        if self._flush is not None or self._commit is not None:
+            return None
+        self._flush, self._next_flush = self._next_flush, None
+        return self._flush
+
+    def finish_flush(self, job: FlushJob) -> None:
+        """Take over what a flush made durable, and let its WAL files go."""
+        invariant(job is self._flush, "a flush is finished that is not the one running")
+        self._flush = None
+        for piece in job.pieces:
+            self._retire(piece.log.on_flushed(piece))
+        for rebuild in job.rebuilds:
+            stored = self.replicas.get(rebuild.replica)
+            if stored is not None and stored.log.state.directory == rebuild.directory:
+                stored.log.needs_reindex = False
+        self.notes.extend(job.notes)
+        self._wal_start = job.record.wal_use
+
+    def retry_flush(self, job: FlushJob) -> None:
+        """The job found no room; it is run again from its beginning, which is safe until its record is written."""
+        invariant(job is self._flush, "a flush is retried that is not the one running")
+        self._flush, self._next_flush = None, job
+
+    # Checkpoints.
+
+    def plan_checkpoint(
+        self, replica: ReplicaId, header: CheckpointHeader, slices: Iterable[bytes]
+    ) -> CheckpointJob | None:
+        """Plan a checkpoint of a replica; None while another is being written."""
+        if self._checkpoint is not None:
+            return None
+        log = self.replicas[replica].log
+        invariant(
+            header.index <= log.last_index(), f"checkpoint {header.index} lies ahead of the log's {log.last_index()}"
+        )
+        write = write_checkpoint(self._disk, log.state.directory, header, slices)
+        self._checkpoint = CheckpointJob(replica, log.epoch, header.log_start_index, write)
+        return self._checkpoint
+
+    def finish_checkpoint(self, job: CheckpointJob) -> None:
+        self._checkpoint = None
+        stored = self.replicas.get(job.replica)
+        if stored is not None and stored.log.epoch == job.epoch:
+            stored.kept_log_starts = [*stored.kept_log_starts[-1:], Index(job.log_start_index)]
+
+    def finish_checkpoint_failed(self) -> None:
+        """There was no room for it; the older ones are as they were."""
+        self._checkpoint = None
+
+    def has_droppable(self, replica: ReplicaId) -> bool:
+        """Whether a flush would free segments of this replica."""
+        stored = self.replicas[replica]
+        return len(stored.kept_log_starts) == 2 and bool(stored.log.droppable_segments(stored.kept_log_starts[0]))
+
+    def close(self) -> None:
+        """Close every file. No job may be running."""
+        for stored in self.replicas.values():
+            stored.log.close()
+        self._flush = None
+        self._close_retired()
+        self._votes.close()
+        self._index.close()
+        self._wal.close()
+
+    def _retire(self, file: File | None) -> None:
+        """A file that a running job may still hold is closed when none is running."""
+        if file is not None:
+            self._retired.append(file)
+
+    def _close_retired(self) -> None:
+        if self._flush is None:
+            for file in self._retired:
+                file.close()
+            self._retired.clear()
+
+    def _plan_boundary(self, room_bytes: int) -> tuple[WalFrame, ...]:
+        """Plan the flush that lets all older WAL files go, and the frames to carry into the new one.
+
+        Everything durable is either flushed by the plan or carried, so that the log from the new file on is complete.
+        While a flush is under way, or the carried entries do not fit, there is no boundary and the ring grows.
+        """
+        if self._flush is not None or self._next_flush is not None:
+            return ()
+        pieces: list[FlushPiece] = []
+        carried: list[WalFrame] = []
+        for replica, stored in self.replicas.items():
+            log = stored.log
+            piece = log.plan_flush(log.committed)
+            first_kept = log.flushed_index + 1 if piece is None else piece.row.last_index + 1
+            if piece is not None:
+                pieces.append(piece)
+            kept = log.state.tail[first_kept - log.flushed_index - 1 :]
+            if any(entry.index in log.state.damaged for entry in kept):
+                return ()
+            carried.extend(entry_frame(replica, entry) for entry in kept)
+        if sum(frame.size_bytes + LIFE_FRAME_BYTES // 64 for frame in carried) > min(
+            room_bytes, self.options.wal.file_bytes // 2
+        ):
+            return ()
+        self._next_flush = self._make_flush(pieces)
+        return tuple(carried)
+
+    def _make_flush(self, pieces: Sequence[FlushPiece]) -> FlushJob:
+        dropped = [found for replica in self.replicas for found in self._drop(replica)]
+        rebuilds = [self._rebuild(stored, pieces) for stored in self.replicas.values() if stored.log.needs_reindex]
+        flushed = {piece.log.replica: piece for piece in pieces}
+        rows = []
+        for replica, stored in self.replicas.items():
+            row = stored.log.state.row()
+            piece = flushed.get(replica)
+            if piece is not None:
+                row = _row_after(stored.log.state, piece)
+            rows.append(row)
+        self._record_sequence += 1
+        record = FlushRecord(self._record_sequence, self._wal.position.use + 1, tuple(rows))
+        dead, self._dead_directories = tuple(self._dead_directories), []
+        return FlushJob(
+            self._disk,
+            self._index,
+            self.identity.salt_crc,
+            tuple(pieces),
+            record,
+            tuple(dropped),
+            tuple(rebuilds),
+            dead,
+        )
+
+    def _drop(self, replica: ReplicaId) -> Iterator[DroppedSegments]:
+        if not self.has_droppable(replica):
+            return
+        stored = self.replicas[replica]
+        segments = stored.log.droppable_segments(stored.kept_log_starts[0])
+        stored.log.drop_segments(segments)
+        state = stored.log.state
+        yield DroppedSegments(state.directory, state.group, replica, tuple(segments))
+
+    def _rebuild(self, stored: StoredReplica, pieces: Sequence[FlushPiece]) -> IndexRebuild:
+        state = stored.log.state
+        segments: list[SegmentRow] = list(state.segments)
+        for piece in pieces:
+            if piece.log is stored.log:
+                segments = [*segments, piece.row] if piece.is_new else [*segments[:-1], piece.row]
+        return IndexRebuild(state.group, state.replica, state.directory, tuple(segments))
+
+    def _switch(self, stored: StoredReplica, install: InstallBody) -> None:
+        old = stored.log.state
+        state = LogState(
+            old.group,
+            old.replica,
+            install.directory,
+            old.initial_conf,
+            Index(install.previous_index),
+            Term(install.previous_term),
+            [
+                SegmentRow(Index(s.base_index), Index(s.last_index), Term(s.last_term), s.length_bytes)
+                for s in install.segments
+            ],
+        )
+        self._retired.extend(stored.log.replace(state))
+        stored.kept_log_starts = [Index(install.previous_index + 1)]
+        self._dead_directories.append(old.directory)
+        self._wants_roll = True
+
+    def _bury(self, replica: ReplicaId) -> None:
+        stored = self.replicas.pop(replica)
+        self._retired.extend(stored.log.replace(stored.log.state))
+        self._dead_directories.append(stored.log.state.directory)
+
+
+def _row_after(state: LogState, piece: FlushPiece) -> ReplicaRow:
+    segments = [*state.segments, piece.row] if piece.is_new else [*state.segments[:-1], piece.row]
+    after = LogState(
+        state.group,
+        state.replica,
+        state.directory,
+        state.initial_conf,
+        state.previous_index,
+        state.previous_term,
+        segments,
+    )
+    return after.row()

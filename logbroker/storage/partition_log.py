@@ -1,0 +1,621 @@
+"""One replica's log as the layers above see it: entries by index, by offset and by time.
+
+Behind it lie segments (committed, flushed) and a tail in memory (durable in the WAL, not yet in a segment). The object
+belongs to one thread, the event loop's; the log and flusher threads work on plans made here and report back.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, bisect_right
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, final
+
+from logbroker.entry import Entry, EntryKind
+from logbroker.errors import DamageError, invariant, violated
+from logbroker.ids import GroupId, Index, Offset, ReplicaId, Term
+from logbroker.raft.log import CompactedError, UnavailableEntryError
+from logbroker.storage.entry_codec import EntryHead, encoded_bytes
+from logbroker.storage.flush_record import ReplicaRow, SegmentEntry
+from logbroker.storage.segment import SEGMENT_HEADER_BYTES, SegmentReader, SegmentRow, segment_path
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from logbroker.storage.disk import Disk, File
+    from logbroker.storage.index import IndexRow, OffsetIndex
+
+FIRST_ROOM_BYTES = 1 << 20
+UNKNOWN_TERM = Term(0)
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class LogOptions:
+    """`segment_bytes` is when a segment is rolled; `max_room_step_bytes` bounds how much is preallocated at once."""
+
+    segment_bytes: int = 64 << 20
+    first_room_bytes: int = FIRST_ROOM_BYTES
+    max_room_step_bytes: int = 64 << 20
+
+
+@final
+@dataclass
+class LogState:
+    """What recovery found of one replica, and what a running log keeps."""
+
+    group: GroupId
+    replica: ReplicaId
+    directory: str
+    initial_conf: bytes = b""
+    previous_index: Index = Index(0)
+    previous_term: Term = Term(0)
+    segments: list[SegmentRow] = field(default_factory=list)
+    tail: list[Entry] = field(default_factory=list)
+    """Entries after the last segment, dense by index."""
+    damaged: dict[Index, Term] = field(default_factory=dict)
+    """Entries known to exist whose bytes are lost here; `tail` holds a stand-in with an empty head."""
+
+    @property
+    def flushed_index(self) -> Index:
+        return self.segments[-1].last_index if self.segments else self.previous_index
+
+    @property
+    def flushed_term(self) -> Term:
+        return self.segments[-1].last_term if self.segments else self.previous_term
+
+    @property
+    def last_index(self) -> Index:
+        return self.tail[-1].index if self.tail else self.flushed_index
+
+    def row(self) -> ReplicaRow:
+        """The row of this replica in a flush record."""
+        return ReplicaRow(
+            self.replica,
+            self.group,
+            self.directory,
+            self.previous_index,
+            self.previous_term,
+            self.initial_conf,
+            tuple(SegmentEntry(s.base_index, s.last_index, s.last_term, s.length_bytes) for s in self.segments),
+        )
+
+    @classmethod
+    def of_row(cls, row: ReplicaRow) -> LogState:
+        segments = [
+            SegmentRow(Index(s.base_index), Index(s.last_index), Term(s.last_term), s.length_bytes)
+            for s in row.segments
+        ]
+        return cls(
+            GroupId(row.group),
+            ReplicaId(row.replica),
+            row.directory,
+            row.initial_conf,
+            Index(row.previous_index),
+            Term(row.previous_term),
+            segments,
+        )
+
+
+@final
+@dataclass(slots=True)
+class SegmentFile:
+    """A segment open for writing. `allocated_bytes` are reserved on disk; the base is given when it is first
+    written."""
+
+    file: File
+    allocated_bytes: int
+
+
+@final
+@dataclass(slots=True)
+class RoomRequest:
+    """Make `allocated_bytes` of room in a file of the replica: run on the log thread before the WAL is written."""
+
+    log: PartitionLog
+    target: SegmentFile | None
+    """The file to extend; None to open a new spare one."""
+    allocated_bytes: int
+    opened: File | None = None
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class FlushPiece:
+    """One replica's share of a flush: `entries` go to `target` at `position`; a new segment begins where `is_new`."""
+
+    log: PartitionLog
+    epoch: int
+    directory: str
+    target: SegmentFile
+    is_new: bool
+    position: int
+    entries: tuple[Entry, ...]
+    row: SegmentRow
+    """The segment as it will be when the piece is durable."""
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class RepairJob:
+    """Write a fetched entry over its damaged bytes; runs on the flusher thread.
+
+    The bytes are the ones that stood there, so the write may tear without making anything worse.
+    """
+
+    disk: Disk
+    log: PartitionLog
+    epoch: int
+    path: str
+    position: int
+    entry: Entry
+
+    def run(self) -> None:
+        """Raises StoreFailedError as every write does, MissingFileError where the segment is gone by now."""
+        with self.disk.open(self.path) as file:
+            file.pwrite([self.entry.head, self.entry.payload], self.position)
+            file.sync()
+
+
+@final
+class PartitionLog:
+    """Implements the Raft core's `LogStorage`; entries appear here only once they are durable."""
+
+    def __init__(self, disk: Disk, index: OffsetIndex, state: LogState, options: LogOptions) -> None:
+        self._disk = disk
+        self._index = index
+        self._state = state
+        self._options = options
+        self._readers: dict[Index, SegmentReader] = {}
+        self._tail_offsets: list[int] = [entry.next_offset for entry in state.tail]
+        self._unflushed_bytes = sum(map(encoded_bytes, state.tail))
+        self._flushing: FlushPiece | None = None
+        self.active: SegmentFile | None = None
+        self.spare: SegmentFile | None = None
+        self.epoch = 0
+        """One up at every install, so that a plan made before has no effect after."""
+        self.committed = Index(0)
+        """How far the group is known to have committed; kept by the replica's driver, read by flush plans."""
+        self.index_mismatches = 0
+        self.needs_reindex = False
+
+    # Raft's view.
+
+    @property
+    def state(self) -> LogState:
+        return self._state
+
+    @property
+    def group(self) -> GroupId:
+        return self._state.group
+
+    @property
+    def replica(self) -> ReplicaId:
+        return self._state.replica
+
+    @property
+    def is_damaged(self) -> bool:
+        return bool(self._state.damaged)
+
+    @property
+    def unflushed_bytes(self) -> int:
+        return self._unflushed_bytes
+
+    @property
+    def flushed_index(self) -> Index:
+        return self._state.flushed_index
+
+    def first_index(self) -> Index:
+        return Index(self._state.previous_index + 1)
+
+    def last_index(self) -> Index:
+        return self._state.last_index
+
+    def term(self, index: Index) -> Term:
+        """Raises CompactedError below the log start, UnavailableEntryError beyond the end."""
+        state = self._state
+        if index == state.previous_index:
+            return state.previous_term
+        if index < state.previous_index:
+            raise CompactedError(
+                f"index {index} is below the log start index {state.previous_index + 1} of group {state.group}"
+            )
+        if index > state.last_index:
+            raise UnavailableEntryError(
+                f"index {index} is beyond the last index {state.last_index} of group {state.group}"
+            )
+        if index > state.flushed_index:
+            return state.tail[index - state.flushed_index - 1].term
+        segment = self._segment_of(index)
+        if index == segment.last_index:
+            return segment.last_term
+        if index not in state.damaged:
+            try:
+                return self._head_of(index)[1].term
+            except DamageError:
+                self.note_damage(index)
+        term = state.damaged[index]
+        if term == UNKNOWN_TERM:
+            raise UnavailableEntryError(f"the term of entry {index} of group {state.group} is lost on this node")
+        return term
+
+    def entries(self, start: Index, end: Index, *, max_bytes: int) -> Sequence[Entry]:
+        """Entries of [start, end), at least one, about `max_bytes` together.
+
+        Raises:
+            CompactedError: `start` is below the log start.
+            UnavailableEntryError: `end` is beyond the last index, or the first entry is damaged here.
+        """
+        state = self._state
+        if start <= state.previous_index:
+            raise CompactedError(
+                f"index {start} is below the log start index {state.previous_index + 1} of group {state.group}"
+            )
+        if end > state.last_index + 1:
+            raise UnavailableEntryError(
+                f"index {end - 1} is beyond the last index {state.last_index} of group {state.group}"
+            )
+        found: list[Entry] = []
+        size = 0
+        for entry in self._intact_from(start, max_bytes=max_bytes):
+            if entry.index >= end or (found and size + entry.size_bytes > max_bytes):
+                break
+            found.append(entry)
+            size += entry.size_bytes
+        if not found and start < end:
+            raise UnavailableEntryError(f"entry {start} of group {state.group} is damaged on this node")
+        return found
+
+    def append(self, entries: Sequence[Entry]) -> None:
+        """Take over entries that are durable in the WAL; one with a lower index than the last replaces what follows."""
+        state = self._state
+        first = entries[0].index
+        invariant(
+            state.flushed_index < first <= state.last_index + 1,
+            f"append of index {first} to group {state.group}, flushed {state.flushed_index}, last {state.last_index}",
+        )
+        keep = first - state.flushed_index - 1
+        for dropped in state.tail[keep:]:
+            self._unflushed_bytes -= encoded_bytes(dropped)
+            state.damaged.pop(dropped.index, None)
+        del state.tail[keep:], self._tail_offsets[keep:]
+        state.tail.extend(entries)
+        self._tail_offsets.extend(entry.next_offset for entry in entries)
+        self._unflushed_bytes += sum(map(encoded_bytes, entries))
+
+    def repair(self, entry: Entry) -> RepairJob | None:
+        """Put a good copy of a damaged entry in its place: at once in the tail, by a job in a segment.
+
+        A copy that is not the damaged entry, by index and term, is ignored; where the term is unknown the caller sees
+        to it that the copy is a committed entry.
+        """
+        state = self._state
+        if state.damaged.get(entry.index) not in (entry.term, UNKNOWN_TERM):
+            return None
+        if entry.index <= state.flushed_index:
+            path = segment_path(state.directory, self._segment_of(entry.index).base_index)
+            return RepairJob(self._disk, self, self.epoch, path, self._position_of(entry.index), entry)
+        state.tail[entry.index - state.flushed_index - 1] = entry
+        self._tail_offsets = [kept.next_offset for kept in state.tail]
+        self._unflushed_bytes = sum(map(encoded_bytes, state.tail))
+        del state.damaged[entry.index]
+        return None
+
+    def on_repaired(self, job: RepairJob) -> None:
+        """The segment holds the good copy durably."""
+        if job.epoch == self.epoch:
+            self._state.damaged.pop(job.entry.index, None)
+
+    # Reads by offset and by time.
+
+    def data_from(self, offset: Offset, *, max_bytes: int) -> Iterator[Entry]:
+        """DATA entries in order from the one that holds `offset`, at least one where there is one.
+
+        Raises:
+            DamageError: an entry on the way is unreadable on this node.
+        """
+        start = self._index_holding(offset)
+        taken = 0
+        while start <= self._state.last_index:
+            for entry in self._entries_from(start, max_bytes=max_bytes):
+                if entry.index in self._state.damaged:
+                    raise DamageError(f"entry {entry.index} of group {self.group} is damaged on this node")
+                start = Index(entry.index + 1)
+                if entry.kind is EntryKind.DATA and entry.next_offset > offset:
+                    yield entry
+                    taken += entry.size_bytes
+                    if taken >= max_bytes:
+                        return
+
+    def index_of_offset(self, offset: Offset) -> Index:
+        """Index of the DATA entry that holds `offset`; one past the last index where none does yet."""
+        index = self._index_holding(offset)
+        for head_index, kind, next_offset, _ in self._metas_from(index):
+            if kind is EntryKind.DATA and next_offset > offset:
+                return head_index
+        return Index(self._state.last_index + 1)
+
+    def first_offset_at(self, append_ms: int) -> tuple[Offset, int] | None:
+        """Base offset and log time of the first DATA entry with log time >= `append_ms`; None where there is none."""
+        state = self._state
+        start = Index(state.previous_index + 1)
+        row = self._verified(self._index.last_before_time(self.group, self.replica, append_ms))
+        if row is not None:
+            start = max(start, Index(row.index))
+        tail_start = bisect_left(state.tail, append_ms, key=lambda entry: entry.append_ms)
+        if tail_start > 0 and state.tail:
+            start = max(start, Index(state.tail[0].index + tail_start))
+        for index, kind, next_offset, at_ms in self._metas_from(start):
+            if kind is EntryKind.DATA and at_ms >= append_ms:
+                return Offset(self._base_offset_of(index, next_offset)), at_ms
+        return None
+
+    def last_before(self, append_ms: int) -> Index:
+        """The greatest index whose log time is below `append_ms`, or the one before the log start."""
+        found = self._state.previous_index
+        row = self._verified(self._index.last_before_time(self.group, self.replica, append_ms))
+        start = Index(row.index) if row is not None else Index(found + 1)
+        for index, _, _, at_ms in self._metas_from(max(start, Index(found + 1))):
+            if at_ms >= append_ms:
+                break
+            found = index
+        return found
+
+    # Room, flush and deletion: plans made here, carried out by the log and flusher threads.
+
+    def plan_room(self, new_bytes: int) -> RoomRequest | None:
+        """What must be preallocated before `new_bytes` more may be promised; None where there is room already.
+
+        Either the active segment has room for everything unflushed, or the spare one has.
+        """
+        need = self._unflushed_bytes + new_bytes
+        if not need:
+            return None
+        options, active, spare = self._options, self.active, self.spare
+        is_rolling = self._flushing is not None and self._flushing.is_new
+        if active is not None and not is_rolling:
+            length = self._state.segments[-1].length_bytes
+            if length < options.segment_bytes and active.allocated_bytes - length >= need:
+                return None
+            if spare is None and length + need <= options.segment_bytes:
+                step = min(max(options.first_room_bytes, active.allocated_bytes), options.max_room_step_bytes)
+                return RoomRequest(self, active, max(length + need, active.allocated_bytes + step))
+        need += SEGMENT_HEADER_BYTES
+        if spare is not None and spare.allocated_bytes >= need:
+            return None
+        return RoomRequest(self, spare, max(need, options.first_room_bytes))
+
+    def take_room(self, request: RoomRequest) -> File | None:
+        """Note what a successful request reserved; returns a file that is not wanted any more."""
+        if request.target is not None:
+            request.target.allocated_bytes = request.allocated_bytes
+        elif request.opened is not None:
+            if self.spare is not None:
+                return request.opened
+            self.spare = SegmentFile(request.opened, request.allocated_bytes)
+        return None
+
+    def plan_flush(self, limit: Index) -> FlushPiece | None:
+        """A piece of everything up to `limit`; what is damaged, and all behind it, waits."""
+        state = self._state
+        if state.damaged:
+            limit = min(limit, Index(min(state.damaged) - 1))
+        count = limit - state.flushed_index
+        if count <= 0:
+            return None
+        entries = tuple(state.tail[:count])
+        size = sum(map(encoded_bytes, entries))
+        first, last = entries[0], entries[-1]
+        active, spare = self.active, self.spare
+        if active is not None:
+            old = state.segments[-1]
+            has_room = active.allocated_bytes - old.length_bytes >= self._unflushed_bytes
+            if old.length_bytes < self._options.segment_bytes and has_room:
+                row = SegmentRow(old.base_index, last.index, last.term, old.length_bytes + size)
+                self._flushing = FlushPiece(
+                    self, self.epoch, state.directory, active, False, old.length_bytes, entries, row
+                )
+                return self._flushing
+        if spare is None:
+            violated(f"group {state.group} has no room reserved for {size} bytes")
+        row = SegmentRow(first.index, last.index, last.term, SEGMENT_HEADER_BYTES + size)
+        self._flushing = FlushPiece(self, self.epoch, state.directory, spare, True, SEGMENT_HEADER_BYTES, entries, row)
+        return self._flushing
+
+    def on_flushed(self, piece: FlushPiece) -> File | None:
+        """The piece and the record that names it are durable; returns the file that was rolled away from."""
+        if piece.epoch != self.epoch:
+            return None
+        state = self._state
+        self._flushing = None
+        retired = None
+        if piece.is_new:
+            retired = self.active.file if self.active is not None else None
+            state.segments.append(piece.row)
+            self.active, self.spare = piece.target, None
+        else:
+            state.segments[-1] = piece.row
+            reader = self._readers.pop(piece.row.base_index, None)
+            if reader is not None:
+                reader.close()
+        count = len(piece.entries)
+        self._unflushed_bytes -= sum(map(encoded_bytes, piece.entries))
+        del state.tail[:count], self._tail_offsets[:count]
+        return retired
+
+    def droppable_segments(self, log_start_index: Index) -> list[SegmentRow]:
+        """Segments, front first, whose last index lies below `log_start_index`; never the active one."""
+        return [segment for segment in self._state.segments[:-1] if segment.last_index < log_start_index]
+
+    def drop_segments(self, dropped: Sequence[SegmentRow]) -> None:
+        """Forget front segments; the record that no longer names them is written before their files go."""
+        state = self._state
+        for segment in dropped:
+            invariant(state.segments[0].base_index == segment.base_index, "only front segments may go")
+            state.segments.pop(0)
+            state.previous_index, state.previous_term = segment.last_index, segment.last_term
+            reader = self._readers.pop(segment.base_index, None)
+            if reader is not None:
+                reader.close()
+
+    def replace(self, state: LogState) -> list[File]:
+        """Switch to an installed snapshot. Plans made before lose their effect.
+
+        Returns the files that were open for writing: a flush may still hold them, the caller closes them after it.
+        """
+        retired = [segment.file for segment in (self.active, self.spare) if segment is not None]
+        self.active = self.spare = None
+        self.close()
+        self._state = state
+        self._tail_offsets = [entry.next_offset for entry in state.tail]
+        self._unflushed_bytes = sum(map(encoded_bytes, state.tail))
+        self.epoch += 1
+        self._flushing = None
+        self.needs_reindex = True
+        return retired
+
+    def close(self) -> None:
+        """Close every file; the log may be read again afterwards."""
+        for reader in self._readers.values():
+            reader.close()
+        self._readers.clear()
+        for segment in (self.active, self.spare):
+            if segment is not None:
+                segment.file.close()
+        self.active = self.spare = None
+
+    # Lookups.
+
+    def _intact_from(self, start: Index, *, max_bytes: int) -> Iterator[Entry]:
+        """Entries from `start` up to the first damaged one, which is noted with its term as known loss."""
+        following = start
+        try:
+            for entry in self._entries_from(start, max_bytes=max_bytes):
+                if entry.index in self._state.damaged:
+                    return
+                yield entry
+                following = Index(entry.index + 1)
+        except DamageError:
+            self.note_damage(following)
+
+    def note_damage(self, index: Index) -> None:
+        """Quarantine a flushed entry whose bytes turned out to be lost.
+
+        Its term is its own head's where that is intact, otherwise that of both neighbours where they agree. Where
+        neither can tell, the entry is still named: it was flushed, so it is the one that is committed at its index.
+        """
+        # Noted before the neighbours are asked, for they may be damaged too and ask back.
+        self._state.damaged[index] = UNKNOWN_TERM
+        try:
+            term = self._head_of(index)[1].term
+        except DamageError:
+            term = self._neighbour_term(Index(index - 1))
+            if term != self._neighbour_term(Index(index + 1)):
+                return
+        self._state.damaged[index] = term
+
+    def _neighbour_term(self, index: Index) -> Term:
+        try:
+            return self.term(index)
+        except (CompactedError, UnavailableEntryError):
+            return UNKNOWN_TERM
+
+    def _index_holding(self, offset: Offset) -> Index:
+        """An index at or before the DATA entry that holds `offset`, as near as the index and the tail can tell."""
+        state = self._state
+        at = bisect_right(self._tail_offsets, offset)
+        if state.tail and (at > 0 or not state.segments):
+            return Index(state.tail[0].index + at)
+        row = self._verified(self._index.floor_by_offset(self.group, self.replica, offset))
+        return Index(max(row.index, state.previous_index + 1)) if row is not None else Index(state.previous_index + 1)
+
+    def _entries_from(self, start: Index, *, max_bytes: int) -> Iterator[Entry]:
+        state = self._state
+        taken = 0
+        while start <= state.flushed_index:
+            segment = self._segment_of(start)
+            position, _ = self._head_of(start)
+            for entry in self._reader(segment).entries_from(position, max_bytes=max_bytes - taken):
+                yield entry
+                taken += entry.size_bytes
+                start = Index(entry.index + 1)
+            if taken >= max_bytes:
+                return
+        yield from state.tail[start - state.flushed_index - 1 :]
+
+    def _metas_from(self, start: Index) -> Iterator[tuple[Index, EntryKind, Offset, int]]:
+        """(index, kind, next_offset, append_ms) from `start` on, heads only."""
+        state = self._state
+        while start <= state.flushed_index:
+            segment = self._segment_of(start)
+            position, _ = self._head_of(start)
+            for _, head in self._reader(segment).heads_from(position):
+                yield head.index, head.kind, head.next_offset, head.append_ms
+                start = Index(head.index + 1)
+        for entry in state.tail[start - state.flushed_index - 1 :]:
+            yield entry.index, entry.kind, entry.next_offset, entry.append_ms
+
+    def _base_offset_of(self, index: Index, next_offset: Offset) -> Offset:
+        state = self._state
+        if index > state.flushed_index:
+            return state.tail[index - state.flushed_index - 1].base_offset
+        return self._head_of(index)[1].base_offset if next_offset else Offset(0)
+
+    def _segment_of(self, index: Index) -> SegmentRow:
+        segments = self._state.segments
+        return segments[bisect_left(segments, index, key=lambda segment: segment.last_index)]
+
+    def _reader(self, segment: SegmentRow) -> SegmentReader:
+        reader = self._readers.get(segment.base_index)
+        if reader is None or reader.row != segment:
+            if reader is not None:
+                reader.close()
+            reader = self._readers[segment.base_index] = SegmentReader(self._disk, self._state.directory, segment)
+        return reader
+
+    def _head_of(self, index: Index) -> tuple[int, EntryHead]:
+        """Position and head of a flushed entry, found from the nearest row of the offset index."""
+        segment = self._segment_of(index)
+        row = self._verified(self._index.floor_by_index(self.group, self.replica, index))
+        position = SEGMENT_HEADER_BYTES
+        if row is not None and row.segment_base == segment.base_index:
+            position = row.position
+        for at, head in self._reader(segment).heads_from(position):
+            if head.index == index:
+                return at, head
+            if head.index > index:
+                break
+        raise DamageError(
+            f"the head of entry {index} of group {self.group} is not readable in segment {segment.base_index}"
+        )
+
+    def _position_of(self, index: Index) -> int:
+        """Where a flushed entry stands, even if its own head is unreadable."""
+        segment = self._segment_of(index)
+        if index == segment.base_index:
+            return SEGMENT_HEADER_BYTES
+        at, head = self._head_of(Index(index - 1))
+        return at + head.encoded_bytes
+
+    def _verified(self, row: IndexRow | None) -> IndexRow | None:
+        """The row if the frame it names says the same; otherwise all rows of the replica are to be rebuilt."""
+        if row is None or self.needs_reindex:
+            return None
+        segments = self._state.segments
+        at = bisect_left(segments, row.segment_base, key=lambda segment: segment.base_index)
+        if row.index <= self._state.previous_index:
+            return None
+        if at < len(segments) and segments[at].base_index == row.segment_base:
+            try:
+                head = self._reader(segments[at]).head_at(row.position)
+            except DamageError:
+                head = None
+            if (
+                head is not None
+                and (head.group, head.index) == (self.group, row.index)
+                and (head.base_offset, head.append_ms) == (row.base_offset, row.append_ms)
+            ):
+                return row
+        # The index is written by the flusher thread alone: rows are not used again until it has rebuilt them.
+        self.index_mismatches += 1
+        self.needs_reindex = True
+        return None

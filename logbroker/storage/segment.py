@@ -1,0 +1,167 @@
+"""A segment: one file of a partition's committed entries, back to back behind a small header.
+
+Segments never hold anything uncommitted and are never truncated but to the length the flush record states. A reader
+needs no index: heads can be walked from the start, or from any position a row of the offset index names.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, final
+
+from logbroker.errors import CorruptBatchError, DamageError
+from logbroker.ids import GroupId, Index, ReplicaId, Term
+from logbroker.record.checksum import crc32c
+from logbroker.storage.entry_codec import ENTRY_HEAD_BYTES, EntryHead, decode_entry, decode_head
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from logbroker.entry import Entry
+    from logbroker.storage.disk import Disk, File
+
+_HEADER = struct.Struct(">4sHHIQQI")
+SEGMENT_HEADER_BYTES = _HEADER.size
+_MAGIC = b"LBSG"
+_VERSION = 1
+SEGMENT_SUFFIX = ".segment"
+_READ_AHEAD_BYTES = 256 << 10
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class SegmentRow:
+    """What the flush record says of one segment: everything up to `length_bytes` is durable and believed."""
+
+    base_index: Index
+    last_index: Index
+    last_term: Term
+    length_bytes: int
+
+
+def segment_path(directory: str, base_index: Index) -> str:
+    return f"{directory}/{base_index:020d}{SEGMENT_SUFFIX}"
+
+
+def encode_segment_header(group: GroupId, replica: ReplicaId, base_index: Index) -> bytes:
+    fields = _HEADER.pack(_MAGIC, _VERSION, 0, group, replica, base_index, 0)[:-4]
+    return fields + struct.pack(">I", crc32c(fields))
+
+
+@final
+class SegmentReader:
+    """Reads one segment by position. `length_bytes` bounds it and may grow while it is the active one."""
+
+    def __init__(self, disk: Disk, directory: str, row: SegmentRow) -> None:
+        self.path = segment_path(directory, row.base_index)
+        self.row = row
+        self._disk = disk
+        self._file: File | None = None
+
+    def head_at(self, position: int) -> EntryHead:
+        """Raises DamageError where the head is unreadable."""
+        try:
+            return decode_head(self._handle().pread(ENTRY_HEAD_BYTES, position), place=f"{self.path} at {position}")
+        except CorruptBatchError as error:
+            raise DamageError(error.message) from error
+
+    def entry_at(self, position: int) -> Entry:
+        """The verified entry at `position`. Raises DamageError where it is not intact."""
+        head = self.head_at(position)
+        data = self._handle().pread(head.encoded_bytes, position)
+        try:
+            return decode_entry(data, place=f"{self.path} at {position}")
+        except CorruptBatchError as error:
+            raise DamageError(error.message) from error
+
+    def heads_from(self, position: int) -> Iterator[tuple[int, EntryHead]]:
+        """Walk the intact heads from `position` to the believed end, as (position, head).
+
+        A damaged head is stepped over: the next one is found by its group and index, and believed by its checksum.
+
+        Raises:
+            DamageError: the very first head, or everything behind some head, is unreadable.
+        """
+        head = self.head_at(position)
+        while True:
+            yield position, head
+            position += head.encoded_bytes
+            if position >= self.row.length_bytes:
+                return
+            try:
+                head = self.head_at(position)
+            except DamageError:
+                found = self._find_head(position + 1, head)
+                if found is None:
+                    raise
+                position, head = found
+
+    def _find_head(self, start: int, before: EntryHead) -> tuple[int, EntryHead] | None:
+        """The next intact head at or behind `start`, of the entry after the one that follows `before`."""
+        # Three zero bytes, the group and the index stand behind the kind, and are the same in no other head.
+        wanted = bytes(3) + before.group.to_bytes(4, "big") + (before.index + 2).to_bytes(8, "big")
+        data = self._handle().pread(self.row.length_bytes - start, start)
+        at = data.find(wanted, 1)
+        while at > 0:
+            try:
+                return start + at - 1, self.head_at(start + at - 1)
+            except DamageError:
+                at = data.find(wanted, at + 1)
+        return None
+
+    def entries_from(self, position: int, *, max_bytes: int) -> Iterator[Entry]:
+        """Entries from `position` on, at least one where there is one, read in large pieces."""
+        taken = 0
+        while position < self.row.length_bytes and taken < max_bytes:
+            want = min(max(_READ_AHEAD_BYTES, ENTRY_HEAD_BYTES), self.row.length_bytes - position)
+            piece = self._handle().pread(want, position)
+            used = 0
+            for entry, end in _whole_entries(piece, f"{self.path} at {position}"):
+                yield entry
+                taken += end - used
+                used = end
+                if taken >= max_bytes:
+                    return
+            if used == 0:
+                entry = self.entry_at(position)
+                yield entry
+                used = len(entry.head) + len(entry.payload)
+                taken += used
+            position += used
+
+    def close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+    def _handle(self) -> File:
+        if self._file is None:
+            self._file = self._disk.open(self.path)
+        return self._file
+
+
+def _whole_entries(piece: bytes, place: str) -> Iterator[tuple[Entry, int]]:
+    position = 0
+    while position + ENTRY_HEAD_BYTES <= len(piece):
+        try:
+            head = decode_head(piece, position, place=place)
+            if position + head.encoded_bytes > len(piece):
+                return
+            entry = decode_entry(piece, position, place=place)
+        except CorruptBatchError as error:
+            raise DamageError(error.message) from error
+        position += head.encoded_bytes
+        yield entry, position
+
+
+def write_entries(file: File, position: int, entries: Sequence[Entry]) -> int:
+    """Write the entries in one piece at `position`; returns the position behind them. Not synced."""
+    buffers: list[bytes] = []
+    size = 0
+    for entry in entries:
+        buffers.append(entry.head)
+        buffers.append(entry.payload)
+        size += len(entry.head) + len(entry.payload)
+    file.pwrite(buffers, position)
+    return position + size
