@@ -328,7 +328,7 @@ class RaftCore:
     def _step(self, message: Message) -> None:
         state = self._state
         term = message.term
-        if message.commit_term:
+        if message.kind in election.VOTE_KINDS:
             election.learn_commit(state, message)
         if term != state.term:
             if term < state.term:

@@ -195,9 +195,8 @@ class RaftLog:
         Raises:
             CompactedError: `start` is not held any more.
         """
-        invariant(
-            start <= end <= self.last_index + 1, f"slice [{start}, {end}) of a log that ends at {self.last_index}"
-        )
+        if not start <= end <= self.last_index + 1:
+            violated(f"slice [{start}, {end}) of a log that ends at {self.last_index}")
         if start == end:
             return ()
         if start >= self._offset:
@@ -362,7 +361,8 @@ class RaftLog:
         room = self._max_applying_bytes - self._applying_bytes
         entries = self.slice(Index(self.applying + 1), Index(end + 1), max_bytes=room)
         self.applying = entries[-1].index
-        self._applying_bytes += sum(entry.size_bytes for entry in entries)
+        for entry in entries:
+            self._applying_bytes += entry.size_bytes
         # A cut slice means that the next entry does not fit until something is applied.
         self._applying_paused = self._applying_bytes >= self._max_applying_bytes or self.applying < end
         return entries

@@ -1,0 +1,756 @@
+"""All groups of one node, driven from outside: the trio shell in production, the simulator's event loop in tests.
+
+Synchronous. Inputs are ticks, peer messages, requests and finished jobs; outputs are peer messages and jobs to run.
+After
+inputs the driver calls `pump`, then takes messages and jobs. Work on the disk happens in jobs alone, at most one commit
+and one background job at a time.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol, final
+
+from logbroker.errors import (
+    CorruptBatchError,
+    DiskFullError,
+    LogBrokerError,
+    NotFoundError,
+    NotLeaderError,
+    OverloadedError,
+    ShuttingDownError,
+    StorageError,
+)
+from logbroker.ids import GroupId, Index, NodeId, ReplicaId, Term
+from logbroker.node.peer_messages import (
+    Beat,
+    EntryCopy,
+    EntryFetch,
+    PeerMessage,
+    RaftMessage,
+    SnapshotAck,
+    SnapshotChunk,
+)
+from logbroker.node.replica import MachineKind, ReceivedSnapshot, Replica, ReplicaOptions, Service
+from logbroker.node.snapshots import (
+    DiscardJob,
+    SnapshotReceiver,
+    SnapshotSender,
+    SnapshotWriteJob,
+    read_checkpoint_file,
+)
+from logbroker.raft.messages import ConfState, Message, MessageKind, SnapshotMeta
+from logbroker.storage.ballast import Room
+from logbroker.storage.commit import Birth, CommitJob
+from logbroker.storage.disk import MissingFileError
+from logbroker.storage.flush import CheckpointJob, FlushJob
+from logbroker.storage.partition_log import UNKNOWN_TERM, RepairJob
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+    from logbroker.node.requests import Answer, Request
+    from logbroker.storage.node_store import NodeStore, StoredReplica
+
+ROOM_RETRY_TICKS = 10
+FETCH_TICKS = 5
+MIN_FREE_BYTES = 64 << 20
+
+BackgroundJob = FlushJob | CheckpointJob | SnapshotWriteJob | DiscardJob | RepairJob
+
+
+class NodeClock(Protocol):
+    """Log time of this node; see design of log time in `partition.log_time`."""
+
+    def tick(self) -> None: ...
+    def peer_says(self, node: NodeId, wall_ms: int) -> None: ...
+    def start_clock(self, last_append_ms: int) -> Callable[[int], int]: ...
+    def may_lead(self) -> bool: ...
+    def may_stamp(self) -> bool: ...
+    def may_floor(self) -> bool: ...
+    def monotonic_ms(self) -> int: ...
+    def wall_ms(self) -> int: ...
+
+
+class RequestService(Service, Protocol):
+    """A service that takes requests from outside."""
+
+    def submit(self, request: Request, answer: Answer) -> None: ...
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class EngineOptions:
+    replica: ReplicaOptions = ReplicaOptions()
+    max_commit_bytes: int = 4 << 20
+    beat_stale_ticks: int = 20
+    """A peer not heard of for this many ticks does not count as having room."""
+
+
+@final
+@dataclass(slots=True)
+class _Peer:
+    has_room: bool = True
+    heard_ticks: int = 1 << 30
+
+
+@final
+@dataclass
+class _NewReplica:
+    birth: Birth
+    on_created: Callable[[Replica], None]
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class EngineStatistics:
+    """Counted since the engine was made."""
+
+    commits: int
+    committed_bytes: int
+    flushes: int
+    checkpoints: int
+    refused_writes: int
+    failed_groups: int
+
+
+@final
+class Engine:
+    """`kinds` and `services` say what runs in a group: the catalogue in the meta group, a partition in any other."""
+
+    def __init__(
+        self,
+        store: NodeStore,
+        options: EngineOptions,
+        *,
+        node: NodeId,
+        clock: NodeClock,
+        random_ticks: Callable[[int], int],
+        kinds: Callable[[GroupId], MachineKind],
+        services: Callable[[Replica, Engine], RequestService],
+        on_conf: Callable[[GroupId, ConfState], None] | None = None,
+    ) -> None:
+        self.node = node
+        self.store = store
+        self.failed: LogBrokerError | None = None
+        self.replicas: dict[GroupId, Replica] = {}
+        self.services: dict[GroupId, RequestService] = {}
+        self.lost: dict[ReplicaId, str] = {}
+        self.failed_groups: dict[GroupId, LogBrokerError] = {}
+        self._options = options
+        self._clock = clock
+        self._random_ticks = random_ticks
+        self._kinds = kinds
+        self._make_service = services
+        self._on_conf = on_conf
+        self._nodes: dict[ReplicaId, NodeId] = {}
+        self._peers: dict[NodeId, _Peer] = {}
+        self._outbox: dict[NodeId, list[PeerMessage]] = {}
+        self._births: list[_NewReplica] = []
+        self._deaths: list[ReplicaId] = []
+        self._commit: CommitJob | None = None
+        self._committing: list[Replica] = []
+        self._creating: list[_NewReplica] = []
+        self._background: deque[BackgroundJob] = deque()
+        self._running: BackgroundJob | None = None
+        self._senders: dict[tuple[GroupId, ReplicaId], SnapshotSender] = {}
+        self._receivers: dict[GroupId, SnapshotReceiver] = {}
+        self._checkpoints: dict[ReplicaId, tuple[Index, Term, ConfState]] = {}
+        self._room_wanted: Room | None = None
+        self._wants_seal = False
+        self._without_room: set[ReplicaId] = set()
+        self._ticks = 0
+        self._is_draining = False
+        self._commits = self._committed_bytes = self._flushes = self._written_checkpoints = self._refused = 0
+        for stored in list(store.replicas.values()):
+            if stored.lost:
+                self.lost[stored.log.replica] = stored.lost
+            else:
+                self._start(stored)
+
+    # Inputs.
+
+    def tick(self) -> None:
+        """One tick of time, 100 ms by default."""
+        self._ticks += 1
+        self._clock.tick()
+        self._without_room.clear()
+        for peer in self._peers.values():
+            peer.heard_ticks += 1
+        for replica in list(self.replicas.values()):
+            replica.tick()
+        self._tick_snapshots()
+        if self._ticks % FETCH_TICKS == 0:
+            self._fetch_damaged()
+        if self._ticks % ROOM_RETRY_TICKS == 0:
+            self._seek_room()
+        self._plan_checkpoints()
+        # The last commit has been alone for a whole tick: let the log itself say that it is durable.
+        self._wants_seal = not self.store.is_sealed
+        beat = Beat(self._clock.wall_ms(), self.store.room is Room.AMPLE)
+        for node in self._peers:
+            self._send(node, beat)
+
+    def deliver(self, sender: NodeId, message: PeerMessage) -> None:
+        """A message from another node. What is for a replica that is not here is dropped."""
+        match message:
+            case RaftMessage(group, raft):
+                self._deliver_raft(sender, group, raft)
+            case Beat(wall_ms, has_room):
+                peer = self._peers.setdefault(sender, _Peer())
+                self._clock.peer_says(sender, wall_ms)
+                peer.has_room, peer.heard_ticks = has_room, 0
+            case SnapshotChunk():
+                self._take_chunk(sender, message)
+            case SnapshotAck():
+                self._take_ack(message)
+            case EntryFetch():
+                self._answer_fetch(sender, message)
+            case EntryCopy():
+                self._take_copy(message)
+
+    def peer_connected(self, node: NodeId) -> None:
+        self._peers.setdefault(node, _Peer())
+
+    def peer_disconnected(self, node: NodeId) -> None:
+        """The link to a node closed. Call `peer_down` after a jitter of 10 to 50 ms if it is still closed."""
+        for replica in self.replicas.values():
+            for other in self._replicas_on(node, replica):
+                replica.peer_lost(other)
+
+    def peer_down(self, node: NodeId) -> None:
+        """The link is still closed: groups that the node led ask for votes, unless somebody else leads already."""
+        for replica in self.replicas.values():
+            for other in self._replicas_on(node, replica):
+                replica.campaign_against(other)
+
+    def submit(self, group: GroupId, request: Request, answer: Answer) -> None:
+        """Ask a partition; `answer` is called exactly once, now or later."""
+        replica = self.replicas.get(group)
+        if self._is_draining:
+            answer(ShuttingDownError(f"node {self.node} is shutting down"))
+        elif replica is None:
+            answer(NotFoundError(f"group {group} has no replica on node {self.node}"))
+        elif not replica.is_serving:
+            answer(NotLeaderError(f"node {self.node} does not lead group {group}", leader=self.leader_node(group)))
+        else:
+            self.services[group].submit(request, answer)
+
+    def pump(self) -> None:
+        """Take and carry out everything that is ready; call after any batch of inputs."""
+        if self.failed is not None:
+            return
+        for replica in list(self.replicas.values()):
+            replica.pump()
+        self._drop_refused_snapshots()
+
+    # Outputs.
+
+    def take_peer_messages(self) -> dict[NodeId, list[PeerMessage]]:
+        """Everything to send, by node, in order."""
+        outbox, self._outbox = self._outbox, {}
+        return outbox
+
+    def next_commit(self) -> CommitJob | None:
+        """The next group commit, if there is work and none is running.
+
+        Run it, then call `commit_done` or `commit_failed`.
+        """
+        if self._commit is not None or self.failed is not None:
+            return None
+        if not self._has_commit_work():
+            return None
+        writes = []
+        left = self._options.max_commit_bytes
+        for replica in self.replicas.values():
+            if left <= 0 or not self._can_write(replica):
+                continue
+            write = replica.take_write(left)
+            if write is not None:
+                writes.append(write)
+                self._committing.append(replica)
+                left -= sum(entry.size_bytes for entry in write.entries)
+        births, self._births = self._births, []
+        deaths, self._deaths = self._deaths, []
+        job = self.store.plan_commit(
+            writes,
+            births=[new.birth for new in births],
+            deaths=deaths,
+            room=self._room_wanted,
+            seals=self._wants_seal,
+        )
+        self._creating = births
+        if job is None:
+            self._put_back(deaths)
+            return None
+        self._commit, self._room_wanted, self._wants_seal = job, None, False
+        self._commits += 1
+        self._committed_bytes += self._options.max_commit_bytes - left
+        return job
+
+    def commit_done(self, job: CommitJob) -> None:
+        """The job's `run` returned."""
+        self._commit = None
+        refused = self.store.finish_commit(job)
+        committing, self._committing = self._committing, []
+        creating, self._creating = self._creating, []
+        for new in creating:
+            replica = self._start(self.store.replicas[new.birth.replica])
+            new.on_created(replica)
+        for replica in committing:
+            if replica.id in refused:
+                self._refused += 1
+                replica.on_write_refused()
+            else:
+                replica.on_written()
+        # Tried again after the next tick, not at once: the disk does not empty itself that fast.
+        self._without_room |= refused
+        if refused:
+            self._room_wanted = Room.LOW if self.store.room is Room.AMPLE else Room.LAST
+
+    def commit_failed(self, job: CommitJob, error: LogBrokerError) -> None:
+        """The job's `run` raised. Want of a WAL file is waited for; anything else ends this node for good."""
+        self._commit = None
+        if isinstance(error, OverloadedError):
+            self.store.abandon_commit(job)
+            self._put_back(job.deaths)
+            return
+        self._stop(error)
+
+    def next_background(self) -> BackgroundJob | None:
+        """The next flush, checkpoint or snapshot write, if none is running."""
+        if self._running is not None or self.failed is not None:
+            return None
+        self._running = self.store.take_flush()
+        if self._running is None and self._background:
+            self._running = self._background.popleft()
+        return self._running
+
+    def background_done(self, job: BackgroundJob) -> None:
+        self._running = None
+        match job:
+            case FlushJob():
+                self.store.finish_flush(job)
+                self._flushes += 1
+            case CheckpointJob():
+                self.store.finish_checkpoint(job)
+                self._written_checkpoints += 1
+                self._on_checkpoint(job)
+            case SnapshotWriteJob():
+                self._on_snapshot_written(job)
+            case RepairJob():
+                job.log.on_repaired(job)
+                replica = self.replicas.get(job.log.group)
+                if replica is not None:
+                    replica.on_repaired()
+            case DiscardJob():
+                pass
+
+    def background_failed(self, job: BackgroundJob, error: LogBrokerError) -> None:
+        """A full disk is waited for; any other error ends this node for good."""
+        self._running = None
+        if isinstance(error, MissingFileError) and isinstance(job, CheckpointJob | RepairJob):
+            # A snapshot took the place of the log it belonged to, and the directory is gone.
+            if isinstance(job, CheckpointJob):
+                self.store.finish_checkpoint_failed()
+            return
+        if not isinstance(error, DiskFullError):
+            self._stop(error)
+            return
+        self._room_wanted = Room.LAST
+        match job:
+            case FlushJob():
+                # Nothing of a flush is believed before its record is written, so all of it may be done again.
+                self.store.retry_flush(job)
+            case CheckpointJob():
+                self.store.finish_checkpoint_failed()
+            case SnapshotWriteJob():
+                self._give_up_snapshot(job.receiver, job.chunk)
+            case DiscardJob() | RepairJob():
+                pass
+
+    # Groups.
+
+    def create_replica(
+        self,
+        group: GroupId,
+        replica: ReplicaId,
+        conf: ConfState,
+        on_created: Callable[[Replica], None] = lambda _: None,
+    ) -> None:
+        """Create a replica with the next commit; it sends nothing before its CREATE frame is durable."""
+        self._births.append(_NewReplica(Birth(group, replica, conf.encode()), on_created))
+
+    def remove_replica(self, replica: ReplicaId) -> None:
+        """Delete a replica with the next commit; it answers nothing from now on."""
+        held = next((kept for kept in self.replicas.values() if kept.id == replica), None)
+        if held is not None:
+            group = held.group
+            held.abandon(NotFoundError(f"replica {replica} of group {group} is removed from node {self.node}"))
+            del self.replicas[group], self.services[group]
+            self.failed_groups.pop(group, None)
+            self._committing = [kept for kept in self._committing if kept is not held]
+        if replica in self.store.replicas:
+            self._deaths.append(replica)
+        self.lost.pop(replica, None)
+
+    def set_route(self, replica: ReplicaId, node: NodeId) -> None:
+        """Say on which node a replica lives."""
+        self._nodes[replica] = node
+        if node != self.node:
+            self._peers.setdefault(node, _Peer())
+
+    def leader_node(self, group: GroupId) -> NodeId | None:
+        """The node thought to lead a group, as far as this one knows."""
+        replica = self.replicas.get(group)
+        if replica is None or not replica.leader:
+            return None
+        return self.node if replica.leader == replica.id else self._nodes.get(replica.leader)
+
+    def drain(self) -> bool:
+        """Take no more requests and hand leaderships over; True when this node leads nothing that others could lead."""
+        self._is_draining = True
+        waiting = [
+            replica for replica in self.replicas.values() if replica.core.is_leader and len(replica.conf.voters) > 1
+        ]
+        for replica in waiting:
+            replica.hand_over()
+        return not waiting
+
+    def fill_percent(self, group: GroupId) -> int | None:
+        """How much of a snapshot has been received, or None where none is."""
+        receiver = self._receivers.get(group)
+        return None if receiver is None else receiver.percent
+
+    def statistics(self) -> EngineStatistics:
+        return EngineStatistics(
+            self._commits,
+            self._committed_bytes,
+            self._flushes,
+            self._written_checkpoints,
+            self._refused,
+            len(self.failed_groups),
+        )
+
+    # What replicas and services ask of the node.
+
+    def send_raft(self, group: GroupId, messages: Sequence[Message]) -> None:
+        for message in messages:
+            node = self._nodes.get(message.to)
+            if node is not None:
+                self._send(node, RaftMessage(group, message))
+
+    def send_snapshot(self, replica: Replica, message: Message) -> None:
+        meta = message.snapshot
+        node = self._nodes.get(message.to)
+        if meta is None or node is None:
+            return
+        directory = replica.log.state.directory
+        try:
+            checkpoint = read_checkpoint_file(self.store.disk, directory, meta.index)
+            sender = SnapshotSender(replica.log, message, meta, checkpoint)
+        except StorageError:
+            replica.core.report_snapshot(message.to, ok=False)
+            return
+        self._senders[replica.group, message.to] = sender
+        self._send(node, sender.first())
+
+    def start_clock(self, last_append_ms: int) -> Callable[[int], int]:
+        return self._clock.start_clock(last_append_ms)
+
+    def may_lead(self) -> bool:
+        return self._clock.may_lead()
+
+    def may_stamp(self) -> bool:
+        return self._clock.may_stamp()
+
+    def may_floor(self) -> bool:
+        return self._clock.may_floor()
+
+    def monotonic_ms(self) -> int:
+        return self._clock.monotonic_ms()
+
+    def on_conf(self, group: GroupId, conf: ConfState) -> None:
+        if self._on_conf is not None:
+            self._on_conf(group, conf)
+
+    def on_group_failed(self, group: GroupId, error: LogBrokerError) -> None:
+        self.failed_groups[group] = error
+
+    def has_room(self, replica: Replica) -> bool:
+        """Whether a majority of the group's voters, this node included, have room for produce."""
+        voters = replica.conf.voters
+        with_room = sum(self._node_has_room(self._nodes.get(voter)) for voter in voters if voter != replica.id)
+        own = self.store.room is Room.AMPLE and self._room_wanted is None
+        return own and (with_room + 1) * 2 > len(voters)
+
+    # Inside.
+
+    def _start(self, stored: StoredReplica) -> Replica:
+        group = stored.log.group
+        replica: Replica = Replica(
+            self.store,
+            stored,
+            self,
+            self._options.replica,
+            kind=self._kinds(group),
+            random_ticks=self._random_ticks,
+        )
+        self.replicas[group] = replica
+        self._nodes[replica.id] = self.node
+        service = self.services[group] = self._make_service(replica, self)
+        replica.service = service
+        self.on_conf(group, replica.conf)
+        return replica
+
+    def _send(self, node: NodeId, message: PeerMessage) -> None:
+        if node != self.node:
+            self._outbox.setdefault(node, []).append(message)
+
+    def _deliver_raft(self, sender: NodeId, group: GroupId, message: Message) -> None:
+        replica = self.replicas.get(group)
+        if replica is None or replica.id != message.to:
+            return
+        self._nodes.setdefault(message.sender, sender)
+        # The data of a snapshot comes in chunks; the message itself is stepped when they are all durable.
+        if message.kind is not MessageKind.SNAPSHOT:
+            replica.step(message)
+
+    def _replicas_on(self, node: NodeId, replica: Replica) -> list[ReplicaId]:
+        return [member for member in replica.conf.members() if self._nodes.get(member) == node]
+
+    def _node_has_room(self, node: NodeId | None) -> bool:
+        peer = self._peers.get(node) if node is not None else None
+        return peer is not None and peer.has_room and peer.heard_ticks < self._options.beat_stale_ticks
+
+    def _has_commit_work(self) -> bool:
+        return bool(
+            self._births
+            or self._deaths
+            or self._room_wanted is not None
+            or self._wants_seal
+            or self.store.wants_roll
+            or any(map(self._can_write, self.replicas.values()))
+        )
+
+    def _can_write(self, replica: Replica) -> bool:
+        return replica.has_writes and replica.id not in self._without_room
+
+    def _put_back(self, deaths: Iterable[ReplicaId]) -> None:
+        """The planned commit cannot be made yet; everything in it waits for the next."""
+        for replica in self._committing:
+            replica.on_write_refused()
+        self._committing = []
+        self._births = [*self._creating, *self._births]
+        self._creating = []
+        self._deaths = [*deaths, *self._deaths]
+
+    def _stop(self, error: LogBrokerError) -> None:
+        """The disk cannot be trusted: nothing is written or sent any more, and nobody is answered with a success."""
+        self.failed = error
+        self._outbox.clear()
+        for replica in self.replicas.values():
+            replica.abandon(error)
+
+    # Checkpoints.
+
+    def _plan_checkpoints(self) -> None:
+        now_ms = self._clock.monotonic_ms()
+        for replica in self.replicas.values():
+            if self.store.has_droppable(replica.id) and not self._is_sending(replica):
+                self.store.request_roll()
+            if replica.checkpoint_due(now_ms):
+                self._plan_checkpoint(replica, now_ms)
+
+    def _plan_checkpoint(self, replica: Replica, now_ms: int) -> None:
+        if self.store.is_checkpointing:
+            return
+        header, slices = replica.make_checkpoint(now_ms)
+        job = self.store.plan_checkpoint(replica.id, header, slices)
+        if job is not None:
+            self._checkpoints[replica.id] = (header.index, header.term, replica.conf)
+            self._background.append(job)
+
+    def _on_checkpoint(self, job: CheckpointJob) -> None:
+        noted = self._checkpoints.pop(job.replica, None)
+        for replica in self.replicas.values():
+            if replica.id == job.replica and noted is not None:
+                replica.on_checkpoint(*noted)
+
+    # Snapshots.
+
+    def _is_sending(self, replica: Replica) -> bool:
+        return any(group == replica.group for group, _ in self._senders)
+
+    def _tick_snapshots(self) -> None:
+        for (group, to), sender in list(self._senders.items()):
+            replica = self.replicas.get(group)
+            if replica is None or not replica.core.is_leader or sender.is_overdue:
+                del self._senders[group, to]
+                if replica is not None:
+                    replica.core.report_snapshot(to, ok=False)
+                continue
+            again = sender.on_tick()
+            if again is not None:
+                self._send(self._nodes[to], again)
+
+    def _take_ack(self, ack: SnapshotAck) -> None:
+        key = ack.group, ack.sender
+        sender, replica = self._senders.get(key), self.replicas.get(ack.group)
+        if sender is None or replica is None or replica.id != ack.to:
+            return
+        try:
+            chunk = None if ack.refused else sender.on_ack(ack)
+        except StorageError:
+            chunk, ack = None, SnapshotAck(ack.group, ack.sender, ack.to, ack.index, ack.term, ack.position, True)
+        if chunk is not None:
+            self._send(self._nodes[sender.to], chunk)
+        elif ack.refused or sender.is_done:
+            del self._senders[key]
+            replica.core.report_snapshot(sender.to, ok=sender.is_done)
+
+    def _take_chunk(self, sender: NodeId, chunk: SnapshotChunk) -> None:
+        replica = self.replicas.get(chunk.group)
+        if replica is None or replica.id != chunk.to or replica.failed is not None:
+            return
+        self._nodes.setdefault(chunk.sender, sender)
+        receiver = self._receivers.get(chunk.group)
+        if receiver is not None and not receiver.matches(chunk):
+            if replica.received is not None or receiver.is_busy:
+                return
+            self._discard(receiver)
+            receiver = None
+        if receiver is None:
+            if chunk.position != 0:
+                return
+            receiver = self._begin_receiving(replica, chunk)
+        try:
+            job = receiver.take(chunk)
+        except CorruptBatchError:
+            self._give_up_snapshot(receiver, chunk)
+            return
+        if job is not None:
+            self._background.append(job)
+        elif chunk.position < receiver.position:
+            self._send(sender, receiver.ack(chunk))
+
+    def _begin_receiving(self, replica: Replica, chunk: SnapshotChunk) -> SnapshotReceiver:
+        receiver = SnapshotReceiver(
+            self.store.disk,
+            replica.group,
+            replica.id,
+            chunk.index,
+            chunk.term,
+            chunk.previous_index,
+            chunk.previous_term,
+            self.store.options.log.segment_bytes,
+        )
+        self._receivers[replica.group] = receiver
+        return receiver
+
+    def _on_snapshot_written(self, job: SnapshotWriteJob) -> None:
+        receiver, chunk = job.receiver, job.chunk
+        ack = receiver.on_written(job)
+        replica = self.replicas.get(chunk.group)
+        if replica is None or self._receivers.get(chunk.group) is not receiver:
+            self._discard(receiver)
+            return
+        if receiver.is_complete and not self._offer_snapshot(replica, receiver, chunk):
+            self._give_up_snapshot(receiver, chunk)
+            return
+        self._send(self._nodes[chunk.sender], ack)
+
+    def _offer_snapshot(self, replica: Replica, receiver: SnapshotReceiver, chunk: SnapshotChunk) -> bool:
+        """Everything is durable beside the log: let Raft decide whether it takes the place of what is there."""
+        if receiver.loaded is None:
+            return False
+        header, body = receiver.loaded
+        try:
+            machine = replica.kind.decode(body)
+        except CorruptBatchError:
+            return False
+        if (header.index, header.term) != (receiver.index, receiver.term) or header.group != receiver.group:
+            return False
+        meta = SnapshotMeta(receiver.index, receiver.term, ConfState.decode(header.conf))
+        replica.received = ReceivedSnapshot(meta, receiver.install_body(), machine, (header, body))
+        replica.step(Message(MessageKind.SNAPSHOT, replica.id, chunk.sender, chunk.raft_term, snapshot=meta))
+        return True
+
+    def _drop_refused_snapshots(self) -> None:
+        """Drop complete snapshots that Raft did not take; one that was installed is the log itself by now."""
+        for group, receiver in list(self._receivers.items()):
+            replica = self.replicas.get(group)
+            if not receiver.is_complete:
+                continue
+            if replica is None or replica.received is None:
+                del self._receivers[group]
+            elif not replica.is_installing:
+                replica.received = None
+                self._discard(receiver)
+
+    def _give_up_snapshot(self, receiver: SnapshotReceiver, chunk: SnapshotChunk) -> None:
+        self._discard(receiver)
+        self._send(self._nodes[chunk.sender], receiver.ack(chunk, refused=True))
+
+    def _discard(self, receiver: SnapshotReceiver) -> None:
+        if self._receivers.get(receiver.group) is receiver:
+            del self._receivers[receiver.group]
+        receiver.close()
+        replica = self.replicas.get(receiver.group)
+        if replica is None or replica.log.state.directory != receiver.directory:
+            self._background.append(DiscardJob(self.store.disk, receiver.directory))
+
+    # Damage and room.
+
+    def _fetch_damaged(self) -> None:
+        """Ask every member for the good copies of entries that are known to be damaged here."""
+        for replica in self.replicas.values():
+            for index, term in list(replica.log.state.damaged.items())[:16]:
+                for member in replica.conf.members():
+                    node = self._nodes.get(member)
+                    if member != replica.id and node is not None:
+                        self._send(node, EntryFetch(replica.group, replica.id, member, index, term))
+
+    def _answer_fetch(self, sender: NodeId, fetch: EntryFetch) -> None:
+        replica = self.replicas.get(fetch.group)
+        if replica is None or replica.id != fetch.to:
+            return
+        try:
+            (entry,) = replica.log.entries(fetch.index, Index(fetch.index + 1), max_bytes=1)
+        except StorageError:
+            return
+        if entry.term == fetch.term or (fetch.term == UNKNOWN_TERM and entry.index <= replica.core.commit):
+            self._send(sender, EntryCopy(fetch.group, replica.id, fetch.sender, entry))
+
+    def _take_copy(self, copy: EntryCopy) -> None:
+        replica = self.replicas.get(copy.group)
+        if replica is None or replica.id != copy.to:
+            return
+        job = replica.log.repair(copy.entry)
+        if job is not None:
+            self._background.append(job)
+        replica.on_repaired()
+
+    def _seek_room(self) -> None:
+        """Make the ballast again once there is clearly more room than it takes, then produce is taken again."""
+        if self.store.room is Room.AMPLE or self._room_wanted is not None:
+            return
+        space = self.store.disk.space()
+        if space.free_bytes > self.store.options.ballast_bytes + MIN_FREE_BYTES:
+            self._room_wanted = Room.AMPLE
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class GroupSummary:
+    """One group of a node, for status pages."""
+
+    group: GroupId
+    replica: ReplicaId
+    is_leader: bool
+    leader_node: NodeId | None
+    term: Term
+    commit: Index
+    applied: Index
+    problems: tuple[str, ...] = field(default=())

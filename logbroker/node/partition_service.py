@@ -1,0 +1,659 @@
+"""The leader's side of a partition: requests in, proposals and answers out.
+
+A request is decided on `ahead` (applied state plus every later entry of the own log), proposed in the same synchronous
+step, and answered from what apply made of it. Nothing here changes replicated state, and nothing waits without being
+told when the leadership ends.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol, assert_never, final
+
+from logbroker.entry import Entry, EntryKind
+from logbroker.errors import (
+    InvalidArgumentError,
+    LogBrokerError,
+    NoRoomError,
+    NotFoundError,
+    OffsetOutOfRangeError,
+    OutOfOrderSequenceError,
+    ProducerFencedError,
+    StaleLeaseError,
+    StorageError,
+    UnavailableError,
+    UnknownOutcomeError,
+    invariant,
+)
+from logbroker.ids import GroupName, Index, LeaseId, Offset
+from logbroker.node.requests import (
+    AckRequest,
+    Answer,
+    CountTarget,
+    CreateGroupRequest,
+    DeleteGroupRequest,
+    EarliestTarget,
+    ExtendRequest,
+    GroupReply,
+    GroupState,
+    LatestTarget,
+    NackRequest,
+    OffsetTarget,
+    Part,
+    ProduceReply,
+    ProduceRequest,
+    ReceiveReply,
+    ReceiveRequest,
+    ReleaseRequest,
+    Request,
+    RewindReply,
+    RewindRequest,
+    SettleReply,
+    SettleResult,
+    StateReply,
+    StateRequest,
+    Target,
+    TimeTarget,
+)
+from logbroker.partition import decide, outcomes
+from logbroker.partition.commands import Change, Lease, encode_changes, encode_floor
+from logbroker.partition.machine import PartitionMachine
+from logbroker.partition.outcomes import Applied
+from logbroker.partition.retention import first_kept_ms
+from logbroker.raft.refusal import ProposalRefused
+from logbroker.record.batch import BatchLimits, check_batch, repack, stamp
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from logbroker.node.replica import Replica
+
+MAX_WAIT_MS = 30_000
+REPACK_WASTE_BYTES = 64 << 10
+NO_LEASE = LeaseId(0)
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class PartitionSettings:
+    """What the catalogue says of the queue; a change takes effect with the next decision."""
+
+    retention_s: int = 4 * 86_400
+
+
+class PartitionHost(Protocol):
+    """What a partition asks of its node."""
+
+    def has_room(self, replica: Replica) -> bool:
+        """Whether a majority of the group's nodes can take more messages."""
+
+    def may_floor(self) -> bool:
+        """False while this node's clock has jumped so far that nothing may be expired by it."""
+
+    def monotonic_ms(self) -> int: ...
+
+
+@final
+@dataclass(slots=True)
+class _Poll:
+    request: ReceiveRequest
+    deadline_ms: int
+    answer: Answer
+
+
+@final
+class PartitionService:
+    """See the module. One for each partition replica; it acts only while the replica serves."""
+
+    def __init__(self, replica: Replica, host: PartitionHost, settings: PartitionSettings, limits: BatchLimits) -> None:
+        self.settings = settings
+        self.void_batches = 0
+        self._replica = replica
+        self._host = host
+        self._limits = limits
+        self._polls: dict[GroupName, deque[_Poll]] = {}
+        self._woken: dict[GroupName, None] = {}
+        self._oldest_ms = 0
+        self._floor_at_ms = 0
+
+    @property
+    def poll_count(self) -> int:
+        return sum(map(len, self._polls.values()))
+
+    def submit(self, request: Request, answer: Answer) -> None:
+        """Take a request; `answer` is called exactly once, now or later."""
+        try:
+            self._decide(request, answer)
+        except LogBrokerError as error:
+            answer(error)
+
+    def on_leading(self) -> None:
+        self._oldest_ms = 0
+        self._woken.clear()
+
+    def on_leadership_lost(self, error: Callable[[], LogBrokerError]) -> None:
+        polls, self._polls = self._polls, {}
+        for waiting in polls.values():
+            for poll in waiting:
+                poll.answer(error())
+
+    def on_applied(self, entry: Entry, applied: object) -> None:
+        applied = _as_applied(applied)
+        for group in applied.woken:
+            self._woken[group] = None
+        if entry.kind is EntryKind.DATA and isinstance(applied.outcomes[0], outcomes.Void):
+            self.void_batches += 1
+
+    def after_pump(self) -> None:
+        """Serve the long polls of groups in which something became available."""
+        if not self._woken or not self._replica.is_serving:
+            return
+        woken, self._woken = self._woken, {}
+        for group in woken:
+            self._serve_polls(group)
+
+    def on_tick(self) -> None:
+        """Everything that happens because time passes: floors, expiry, delays that are due, polls that end."""
+        try:
+            self._move_floor()
+            self._expire()
+        except (ProposalRefused, StorageError):
+            # The next tick tries again; nothing was appended.
+            return
+        self._end_polls()
+
+    def _decide(self, request: Request, answer: Answer) -> None:
+        match request:
+            case ProduceRequest():
+                self._produce(request, answer)
+            case ReceiveRequest():
+                self._receive(request, answer)
+            case AckRequest() | NackRequest() | ExtendRequest():
+                self._settle(request, answer)
+            case ReleaseRequest():
+                self._release(request, answer)
+            case RewindRequest():
+                self._rewind(request, answer)
+            case CreateGroupRequest():
+                self._create_group(request, answer)
+            case DeleteGroupRequest():
+                self._delete_group(request, answer)
+            case StateRequest():
+                self._replica.read(lambda: answer(self._state()), answer)
+            case _:
+                assert_never(request)
+
+    # Produce.
+
+    def _produce(self, request: ProduceRequest, answer: Answer) -> None:
+        header = check_batch(request.batch, self._limits)
+        ahead = self._ahead()
+        if not self._host.has_room(self._replica):
+            raise NoRoomError(
+                f"fewer than a majority of the nodes of group {self._replica.group} have disk room",
+                hint="receives, acks and retention go on; produce is taken again when there is room",
+            )
+        decision = decide.decide_produce(ahead, header)
+        match decision:
+            case decide.Refused(error):
+                raise error
+            case decide.Answer(outcome, after_index):
+                invariant(isinstance(outcome, outcomes.Produced), "a produce is answered with another outcome")
+                if isinstance(outcome, outcomes.Produced):
+                    self._answer_duplicate(outcome.base_offset, outcome.count, after_index, answer)
+            case decide.ProposeBatch(base_offset):
+                payload = stamp(request.batch, base_offset, self._replica.core.term)
+                append_ms = self._replica.stamp_ms()
+                self._replica.propose(
+                    EntryKind.DATA,
+                    payload,
+                    record_count=header.record_count,
+                    append_ms=append_ms,
+                    on_committed=lambda applied: answer(self._produced(_as_applied(applied), append_ms)),
+                    on_lost=answer,
+                )
+
+    def _produced(self, applied: Applied, append_ms: int) -> ProduceReply | LogBrokerError:
+        outcome = applied.outcomes[0]
+        if isinstance(outcome, outcomes.Produced):
+            return ProduceReply(outcome.base_offset, outcome.count, append_ms)
+        if not isinstance(outcome, outcomes.Void):
+            return UnknownOutcomeError(f"a batch came to {outcome}")
+        if outcome.duplicate_of is not None:
+            return ProduceReply(outcome.duplicate_of, outcome.count, append_ms, duplicate=True)
+        if outcome.why is outcomes.Misfit.FENCED:
+            return ProducerFencedError(outcome.detail)
+        return OutOfOrderSequenceError(outcome.detail)
+
+    def _answer_duplicate(self, base_offset: Offset, count: int, after_index: Index, answer: Answer) -> None:
+        self._replica.when_applied(
+            after_index,
+            lambda: answer(ProduceReply(base_offset, count, self._append_ms_of(base_offset), duplicate=True)),
+            answer,
+        )
+
+    # Receive.
+
+    def _receive(self, request: ReceiveRequest, answer: Answer) -> None:
+        decide.check_range("wait_ms", request.wait_ms, least=0, most=MAX_WAIT_MS)
+        decide.check_range("max_bytes", request.max_bytes, least=1, most=1 << 30)
+        if self._lease(request, answer):
+            return
+        if request.wait_ms == 0:
+            answer(ReceiveReply(NO_LEASE, 0, 0, ()))
+            return
+        poll = _Poll(request, self._host.monotonic_ms() + request.wait_ms, answer)
+        self._polls.setdefault(request.group, deque()).append(poll)
+
+    def _lease(self, request: ReceiveRequest, answer: Answer) -> bool:
+        """Lease what there is and see to the answer; False where there is nothing."""
+        self._move_floor()
+        max_count = request.max_count
+        for _ in range(2):
+            decision = self._choose(request, max_count)
+            match decision:
+                case decide.Refused(error):
+                    raise error
+                case decide.Answer(outcome, after_index):
+                    self._replica.when_applied(
+                        after_index, lambda: self._answer_lease(request, outcome, answer), answer
+                    )
+                    return True
+                case decide.Propose(changes):
+                    ranges = _leased_ranges(changes)
+                    fitting = self._count_that_fits(ranges, request.max_bytes)
+                    if fitting == 0:
+                        return False
+                    if fitting >= sum(end - start for start, end in ranges):
+                        self._propose_changes(
+                            changes, lambda applied: self._answer_lease(request, applied.outcomes[-1], answer), answer
+                        )
+                        return True
+                    max_count = fitting
+                case _:
+                    return False
+        return False
+
+    def _choose(self, request: ReceiveRequest, max_count: int) -> decide.Decision:
+        return decide.decide_receive(
+            self._ahead(),
+            request.group,
+            max_count=max_count,
+            hide_ms=request.hide_ms,
+            now_ms=self._replica.stamp_ms(),
+            consumer=request.consumer,
+            session=request.session,
+            request_id=request.request_id,
+        )
+
+    def _count_that_fits(self, ranges: Sequence[tuple[int, int]], max_bytes: int) -> int:
+        """How many messages, from the front, are committed and together within `max_bytes`; at least one batch's."""
+        committed = self._applied().next_offset
+        count = size = 0
+        for start, end in ranges:
+            for entry in self._replica.log.data_from(Offset(start), max_bytes=max_bytes):
+                if entry.base_offset >= min(end, committed):
+                    break
+                size += len(entry.payload)
+                if size > max_bytes and count:
+                    return count
+                count += min(end, committed, entry.next_offset) - max(start, entry.base_offset)
+            if end > committed:
+                break
+        return count
+
+    def _answer_lease(self, request: ReceiveRequest, outcome: outcomes.Outcome, answer: Answer) -> None:
+        if not isinstance(outcome, outcomes.Leased):
+            answer(UnavailableError(f"the messages chosen for group {request.group} changed hands; receive again"))
+            return
+        now_ms = self._replica.stamp_ms() if self._replica.is_serving else self._applied().append_ms
+        try:
+            parts = tuple(self._parts(outcome.ranges))
+        except StorageError as error:
+            answer(UnavailableError(f"leased messages cannot be read on this node: {error.message}"))
+            return
+        left_ms = max(0, outcome.visible_at_ms - now_ms)
+        answer(ReceiveReply(outcome.lease, outcome.visible_at_ms, left_ms, parts))
+
+    def _parts(self, ranges: Sequence[outcomes.LeasedRange]) -> list[Part]:
+        """The stored batches that hold the leased ranges, each with its share of them."""
+        found: dict[int, tuple[Entry, list[tuple[int, int, int]]]] = {}
+        for held in ranges:
+            at = held.start
+            for entry in self._replica.log.data_from(held.start, max_bytes=1 << 62):
+                if entry.base_offset >= held.end:
+                    break
+                _, shares = found.setdefault(entry.base_offset, (entry, []))
+                end = min(held.end, entry.next_offset)
+                shares.append((max(at, entry.base_offset), end, held.deliveries))
+                at = Offset(end)
+                if end == held.end:
+                    break
+        return [self._part(entry, tuple(shares)) for entry, shares in found.values()]
+
+    def _part(self, entry: Entry, shares: tuple[tuple[int, int, int], ...]) -> Part:
+        leased = sum(end - start for start, end, _ in shares)
+        count = entry.next_offset - entry.base_offset
+        if len(entry.payload) * (count - leased) > REPACK_WASTE_BYTES * count:
+            keep = [(Offset(start), Offset(end)) for start, end, _ in shares]
+            batch = repack(entry.payload, keep, self._limits)
+            return Part(batch, entry.base_offset, entry.append_ms, shares, repacked=True)
+        return Part(entry.payload, entry.base_offset, entry.append_ms, shares)
+
+    def _serve_polls(self, group: GroupName) -> None:
+        polls = self._polls.get(group)
+        while polls:
+            poll = polls[0]
+            try:
+                if not self._lease(poll.request, poll.answer):
+                    return
+            except LogBrokerError as error:
+                poll.answer(error)
+            polls.popleft()
+        self._polls.pop(group, None)
+
+    def _end_polls(self) -> None:
+        now_ms = self._host.monotonic_ms()
+        log_ms = self._replica.stamp_ms()
+        for group in list(self._polls):
+            if group not in self._ahead().groups:
+                for poll in self._polls.pop(group):
+                    poll.answer(NotFoundError(f"consumer group {group!r} was deleted"))
+                continue
+            due_ms = decide.next_visible_ms(self._ahead(), group)
+            if due_ms is not None and due_ms <= log_ms:
+                self._serve_polls(group)
+            polls = self._polls.get(group, ())
+            ended = [poll for poll in polls if poll.deadline_ms <= now_ms]
+            if ended:
+                self._polls[group] = deque(poll for poll in polls if poll.deadline_ms > now_ms)
+                for poll in ended:
+                    poll.answer(ReceiveReply(NO_LEASE, 0, 0, ()))
+
+    # Ack, nack, extend, release.
+
+    def _settle(self, request: AckRequest | NackRequest | ExtendRequest, answer: Answer) -> None:
+        results: list[SettleResult | None] = []
+        changes: list[Change] = []
+        for lease, ranges in request.items:
+            decision = self._decide_settle(request, lease, ranges)
+            match decision:
+                case decide.Refused(StaleLeaseError()):
+                    results.append(SettleResult(lease, 0, stale=ranges))
+                case decide.Refused(error):
+                    raise error
+                case decide.Answer(outcome):
+                    results.append(_settle_result(outcome))
+                case decide.Propose(proposed):
+                    changes.extend(proposed)
+                    results.append(None)
+        if not changes:
+            ready = SettleReply(tuple(result for result in results if result is not None))
+            self._replica.when_applied(self._ahead().applied_index, lambda: answer(ready), answer)
+            return
+        self._propose_changes(changes, lambda applied: answer(_settle_reply(results, applied)), answer)
+
+    def _decide_settle(
+        self, request: AckRequest | NackRequest | ExtendRequest, lease: LeaseId, ranges: tuple[tuple[int, int], ...]
+    ) -> decide.Decision:
+        ahead, now_ms = self._ahead(), self._replica.stamp_ms()
+        match request:
+            case AckRequest():
+                return decide.decide_ack(ahead, request.group, lease=lease, ranges=ranges)
+            case NackRequest():
+                return decide.decide_nack(
+                    ahead,
+                    request.group,
+                    lease=lease,
+                    ranges=ranges,
+                    delay_ms=request.delay_ms,
+                    now_ms=now_ms,
+                    reason=request.reason,
+                )
+            case ExtendRequest():
+                return decide.decide_extend(
+                    ahead, request.group, lease=lease, ranges=ranges, hide_ms=request.hide_ms, now_ms=now_ms
+                )
+
+    def _release(self, request: ReleaseRequest, answer: Answer) -> None:
+        self._propose_decided(
+            decide.decide_release(self._ahead(), request.group, lease=request.lease),
+            lambda outcome: answer(SettleReply((SettleResult(request.lease, getattr(outcome, "count", 0)),))),
+            answer,
+        )
+
+    # Rewind and groups.
+
+    def _rewind(self, request: RewindRequest, answer: Answer) -> None:
+        start = self._resolve(request.target, clamp=request.clamp)
+        requested = _describe(request.target)
+        choose = decide.decide_skip_to if request.forward else decide.decide_rewind
+        decision = choose(
+            self._ahead(), request.group, rewind_id=request.rewind_id, start_offset=start, requested=requested
+        )
+        self._propose_decided(decision, lambda outcome: answer(self._rewound(outcome)), answer)
+
+    def _rewound(self, outcome: outcomes.Outcome) -> RewindReply | LogBrokerError:
+        match outcome:
+            case outcomes.Rewound():
+                moved = outcome.reopened_count + outcome.revoked_count
+            case outcomes.Skipped():
+                moved = outcome.skipped_count
+            case _:
+                return UnavailableError(f"the rewind no longer fits: {outcome}")
+        return RewindReply(
+            outcome.rewind_id,
+            outcome.start_offset,
+            self._append_ms_of(outcome.start_offset),
+            moved,
+            outcome.revoked_count,
+            outcome.clamped,
+        )
+
+    def _create_group(self, request: CreateGroupRequest, answer: Answer) -> None:
+        start = self._resolve(request.start, clamp=True)
+        decision = decide.decide_create_group(self._ahead(), request.group, start_offset=start)
+        self._propose_decided(decision, lambda outcome: answer(_group_reply(request.group, outcome)), answer)
+
+    def _delete_group(self, request: DeleteGroupRequest, answer: Answer) -> None:
+        decision = decide.decide_delete_group(self._ahead(), request.group)
+        self._propose_decided(decision, lambda outcome: answer(_group_reply(request.group, outcome)), answer)
+
+    def _resolve(self, target: Target, *, clamp: bool) -> Offset:
+        """The offset a target names, as of every entry in the log, committed or not."""
+        ahead = self._ahead()
+        match target:
+            case EarliestTarget():
+                return ahead.log_start_offset
+            case LatestTarget():
+                return ahead.next_offset
+            case OffsetTarget(offset):
+                wanted = offset
+            case CountTarget(count):
+                decide.check_range("count", count, least=0, most=1 << 48)
+                wanted = Offset(ahead.next_offset - count)
+                clamp = clamp or ahead.log_start_offset == 0
+            case TimeTarget(ms):
+                return self._resolve_time(ms, clamp=clamp)
+            case _:
+                assert_never(target)
+        if not clamp and not ahead.log_start_offset <= wanted <= ahead.next_offset:
+            raise OffsetOutOfRangeError(
+                f"offset {wanted} is not in {ahead.log_start_offset}..{ahead.next_offset} of group {ahead.group_id}",
+                hint="ask for clamping to take the nearest offset that is there",
+            )
+        return Offset(min(max(wanted, ahead.log_start_offset), ahead.next_offset))
+
+    def _resolve_time(self, ms: int, *, clamp: bool) -> Offset:
+        now_ms = self._replica.stamp_ms()
+        wanted_ms = ms if ms >= 0 else now_ms + ms
+        if wanted_ms > now_ms and not clamp:
+            raise InvalidArgumentError(f"time {wanted_ms} lies in the future of log time {now_ms}")
+        ahead = self._ahead()
+        if not clamp and ahead.log_start_offset > 0:
+            kept_ms = self._append_ms_of(ahead.log_start_offset) or now_ms
+            if wanted_ms < min(kept_ms, first_kept_ms(now_ms, retention_s=self.settings.retention_s)):
+                raise OffsetOutOfRangeError(
+                    f"time {wanted_ms} lies before {kept_ms}, the oldest message kept of group {ahead.group_id}",
+                    hint="ask for clamping to begin at the oldest message",
+                )
+        return max(self._first_offset_at(wanted_ms), ahead.log_start_offset)
+
+    def _first_offset_at(self, append_ms: int) -> Offset:
+        log = self._replica.log
+        found = log.first_offset_at(append_ms)
+        if found is not None:
+            return found[0]
+        following = Index(log.last_index() + 1)
+        while following <= self._replica.core.last_index:
+            for entry in self._replica.core.entries(following, max_bytes=1 << 20):
+                if entry.kind is EntryKind.DATA and entry.append_ms >= append_ms:
+                    return entry.base_offset
+                following = Index(entry.index + 1)
+        return self._ahead().next_offset
+
+    def _append_ms_of(self, offset: Offset) -> int:
+        """Log time of the message at `offset`; 0 where there is none that can be read."""
+        try:
+            for entry in self._replica.log.data_from(offset, max_bytes=1):
+                return entry.append_ms
+        except StorageError:
+            return 0
+        return 0
+
+    # Time.
+
+    def _move_floor(self) -> None:
+        """Propose a new log start where messages have outlived the retention, before anything else is decided."""
+        now_ms = self._replica.stamp_ms()
+        cutoff_ms = first_kept_ms(now_ms, retention_s=self.settings.retention_s)
+        if cutoff_ms <= self._oldest_ms or not self._host.may_floor():
+            return
+        log, ahead = self._replica.log, self._ahead()
+        found = log.first_offset_at(cutoff_ms)
+        if found is None:
+            # All that is durable is too old; what is in flight is newer, and begins where the durable part ends.
+            start, self._oldest_ms = self._first_offset_at(cutoff_ms), now_ms
+        else:
+            start, self._oldest_ms = found
+        if start <= ahead.log_start_offset:
+            return
+        start_index = log.index_of_offset(start)
+        decision = decide.decide_floor(ahead, start_offset=start, start_index=start_index)
+        if isinstance(decision, decide.ProposeFloor):
+            self._replica.propose(
+                EntryKind.FLOOR,
+                encode_floor(decision.floor),
+                append_ms=now_ms,
+                on_committed=lambda _: None,
+                on_lost=lambda _: None,
+            )
+
+    def _expire(self) -> None:
+        now_ms = self._replica.stamp_ms()
+        due_ms = self._ahead().next_deadline_ms()
+        if due_ms is None or due_ms > now_ms:
+            return
+        changes = decide.decide_expire(self._ahead(), now_ms=now_ms)
+        if changes:
+            self._propose_changes(changes, lambda _: None, lambda _: None)
+
+    # Shared.
+
+    def _propose_decided(
+        self, decision: decide.Decision, on_outcome: Callable[[outcomes.Outcome], None], on_lost: Answer
+    ) -> None:
+        match decision:
+            case decide.Refused(error):
+                raise error
+            case decide.Answer(outcome, after_index):
+                self._replica.when_applied(after_index, lambda: on_outcome(outcome), on_lost)
+            case decide.Propose(changes):
+                self._propose_changes(changes, lambda applied: on_outcome(applied.outcomes[-1]), on_lost)
+            case _:
+                invariant(False, f"a decision of another kind: {decision}")
+
+    def _propose_changes(
+        self, changes: Sequence[Change], on_committed: Callable[[Applied], None], on_lost: Answer
+    ) -> None:
+        self._replica.propose(
+            EntryKind.STATE,
+            encode_changes(changes),
+            append_ms=self._replica.stamp_ms(),
+            on_committed=lambda applied: on_committed(_as_applied(applied)),
+            on_lost=on_lost,
+        )
+
+    def _ahead(self) -> PartitionMachine:
+        ahead = self._replica.require_ahead()
+        invariant(isinstance(ahead, PartitionMachine), "a partition's state machine is of another kind")
+        return ahead  # type: ignore[return-value]  # checked above
+
+    def _applied(self) -> PartitionMachine:
+        return self._replica.machine  # type: ignore[return-value]  # made with the partition's machine kind
+
+    def _state(self) -> StateReply:
+        machine = self._applied()
+        groups = []
+        for name in machine.groups:
+            status = machine.status(name)
+            oldest = status.oldest_unsettled_offset
+            groups.append(
+                GroupState(
+                    name,
+                    status.available_count,
+                    status.leased_count,
+                    status.delayed_count,
+                    status.acked_ahead_count,
+                    oldest,
+                    self._append_ms_of(oldest) if oldest < machine.next_offset else 0,
+                )
+            )
+        return StateReply(machine.log_start_offset, machine.next_offset, machine.append_ms, tuple(groups))
+
+
+def _leased_ranges(changes: Sequence[Change]) -> Sequence[tuple[int, int]]:
+    return [held for change in changes if isinstance(change, Lease) for held in change.ranges]
+
+
+def _as_applied(applied: object) -> Applied:
+    invariant(isinstance(applied, Applied), "a partition's machine answers with something else")
+    return applied  # type: ignore[return-value]  # checked above
+
+
+def _settle_result(outcome: outcomes.Outcome) -> SettleResult:
+    if isinstance(outcome, outcomes.Settled):
+        return SettleResult(
+            outcome.lease, outcome.count, outcome.already, outcome.expired, outcome.stale, outcome.rewound
+        )
+    return SettleResult(NO_LEASE, 0)
+
+
+def _settle_reply(results: Sequence[SettleResult | None], applied: Applied) -> SettleReply:
+    committed = iter(applied.outcomes)
+    return SettleReply(tuple(_settle_result(next(committed)) if result is None else result for result in results))
+
+
+def _group_reply(group: GroupName, outcome: outcomes.Outcome) -> GroupReply | LogBrokerError:
+    match outcome:
+        case outcomes.GroupCreated():
+            return GroupReply(group, outcome.start_offset)
+        case outcomes.GroupDeleted():
+            return GroupReply(group, Offset(0))
+        case _:
+            return UnavailableError(f"the change of group {group!r} no longer fits: {outcome}")
+
+
+def _describe(target: Target) -> str:
+    match target:
+        case TimeTarget(ms):
+            return f"time {ms}"
+        case OffsetTarget(offset):
+            return f"offset {offset}"
+        case CountTarget(count):
+            return f"last {count}"
+        case EarliestTarget():
+            return "earliest"
+        case LatestTarget():
+            return "latest"

@@ -1,0 +1,261 @@
+"""What may be asked of a partition, and what it answers. Plain values; the wire forms are in `logbroker.wire`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import final
+
+from logbroker.errors import LogBrokerError
+from logbroker.ids import GroupName, LeaseId, Offset
+
+Ranges = tuple[tuple[int, int], ...]
+"""Half-open offset ranges, ascending."""
+
+MAX_RECEIVE_BYTES = 4 << 20
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class ProduceRequest:
+    """`batch` is one record batch as the client made it."""
+
+    batch: bytes
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class ReceiveRequest:
+    """Lease up to `max_count` messages for `hide_ms`; wait up to `wait_ms` for the first.
+
+    (session, request_id) makes it safe to repeat: inside the hide time a repeat gets the same lease.
+    """
+
+    group: GroupName
+    max_count: int
+    hide_ms: int
+    wait_ms: int = 0
+    max_bytes: int = MAX_RECEIVE_BYTES
+    consumer: str = ""
+    session: int = 0
+    request_id: int = 0
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class AckRequest:
+    group: GroupName
+    items: tuple[tuple[LeaseId, Ranges], ...]
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class NackRequest:
+    group: GroupName
+    items: tuple[tuple[LeaseId, Ranges], ...]
+    delay_ms: int = 0
+    reason: str = ""
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class ExtendRequest:
+    group: GroupName
+    items: tuple[tuple[LeaseId, Ranges], ...]
+    hide_ms: int
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class ReleaseRequest:
+    """The consumer went away before it was answered."""
+
+    group: GroupName
+    lease: LeaseId
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class TimeTarget:
+    """The first message with log time >= `ms`; a negative `ms` counts back from the present."""
+
+    ms: int
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class OffsetTarget:
+    offset: Offset
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class CountTarget:
+    """`count` messages from the log end, back."""
+
+    count: int
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class EarliestTarget:
+    pass
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class LatestTarget:
+    pass
+
+
+Target = TimeTarget | OffsetTarget | CountTarget | EarliestTarget | LatestTarget
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class RewindRequest:
+    """Move a group to `target`: back, or with `forward` ahead (skip-to). `rewind_id` makes it safe to repeat.
+
+    A target before the log start is refused unless `clamp`.
+    """
+
+    group: GroupName
+    rewind_id: int
+    target: Target
+    forward: bool = False
+    clamp: bool = False
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class CreateGroupRequest:
+    group: GroupName
+    start: Target
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class DeleteGroupRequest:
+    group: GroupName
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class StateRequest:
+    """Counts and positions, exact as of the moment it was asked (read index)."""
+
+
+Request = (
+    ProduceRequest
+    | ReceiveRequest
+    | AckRequest
+    | NackRequest
+    | ExtendRequest
+    | ReleaseRequest
+    | RewindRequest
+    | CreateGroupRequest
+    | DeleteGroupRequest
+    | StateRequest
+)
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class ProduceReply:
+    """Committed: the batch's messages have offsets [base_offset, base_offset + count)."""
+
+    base_offset: Offset
+    count: int
+    append_ms: int
+    duplicate: bool = False
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One stored batch and what of it is leased: (start, end, deliveries)."""
+
+    batch: bytes
+    base_offset: Offset
+    append_ms: int
+    ranges: tuple[tuple[int, int, int], ...]
+    repacked: bool = False
+    corrupt: bool = False
+    """No good copy of the batch exists; `batch` is empty and the ranges can only be acked or nacked."""
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class ReceiveReply:
+    """`hide_left_ms` is how long the lease lasts from the moment of the answer; no parts: nothing came in time."""
+
+    lease: LeaseId
+    visible_at_ms: int
+    hide_left_ms: int
+    parts: tuple[Part, ...]
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class SettleResult:
+    """Every message asked for is in exactly one of these; `rewound`: a rewind took some of the stale ones."""
+
+    lease: LeaseId
+    done_count: int
+    already: Ranges = ()
+    expired: Ranges = ()
+    stale: Ranges = ()
+    rewound: bool = False
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class SettleReply:
+    results: tuple[SettleResult, ...]
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class RewindReply:
+    """`start_offset` is effective; `start_ms` is the log time of its message, 0 where there is none yet."""
+
+    rewind_id: int
+    start_offset: Offset
+    start_ms: int
+    moved_count: int
+    revoked_count: int
+    clamped: bool
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class GroupReply:
+    group: GroupName
+    start_offset: Offset
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class GroupState:
+    group: GroupName
+    available: int
+    leased: int
+    delayed: int
+    acked_ahead: int
+    oldest_offset: Offset
+    oldest_ms: int
+    """Log time of the oldest message not settled; 0 where there is none."""
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class StateReply:
+    log_start: Offset
+    log_end: Offset
+    append_ms: int
+    groups: tuple[GroupState, ...]
+
+
+Reply = ProduceReply | ReceiveReply | SettleReply | RewindReply | GroupReply | StateReply
+Answer = Callable[[Reply | LogBrokerError], None]
+"""Called exactly once for every request, perhaps before `submit` returns."""
