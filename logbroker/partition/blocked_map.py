@@ -123,6 +123,18 @@ class BlockedMap(Generic[K, V]):
         if len(block.keys) > _FULL:
             self._balance(place)
 
+    def update(self, keys: list[K], values: list[V]) -> None:
+        """Set many sorted keys at once; cheap where they lie beyond all others."""
+        if self._blocks and not self._blocks[-1].keys[-1] < keys[0]:
+            for key, value in zip(keys, values, strict=True):
+                self.set(key, value)
+            return
+        for i in range(0, len(keys), _FULL):
+            block = _Block(self._owner, keys[i : i + _FULL], values[i : i + _FULL])
+            self._blocks.append(block)
+            self._firsts.append(block.keys[0])
+        self._count += len(keys)
+
     def delete(self, key: K) -> None:
         """Remove `key`; nothing happens if it is not there."""
         place = bisect_right(self._firsts, key) - 1

@@ -88,10 +88,10 @@ class Deadlines:
         while self._heap and self._heap[0] <= current:
             bucket = heappop(self._heap)
             self._owned.discard(bucket)
-            starts = self._buckets.pop(bucket)
+            starts = sorted(self._buckets.pop(bucket))
             self._members -= len(starts)
-            for start in sorted(starts):
-                self.due.set(start, run_at(start))
+            if starts:
+                self.due.update(starts, [run_at(start) for start in starts])
         self._passed = max(self._passed, current)
 
     def next_ms(self) -> int | None:

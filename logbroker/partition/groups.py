@@ -308,7 +308,7 @@ class ConsumerGroup:
         if known is not None:
             return known if isinstance(known, Nothing) else skipped(known, self.name, repeated=True)
         start = min(max(change.start_offset, log_start), next_offset)
-        passed = list(self.table.overlap(self.table.floor, start))
+        passed = self.table.overlap(self.table.floor, start)
         if passed:
             self.table.put([run if run.state is _DEAD else acked(run.start, run.end) for run in passed])
         revoked = self._revoke(run for run in passed if run.state is _LEASED)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
-from typing import TYPE_CHECKING, TypeAlias, final
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias, final
 
 if TYPE_CHECKING:
     from logbroker.ids import GroupName, Index, LeaseId, Offset
@@ -69,9 +69,11 @@ class Void:
 
 
 @final
-@dataclass(frozen=True, slots=True)
-class LeasedRange:
-    """Messages [start, end) of a lease; `deliveries` counts this one, the first is 1."""
+class LeasedRange(NamedTuple):
+    """Messages [start, end) of a lease; `deliveries` counts this one, the first is 1.
+
+    A named tuple, which is made in half the time: a receive may make a thousand.
+    """
 
     start: Offset
     end: Offset

@@ -185,26 +185,28 @@ class RunTable:
         run = self._runs.floor(offset)
         return run if run is not None else violated(f"no run holds offset {offset} between floor and frontier")
 
-    def overlap(self, start: int, end: int) -> Iterator[Run]:
-        """Yield runs that tile [start, end) exactly, cut to it, below the floor and beyond the frontier too."""
-        if start < self.floor and start < end:
-            yield acked(start, min(end, self.floor))
-            start = self.floor
-        if start < self.frontier and start < end:
+    def overlap(self, start: int, end: int) -> list[Run]:
+        """Return runs that tile [start, end) exactly, cut to it, below the floor and beyond the frontier too."""
+        if self.floor <= start < self.frontier:
             first = self.at(start)
-            if first.end >= end:
-                yield cut(first, start, end)
-                return
-            yield cut(first, start, first.end)
-            for run in self._runs.values_from(first.end):
-                if run.end >= end:
-                    if run.start < end:
-                        yield cut(run, run.start, end)
-                    return
-                yield run
-            start = self.frontier
+            if end <= first.end:
+                return [cut(first, start, end)] if start < end else []
+        pieces: list[Run] = []
+        if start < self.floor and start < end:
+            pieces.append(acked(start, min(end, self.floor)))
+            start = self.floor
+        if start < end and start < self.frontier:
+            first = self.at(start)
+            pieces.append(cut(first, start, min(end, first.end)))
+            start = first.end
+            for run in self._runs.values_from(start):
+                if run.start >= end:
+                    break
+                pieces.append(run if run.end <= end else cut(run, run.start, end))
+                start = run.end
         if start < end:
-            yield fresh(start, end)
+            pieces.append(fresh(start, end))
+        return pieces
 
     def eligible(self, now_ms: int, end: int) -> Iterator[Run]:
         """Yield in offset order the whole runs that may be leased at `now_ms`; the fresh rest comes last.
@@ -238,7 +240,8 @@ class RunTable:
         window = list(pieces)
         start = self._extend_left(window, start)
         end = self._extend_right(window, end)
-        window = merged(window)
+        if len(window) > 1:
+            window = merged(window)
         removed = self._runs.splice(start, end, [run.start for run in window], window)
         for run in removed:
             self._forget(run)
@@ -255,7 +258,7 @@ class RunTable:
         """
         if start <= self.floor:
             return []
-        dropped = list(self.overlap(self.floor, start))
+        dropped = self.overlap(self.floor, start)
         last = self.at(start)
         removed = self._runs.splice(self.floor, start, [], [])
         for run in removed:
@@ -296,25 +299,25 @@ class RunTable:
             run = self.at(start)
             if run.start < start:
                 window.insert(0, cut(run, run.start, start))
-                start = run.start
+                return run.start
         if start > self.floor:
             before = self.at(start - 1)
             if alike(before, window[0]):
                 window.insert(0, before)
-                start = before.start
+                return before.start
         return start
 
     def _extend_right(self, window: list[Run], end: int) -> int:
-        if end < self.frontier:
-            run = self.at(end)
-            if run.start < end:
-                window.append(cut(run, end, run.end))
-                end = run.end
-        if end < self.frontier:
-            after = self.at(end)
-            if alike(window[-1], after):
-                window.append(after)
-                end = after.end
+        """Append to the window what splicing at `end` also touches; return where it ends."""
+        if end >= self.frontier:
+            return end
+        run = self.at(end)
+        if run.start < end:
+            window.append(cut(run, end, run.end))
+            return run.end
+        if alike(window[-1], run):
+            window.append(run)
+            return run.end
         return end
 
     def _trim(self) -> None:

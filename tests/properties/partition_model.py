@@ -1,0 +1,272 @@
+"""A naive twin of the partition: a dictionary entry per message, no run, no index, no clever step.
+
+It is written from the rules alone (design section 5, semantics sections 2.4 to 2.6), to be compared with the machine.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+from logbroker.partition.commands import (
+    Ack,
+    Change,
+    CreateGroup,
+    DeleteGroup,
+    Expire,
+    Extend,
+    Lease,
+    Nack,
+    Ranges,
+    Release,
+    Rewind,
+    SkipTo,
+)
+
+TWELVE_HOURS_MS = 43_200_000
+
+
+@dataclass(frozen=True)
+class Message:
+    state: str = "available"
+    deliveries: int = 0
+    visible_at_ms: int = 0
+    lease: int = 0
+    first_leased_ms: int = 0
+
+
+FRESH = Message()
+ACKED = Message("acked")
+
+
+@dataclass
+class Group:
+    """`messages` has every offset from the log start on."""
+
+    messages: dict[int, Message]
+    requests: dict[int, tuple[int, int]] = field(default_factory=dict)
+    rewinds: dict[int, tuple[str, tuple[int, ...]]] = field(default_factory=dict)
+
+    def held(self, lease: int) -> list[int]:
+        return [offset for offset, message in self.messages.items() if message.lease == lease]
+
+    def current(self) -> set[int]:
+        return {message.lease for message in self.messages.values() if message.lease}
+
+    def lease_of(self, session: int, request_id: int) -> int | None:
+        for lease in self.current():
+            if session and self.requests[lease] == (session, request_id):
+                return lease
+        return None
+
+
+@dataclass
+class Producer:
+    epoch: int
+    batches: list[tuple[int, int, int]]
+
+
+def offsets(ranges: Ranges) -> list[int]:
+    return [offset for start, end in ranges for offset in range(start, end)]
+
+
+class Model:
+    """What each operation must come to, as plain tuples: a word for the kind, then what the reply must say."""
+
+    def __init__(self) -> None:
+        self.groups = {"default": Group({})}
+        self.producers: dict[int, Producer] = {}
+        self.voids: set[int] = set()
+        self.next_offset = 0
+        self.log_start = 0
+        self.now_ms = 0
+
+    def produce(self, producer: tuple[int, int, int] | None, count: int) -> tuple[object, ...]:
+        """Append `count` records of (producer id, epoch, sequence), voided where the sequence does not fit."""
+        base = self.next_offset
+        verdict = self.judge(producer, count)
+        self.next_offset += count
+        for group in self.groups.values():
+            group.messages |= dict.fromkeys(range(base, base + count), FRESH if verdict == "fits" else ACKED)
+        if verdict != "fits":
+            self.voids |= set(range(base, base + count))
+            return ("void", verdict)
+        if producer is not None:
+            producer_id, epoch, sequence = producer
+            known = self.producers.get(producer_id)
+            if known is None or known.epoch != epoch:
+                known = self.producers[producer_id] = Producer(epoch, [])
+            known.batches = [*known.batches, (sequence, sequence + count - 1, base)][-5:]
+        return ("produced", base, count)
+
+    def judge(self, producer: tuple[int, int, int] | None, count: int) -> object:
+        if producer is None or producer[0] not in self.producers:
+            return "fits"
+        producer_id, epoch, sequence = producer
+        known = self.producers[producer_id]
+        if epoch < known.epoch:
+            return "fenced"
+        if epoch > known.epoch:
+            return "fits" if sequence == 0 else "out_of_order"
+        if sequence == known.batches[-1][1] + 1:
+            return "fits"
+        for first, last, base in known.batches:
+            if (first, last) == (sequence, sequence + count - 1):
+                return ("duplicate", base)
+        return "out_of_order"
+
+    def floor(self, start: int) -> dict[str, int]:
+        """Move the log start; give what each group had not settled."""
+        expired = {}
+        for name, group in self.groups.items():
+            gone = [group.messages.pop(offset) for offset in range(self.log_start, start)]
+            expired[name] = sum(message.state != "acked" for message in gone)
+        self.log_start = start
+        self.voids = {offset for offset in self.voids if offset >= start}
+        return expired
+
+    def apply(self, change: Change, lease: int) -> tuple[object, ...]:
+        if isinstance(change, CreateGroup):
+            return self._create(change)
+        if change.group not in self.groups:
+            return ("nothing",)
+        group = self.groups[change.group]
+        match change:
+            case DeleteGroup():
+                if change.group == "default":
+                    return ("nothing",)
+                del self.groups[change.group]
+                return ("deleted",)
+            case Lease():
+                return self._lease(group, change, lease)
+            case Ack():
+                return self._settle(group, change.lease, change.ranges, lambda _: ACKED)
+            case Nack():
+                later = change.visible_at_ms > self.now_ms
+                state, at = ("delayed", change.visible_at_ms) if later else ("available", 0)
+                return self._settle(
+                    group, change.lease, change.ranges, lambda message: Message(state, message.deliveries, at)
+                )
+            case Extend():
+                if change.visible_at_ms <= self.now_ms:
+                    return ("nothing",)
+                return self._settle(
+                    group,
+                    change.lease,
+                    change.ranges,
+                    lambda message: replace(message, visible_at_ms=change.visible_at_ms),
+                )
+            case Release():
+                held = group.held(change.lease)
+                for offset in held:
+                    group.messages[offset] = Message("available", group.messages[offset].deliveries - 1)
+                return ("released", len(held)) if held else ("nothing",)
+            case Expire():
+                return self._expire(group, change)
+            case Rewind() | SkipTo():
+                return self._move(group, change)
+
+    def eligible(self, name: str, now_ms: int) -> list[int]:
+        """Offsets that a receive must hand out, in order; deadlines count from the next full 100 ms on."""
+        past = now_ms - now_ms % 100
+        return [
+            offset
+            for offset, message in sorted(self.groups[name].messages.items())
+            if message.state == "available"
+            or (message.state in ("leased", "delayed") and message.visible_at_ms <= past)
+        ]
+
+    def _create(self, change: CreateGroup) -> tuple[object, ...]:
+        if change.group in self.groups:
+            return ("nothing",)
+        start = min(max(change.start_offset, self.log_start), self.next_offset)
+        self.groups[change.group] = Group(
+            {
+                offset: ACKED if offset < start or offset in self.voids else FRESH
+                for offset in range(self.log_start, self.next_offset)
+            }
+        )
+        return ("created", start)
+
+    def _lease(self, group: Group, change: Lease, lease: int) -> tuple[object, ...]:
+        wanted = offsets(change.ranges)
+        for offset in wanted:
+            message = group.messages.get(offset)
+            due = message is not None and message.state == "delayed" and message.visible_at_ms <= self.now_ms
+            if message is None or not (due or message.state == "available"):
+                return ("nothing",)
+        if change.visible_at_ms <= self.now_ms or group.lease_of(change.session, change.request_id) is not None:
+            return ("nothing",)
+        for offset in wanted:
+            count = group.messages[offset].deliveries + 1
+            group.messages[offset] = Message("leased", count, change.visible_at_ms, lease, self.now_ms)
+        group.requests[lease] = (change.session, change.request_id)
+        return ("leased", [(offset, group.messages[offset].deliveries) for offset in wanted])
+
+    def _settle(self, group: Group, lease: int, ranges: Ranges, become: object) -> tuple[object, ...]:
+        sorted_out = self.sort_out(group, lease, ranges)
+        for offset in sorted_out[0]:
+            group.messages[offset] = become(group.messages[offset])  # type: ignore[operator] # one of the lambdas above
+        return ("settled", len(sorted_out[0]), *sorted_out[1:])
+
+    def sort_out(self, group: Group, lease: int, ranges: Ranges) -> tuple[list[int], list[int], list[int], list[int]]:
+        """Split what is asked for into held, already acked, expired and stale."""
+        held: list[int] = []
+        already: list[int] = []
+        expired: list[int] = []
+        stale: list[int] = []
+        for offset in offsets(ranges):
+            message = group.messages.get(offset)
+            if offset < self.log_start:
+                expired.append(offset)
+            elif message is not None and message.state == "leased" and message.lease == lease:
+                held.append(offset)
+            elif message is not None and message.state == "acked":
+                already.append(offset)
+            else:
+                stale.append(offset)
+        return held, already, expired, stale
+
+    def _expire(self, group: Group, change: Expire) -> tuple[object, ...]:
+        wanted = offsets(change.ranges)
+        for offset in wanted:
+            message = group.messages.get(offset)
+            if message is None or message.state != "leased" or message.visible_at_ms > self.now_ms:
+                return ("nothing",)
+        for offset in wanted:
+            group.messages[offset] = Message("available", group.messages[offset].deliveries)
+        return ("expired", len(wanted))
+
+    def _move(self, group: Group, change: Rewind | SkipTo) -> tuple[object, ...]:
+        kind = type(change).__name__
+        if change.rewind_id in group.rewinds:
+            done, result = group.rewinds[change.rewind_id]
+            return (kind, *result) if done == kind else ("nothing",)
+        start = min(max(change.start_offset, self.log_start), self.next_offset)
+        result = self._rewind(group, start) if isinstance(change, Rewind) else self._skip(group, start)
+        result = (start, int(start != change.start_offset), *result)
+        group.rewinds[change.rewind_id] = (kind, result)
+        return (kind, *result)
+
+    def _rewind(self, group: Group, start: int) -> tuple[int, ...]:
+        reopened = revoked = delayed = 0
+        for offset in range(start, self.next_offset):
+            message = group.messages[offset]
+            if offset in self.voids:
+                continue
+            if message.state == "delayed" and message.visible_at_ms > self.now_ms:
+                delayed += 1
+                group.messages[offset] = Message("delayed", 0, message.visible_at_ms)
+                continue
+            reopened += message.state == "acked"
+            revoked += message.state == "leased"
+            group.messages[offset] = FRESH
+        return (self.next_offset, reopened, revoked, delayed)
+
+    def _skip(self, group: Group, start: int) -> tuple[int, ...]:
+        skipped = revoked = 0
+        for offset in range(self.log_start, start):
+            message = group.messages[offset]
+            skipped += message.state != "acked"
+            revoked += message.state == "leased"
+            group.messages[offset] = ACKED
+        return (skipped, revoked)

@@ -1,0 +1,531 @@
+"""The partition against its naive twin: every request decided and applied, and changes that nobody would decide.
+
+After each step every message of every group is compared. At the end the log is applied again from the start, and both
+ways must have come to one digest.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from logbroker.entry import Entry, EntryKind
+from logbroker.errors import StaleLeaseError
+from logbroker.ids import GroupId, GroupName, Index, LeaseId, Offset, ReplicaId, Term, lease_id
+from logbroker.partition import blocked_map, decide, state_form
+from logbroker.partition.checkpoint import CheckpointMeta, decode, encode_slices
+from logbroker.partition.commands import (
+    Ack,
+    Change,
+    CreateGroup,
+    DeleteGroup,
+    Expire,
+    Extend,
+    Floor,
+    Lease,
+    Nack,
+    Ranges,
+    Release,
+    Rewind,
+    SkipTo,
+    encode_changes,
+    encode_floor,
+)
+from logbroker.partition.decide import Answer, NothingAvailable, Propose, ProposeBatch, ProposeFloor, Refused
+from logbroker.partition.machine import PartitionMachine
+from logbroker.partition.outcomes import (
+    Expired,
+    FloorMoved,
+    GroupCreated,
+    GroupDeleted,
+    Leased,
+    Nothing,
+    Outcome,
+    Produced,
+    Range,
+    Released,
+    Rewound,
+    Settled,
+    Skipped,
+    Void,
+)
+from logbroker.record.batch import encode_values, read_header, stamp
+from tests.properties.partition_model import TWELVE_HOURS_MS, Message, Model, offsets
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from logbroker.partition.decide import Decision
+
+GROUP = GroupId(9)
+NAMES = st.sampled_from([GroupName("default"), GroupName("default"), GroupName("audit"), GroupName("b")])
+SMALL = st.integers(0, 60)
+RANGES: st.SearchStrategy[Ranges] = st.lists(
+    st.tuples(SMALL, st.integers(1, 8)), min_size=1, max_size=4, unique_by=lambda part: part[0]
+).map(lambda parts: _apart(sorted(parts)))
+MOVES = st.tuples(st.integers(1, 6), SMALL)
+
+
+def _apart(parts: list[tuple[int, int]]) -> Ranges:
+    ranges: list[Range] = []
+    for start, length in parts:
+        if not ranges or ranges[-1][1] <= start:
+            ranges.append((start, start + length))
+    return tuple(ranges)
+
+
+def spread(ranges: Sequence[Range]) -> list[int]:
+    return offsets(tuple(ranges))
+
+
+def plain(outcome: Outcome) -> tuple[object, ...]:
+    """Put an outcome into the words of the model."""
+    match outcome:
+        case Nothing():
+            return ("nothing",)
+        case Produced():
+            return ("produced", outcome.base_offset, outcome.count)
+        case Void(duplicate_of=None):
+            return ("void", outcome.why.value)
+        case Void():
+            return ("void", (outcome.why.value, outcome.duplicate_of))
+        case Leased():
+            messages = [(offset, held.deliveries) for held in outcome.ranges for offset in range(held.start, held.end)]
+            return ("leased", messages)
+        case Settled():
+            return ("settled", outcome.count, spread(outcome.already), spread(outcome.expired), spread(outcome.stale))
+        case Released():
+            return ("released", outcome.count)
+        case Expired():
+            return ("expired", outcome.count)
+        case Rewound():
+            counts = (outcome.reopened_count, outcome.revoked_count, outcome.delayed_count)
+            return ("Rewind", outcome.start_offset, int(outcome.clamped), outcome.end_offset, *counts)
+        case Skipped():
+            skipped = (outcome.skipped_count, outcome.revoked_count)
+            return ("SkipTo", outcome.start_offset, int(outcome.clamped), *skipped)
+        case GroupCreated():
+            return ("created", outcome.start_offset)
+        case GroupDeleted():
+            return ("deleted",)
+        case FloorMoved():
+            return ("floor", dict(outcome.expired))
+
+
+class PartitionAgainstModel(RuleBasedStateMachine):
+    def __init__(self) -> None:
+        super().__init__()
+        self._patch = pytest.MonkeyPatch()
+        for module, bound, value in [
+            (blocked_map, "_FULL", 4),
+            (blocked_map, "_SMALL", 2),
+            (state_form, "RUNS_PER_SLICE", 3),
+            (state_form, "RANGES_PER_SLICE", 3),
+            (state_form, "PRODUCERS_PER_SLICE", 2),
+        ]:
+            self._patch.setattr(module, bound, value)
+        self.machine = PartitionMachine.new(GROUP)
+        self.model = Model()
+        self.log: list[Entry] = []
+        # Every lease ever made, so that stale ones are used too.
+        self.leases: list[tuple[GroupName, LeaseId]] = [(GroupName("default"), LeaseId(1 << 16))]
+        self.requests = 0
+
+    def teardown(self) -> None:
+        again = PartitionMachine.new(GROUP)
+        for entry in self.log:
+            again.apply(entry)
+        assert again.digest() == self.machine.digest()
+        self._patch.undo()
+
+    def append(self, kind: EntryKind, payload: bytes, count: int = 0) -> tuple[Outcome, ...]:
+        base = self.machine.next_offset
+        index = Index(self.machine.applied_index + 1)
+        entry = Entry(kind, GROUP, index, Term(3), base, Offset(base + count), self.model.now_ms, payload)
+        self.log.append(entry)
+        return self.machine.apply(entry).outcomes
+
+    def change(self, *changes: Change) -> tuple[Outcome, ...]:
+        """Apply changes to both and compare what they came to."""
+        index = Index(self.machine.applied_index + 1)
+        outcomes = self.append(EntryKind.STATE, encode_changes(changes))
+        for ordinal, (change, outcome) in enumerate(zip(changes, outcomes, strict=True)):
+            name = lease_id(index, ordinal)
+            assert plain(outcome) == self.model.apply(change, name)
+            if isinstance(outcome, Leased):
+                assert outcome.lease == name
+                self.leases.append((change.group, name))
+        return outcomes
+
+    def a_lease(self, data: st.DataObject) -> tuple[GroupName, LeaseId]:
+        """Mostly one of the last few, and mostly in its own group."""
+        group, lease = data.draw(st.sampled_from(self.leases[-6:]))
+        return (group if group in self.model.groups else GroupName("default")), lease
+
+    def some_of(self, data: st.DataObject, group: GroupName, lease: LeaseId) -> Ranges:
+        """Ranges of what a lease holds, or any at all."""
+        held = self.model.groups[group].held(lease)
+        if not held or data.draw(st.integers(0, 4)) == 0:
+            return data.draw(RANGES)
+        chosen = sorted(data.draw(st.sets(st.sampled_from(held), min_size=1)))
+        return tuple((offset, offset + 1) for offset in chosen)
+
+    @initialize(count=st.integers(10, 20), acked=st.sets(st.integers(0, 9)), other=st.booleans())
+    def begin_with_work_done(self, count: int, acked: set[int], other: bool) -> None:
+        """Most of what can go wrong needs leases of several ages among acked messages; begin there."""
+        self._produce(None, count)
+        if other:
+            self.create_group(GroupName("audit"), 3)
+            self.receive(GroupName("audit"), 6, 7000, 1)
+        for _ in range(3):
+            self.receive(GroupName("default"), 4, 1000, 1)
+            self.time_passes(950)
+        done = tuple((offset, offset + 1) for offset in sorted(acked))
+        for group, lease in list(self.leases):
+            if done and group == "default":
+                self.change(Ack(group, lease, done))
+
+    @rule(elapsed=st.sampled_from([0, 1, 99, 100, 950, 1000, 5000]))
+    def time_passes(self, elapsed: int) -> None:
+        self.model.now_ms += elapsed
+
+    @rule(count=st.integers(1, 8))
+    def produce(self, count: int) -> None:
+        self._produce(None, count)
+
+    @rule(
+        producer=st.integers(0, 2),
+        epoch=st.integers(0, 2),
+        count=st.integers(1, 3),
+        way=st.sampled_from(["next", "next", "next", "again", "any", "first"]),
+        data=st.data(),
+    )
+    def produce_in_sequence(self, producer: int, epoch: int, count: int, way: str, data: st.DataObject) -> None:
+        known = self.model.producers.get(producer)
+        sequence = 0
+        if way == "any":
+            sequence = data.draw(st.integers(0, 20))
+        elif known is not None and way == "next":
+            epoch, sequence = known.epoch, known.batches[-1][1] + 1
+        elif known is not None and way == "again":
+            first, last, _ = data.draw(st.sampled_from(known.batches))
+            epoch, sequence, count = known.epoch, first, last - first + 1
+        self._produce((producer, epoch, sequence), count, force=data.draw(st.booleans()))
+
+    def _produce(self, producer: tuple[int, int, int] | None, count: int, *, force: bool = False) -> None:
+        producer_id, epoch, sequence = producer or (-1, -1, -1)
+        batch = encode_values(
+            [b"v"] * count, timestamp_ms=5, producer_id=producer_id, producer_epoch=epoch, base_sequence=sequence
+        )
+        verdict = self.model.judge(producer, count)
+        decision = decide.decide_produce(self.machine, read_header(batch))
+        if isinstance(verdict, tuple):
+            assert isinstance(decision, Answer)
+            assert decision.outcome == Produced(verdict[1], count, duplicate=True)
+        elif verdict == "fits":
+            assert decision == ProposeBatch(Offset(self.model.next_offset), Offset(self.model.next_offset + count))
+        else:
+            assert isinstance(decision, Refused)
+            assert decision.error.code in {"producer_fenced", "out_of_order_sequence"}
+        if verdict == "fits" or force:
+            (outcome,) = self.append(EntryKind.DATA, stamp(batch, self.machine.next_offset, 3), count)
+            assert plain(outcome) == self.model.produce(producer, count)
+
+    @rule(group=NAMES, count=st.integers(1, 12), hide=st.sampled_from([1000, 1050, 7000]), ranges=st.integers(1, 3))
+    def receive(self, group: GroupName, count: int, hide: int, ranges: int) -> None:
+        self.requests += 1
+        self._receive(group, count, hide, ranges, request_id=self.requests)
+
+    @rule(group=NAMES, back=st.integers(0, 3), count=st.integers(1, 5))
+    def receive_again(self, group: GroupName, back: int, count: int) -> None:
+        if group not in self.model.groups or back >= self.requests:
+            return
+        request = self.requests - back
+        lease = self.model.groups[group].lease_of(1, request)
+        model = self.model.groups[group]
+        left = [o for o in model.held(lease or -1) if model.messages[o].visible_at_ms > self.model.now_ms]
+        if not left:
+            self._receive(group, count, 1000, 50, request_id=request)
+            return
+        decision = self._decide_receive(group, count, 1000, 50, request_id=request)
+        assert isinstance(decision, Answer)
+        answer = decision.outcome
+        assert isinstance(answer, Leased)
+        assert answer.repeated
+        assert answer.lease == lease
+        assert plain(answer) == ("leased", [(offset, model.messages[offset].deliveries) for offset in left])
+        assert answer.visible_at_ms == min(model.messages[offset].visible_at_ms for offset in left)
+        assert self.machine.holdings(group, answer.lease)[0].start <= left[0]
+
+    def _decide_receive(self, group: GroupName, count: int, hide: int, ranges: int, *, request_id: int) -> Decision:
+        return decide.decide_receive(
+            self.machine,
+            group,
+            max_count=count,
+            hide_ms=hide,
+            now_ms=self.model.now_ms,
+            consumer="c",
+            session=1,
+            request_id=request_id,
+            limits=decide.DecisionLimits(max_ranges_per_change=ranges),
+        )
+
+    def _receive(self, group: GroupName, count: int, hide: int, ranges: int, *, request_id: int) -> None:
+        decision = self._decide_receive(group, count, hide, ranges, request_id=request_id)
+        if group not in self.model.groups:
+            assert isinstance(decision, Refused)
+            return
+        expected: list[int] = []
+        for offset in self.model.eligible(group, self.model.now_ms)[:count]:
+            ranges -= not expected or expected[-1] + 1 != offset
+            if ranges < 0:
+                break
+            expected.append(offset)
+        before = {o: self.model.groups[group].messages[o].deliveries for o in expected}
+        if isinstance(decision, NothingAvailable):
+            assert expected == []
+            times = [m.visible_at_ms for m in self.model.groups[group].messages.values() if m.visible_at_ms]
+            following = decision.next_visible_ms
+            assert following == (-(-min(times) // 100) * 100 if times else None)
+            return
+        assert isinstance(decision, Propose)
+        outcome = self.change(*decision.changes)[-1]
+        assert plain(outcome) == ("leased", [(offset, before[offset] + 1) for offset in expected])
+
+    @rule(data=st.data())
+    def ack(self, data: st.DataObject) -> None:
+        group, lease = self.a_lease(data)
+        ranges = self.some_of(data, group, lease)
+        self._decided(group, lease, ranges, decide.decide_ack(self.machine, group, lease=lease, ranges=ranges))
+
+    @rule(data=st.data(), delay=st.sampled_from([0, 0, 1, 100, 3000]))
+    def nack(self, data: st.DataObject, delay: int) -> None:
+        group, lease = self.a_lease(data)
+        ranges = self.some_of(data, group, lease)
+        decision = decide.decide_nack(
+            self.machine, group, lease=lease, ranges=ranges, delay_ms=delay, now_ms=self.model.now_ms, reason="no"
+        )
+        self._decided(group, lease, ranges, decision)
+
+    @rule(data=st.data(), hide=st.sampled_from([1000, 4321, TWELVE_HOURS_MS]))
+    def extend(self, data: st.DataObject, hide: int) -> None:
+        group, lease = self.a_lease(data)
+        ranges = self.some_of(data, group, lease)
+        decision = decide.decide_extend(
+            self.machine, group, lease=lease, ranges=ranges, hide_ms=hide, now_ms=self.model.now_ms
+        )
+        held, *_ = self.model.sort_out(self.model.groups[group], lease, ranges)
+        messages = self.model.groups[group].messages
+        too_long = any(self.model.now_ms + hide - messages[o].first_leased_ms > TWELVE_HOURS_MS for o in held)
+        if too_long and ranges[-1][1] <= self.model.next_offset:
+            assert isinstance(decision, Refused)
+            assert decision.error.code == "invalid_argument"
+        else:
+            self._decided(group, lease, ranges, decision)
+
+    def _decided(self, group: GroupName, lease: LeaseId, ranges: Ranges, decision: Decision) -> None:
+        held, already, expired, stale = self.model.sort_out(self.model.groups[group], lease, ranges)
+        if ranges[-1][1] > self.model.next_offset:
+            assert isinstance(decision, Refused)
+            assert decision.error.code == "offset_out_of_range"
+        elif held:
+            assert isinstance(decision, Propose)
+            self.change(*decision.changes)
+        elif not already and not expired:
+            assert isinstance(decision, Refused)
+            assert isinstance(decision.error, StaleLeaseError)
+        else:
+            assert isinstance(decision, Answer)
+            assert plain(decision.outcome) == ("settled", 0, already, expired, stale)
+
+    @rule(data=st.data())
+    def release(self, data: st.DataObject) -> None:
+        group, lease = self.a_lease(data)
+        decision = decide.decide_release(self.machine, group, lease=lease)
+        if self.model.groups[group].held(lease):
+            assert isinstance(decision, Propose)
+            self.change(*decision.changes)
+        else:
+            assert isinstance(decision, Refused)
+
+    @rule(ranges=st.integers(3, 30))
+    def expire(self, ranges: int) -> None:
+        deadline = self.machine.next_deadline_ms()
+        now = self.model.now_ms
+        past = now - now % 100
+        due = {
+            (name, offset)
+            for name, group in self.model.groups.items()
+            for offset, message in group.messages.items()
+            if message.state == "leased" and message.visible_at_ms <= past
+        }
+        assert not due or (deadline is not None and deadline <= now)
+        changes = decide.decide_expire(self.machine, now_ms=now, max_ranges=ranges)
+        ended = {(change.group, o) for change in changes if isinstance(change, Expire) for o in offsets(change.ranges)}
+        assert ended <= due
+        assert ended == due or sum(len(c.ranges) for c in changes if isinstance(c, Expire)) >= ranges // 3
+        if changes:
+            self.change(*changes)
+
+    @rule(group=NAMES, move=MOVES, skip=st.booleans())
+    def move(self, group: GroupName, move: tuple[int, int], skip: bool) -> None:
+        rewind_id, start = move
+        choose = decide.decide_skip_to if skip else decide.decide_rewind
+        decision = choose(self.machine, group, rewind_id=rewind_id, start_offset=start, requested="x")
+        if group not in self.model.groups:
+            assert isinstance(decision, Refused)
+            return
+        done = self.model.groups[group].rewinds.get(rewind_id)
+        if done is None:
+            assert isinstance(decision, Propose)
+            self.change(*decision.changes)
+        elif done[0] == ("SkipTo" if skip else "Rewind"):
+            assert isinstance(decision, Answer)
+            assert plain(decision.outcome) == (done[0], *done[1])
+        else:
+            assert isinstance(decision, Refused)
+
+    @rule(start=SMALL)
+    def floor(self, start: int) -> None:
+        index = Index(self.machine.applied_index + 1)
+        decision = decide.decide_floor(self.machine, start_offset=Offset(start), start_index=index)
+        fits = self.model.log_start <= start <= self.model.next_offset
+        assert isinstance(decision, ProposeFloor if fits else Refused)
+        (outcome,) = self.append(EntryKind.FLOOR, encode_floor(Floor(start, index)))
+        assert plain(outcome) == (("floor", self.model.floor(start)) if fits else ("nothing",))
+
+    @rule(group=NAMES, start=SMALL)
+    def create_group(self, group: GroupName, start: int) -> None:
+        decision = decide.decide_create_group(self.machine, group, start_offset=start)
+        refused = group in self.model.groups or start > self.model.next_offset
+        assert isinstance(decision, Refused if refused else Propose)
+        self.change(CreateGroup(group, start))
+
+    @rule(group=NAMES)
+    def delete_group(self, group: GroupName) -> None:
+        decision = decide.decide_delete_group(self.machine, group)
+        refused = group not in self.model.groups or group == "default"
+        assert isinstance(decision, Refused if refused else Propose)
+        self.change(DeleteGroup(group))
+
+    @rule(
+        group=NAMES,
+        ranges=RANGES,
+        at=st.integers(-2000, 5000),
+        kind=st.sampled_from([Lease, Ack, Nack, Extend, Expire, Release, Rewind, SkipTo]),
+        move=MOVES,
+        data=st.data(),
+    )
+    def apply_what_nobody_decided(
+        self,
+        group: GroupName,
+        ranges: Ranges,
+        at: int,
+        kind: type[Change],
+        move: tuple[int, int],
+        data: st.DataObject,
+    ) -> None:
+        _, lease = self.a_lease(data)
+        until = max(0, self.model.now_ms + at)
+        made: Change
+        match kind.__name__:
+            case "Lease":
+                made = Lease(group, ranges, until, "c", data.draw(st.integers(0, 1)), self.requests)
+            case "Ack":
+                made = Ack(group, lease, ranges)
+            case "Nack":
+                made = Nack(group, lease, ranges, until, "r")
+            case "Extend":
+                made = Extend(group, lease, ranges, until)
+            case "Expire":
+                made = Expire(group, ranges)
+            case "Release":
+                made = Release(group, lease)
+            case "Rewind":
+                made = Rewind(group, *move, "r")
+            case _:
+                made = SkipTo(group, *move, "r")
+        self.change(made)
+
+    @rule(kind=st.sampled_from([EntryKind.NOOP, EntryKind.CONFIG]))
+    def another_entry(self, kind: EntryKind) -> None:
+        assert self.append(kind, b"not looked at") == ()
+
+    @rule(clone=st.booleans())
+    def go_on_with_a_copy(self, clone: bool) -> None:
+        digest = self.machine.digest()
+        if clone:
+            copy = self.machine.clone()
+        else:
+            data = b"".join(encode_slices(self.machine, CheckpointMeta(ReplicaId(4), b"conf")))
+            copy, meta = decode(data)
+            assert meta == CheckpointMeta(ReplicaId(4), b"conf")
+        assert copy.digest() == digest
+        # The one that is left behind must not matter any more.
+        self.machine, old = copy, self.machine
+        old.apply(
+            Entry(
+                EntryKind.STATE,
+                GROUP,
+                Index(old.applied_index + 1),
+                Term(3),
+                old.next_offset,
+                old.next_offset,
+                self.model.now_ms,
+                encode_changes([SkipTo(GroupName("default"), 99, 60, "")]),
+            )
+        )
+
+    @precondition(lambda self: self.machine.append_ms > 0)
+    @rule()
+    def an_entry_from_a_slower_clock(self) -> None:
+        now, self.model.now_ms = self.model.now_ms, self.machine.append_ms - 1
+        self.append(EntryKind.NOOP, b"")
+        self.model.now_ms = now
+        assert self.machine.append_ms <= now
+
+    @invariant()
+    def every_message_is_as_in_the_model(self) -> None:
+        assert self.machine.next_offset == self.model.next_offset
+        assert self.machine.log_start_offset == self.model.log_start
+        assert sorted(self.model.groups) == list(self.machine.groups)
+        assert spread(self.machine.voids) == sorted(self.model.voids)
+        for name, expected in self.model.groups.items():
+            self._compare(GroupName(name), expected.messages)
+            group = self.machine.group(GroupName(name))
+            assert {record.lease for record in group.leases.records()} == expected.current()
+            for record in group.leases.records():
+                held = group.holdings(record.lease)
+                assert spread([(part.start, part.end) for part in held]) == expected.held(record.lease)
+                assert record.held == len(expected.held(record.lease))
+
+    def _compare(self, name: GroupName, expected: dict[int, Message]) -> None:
+        table = self.machine.group(name).table
+        found = {
+            offset: Message(
+                run.state.name.lower(), run.deliveries, run.visible_at_ms, int(run.lease), run.first_leased_ms
+            )
+            for run in table.overlap(self.model.log_start, self.model.next_offset)
+            for offset in range(run.start, run.end)
+        }
+        assert found == expected
+        assert self.model.log_start <= table.floor <= table.frontier <= self.model.next_offset
+        status = self.machine.status(name)
+        states = [message.state for message in expected.values()]
+        assert status.available_count == states.count("available")
+        assert status.leased_count == states.count("leased")
+        assert status.delayed_count == states.count("delayed")
+        assert status.lag_count == len(states) - states.count("acked")
+        assert status.dead_count == 0
+        unsettled = [offset for offset, message in expected.items() if message.state != "acked"]
+        assert status.oldest_unsettled_offset == min(unsettled, default=self.model.next_offset)
+        acked_ahead = [o for o, message in expected.items() if message.state == "acked" and o >= status.floor]
+        assert status.acked_ahead_count == len(acked_ahead)
+
+
+TestPartitionAgainstModel = PartitionAgainstModel.TestCase
+TestPartitionAgainstModel.settings = settings(max_examples=300, stateful_step_count=40)
