@@ -50,14 +50,18 @@ class LoadedSettings:
             yield key, value, self.origin(key)
 
 
-def load_settings(*, flags: Mapping[str, object] | None = None, config_file: Path | None = None) -> LoadedSettings:
+def load_settings(
+    *, flags: Mapping[str, object] | None = None, config_file: Path | None = None, use_file: bool = True
+) -> LoadedSettings:
     """Gather and check the settings of this process; `flags` are by dotted key and win over everything.
+
+    Without `use_file` no TOML file is looked for.
 
     Raises:
         ConfigurationError: a key is unknown, a value is out of its bounds, values do not go together, or a file that
             was asked for cannot be read. The message names key, value, bound and origin, one line for each fault.
     """
-    file = _config_file(config_file)
+    file = _config_file(config_file) if use_file else None
     _refuse_unknown_environment()
     secrets = _secret_files()
     layers: list[tuple[Table, Callable[[str], str]]] = [

@@ -150,7 +150,7 @@ class Listener(Section):
 
 @final
 class ClientListener(Listener):
-    port: Port = Field(default=8650, description="Port to bind; 0 takes a free one.")
+    port: Port = Field(default=4100, description="Port to bind; 0 takes a free one.")
     tls_ca: Path | None = Field(default=None, description="Set: every client needs a certificate of this CA, PEM.")
     advertised_url: ClientUrl | None = Field(
         default=None, description="URL that clients are told; from `initial_nodes`, else made from host and port."
@@ -164,7 +164,7 @@ class ClientListener(Listener):
 
 @final
 class AdminListener(Listener):
-    port: Port = Field(default=8651, description="Port to bind; 0 takes a free one.")
+    port: Port = Field(default=4101, description="Port to bind; 0 takes a free one.")
     tls_ca: Path | None = Field(default=None, description="Set: every caller needs a certificate of this CA, PEM.")
     advertised_url: WebUrl | None = Field(
         default=None, description="URL that people are told; made from host and port."
@@ -173,7 +173,7 @@ class AdminListener(Listener):
 
 @final
 class PeerListener(Listener):
-    port: Port = Field(default=8652, description="Port to bind; 0 takes a free one.")
+    port: Port = Field(default=4102, description="Port to bind; 0 takes a free one.")
     tls_ca: Path | None = Field(
         default=None,
         description="The cluster's own CA, PEM. It signs nothing but this cluster's nodes. Needed with tls_cert.",

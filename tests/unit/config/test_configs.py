@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -39,3 +40,15 @@ def test_the_three_nodes_agree_on_the_cluster_and_on_nothing_that_must_differ() 
     for node in nodes:
         assert node.peer_address == node.listeners.peer.address
         assert node.client_url == f"ws://{node.listeners.client.address}"
+
+
+def test_the_image_sets_only_what_there_is_and_does_not_run_as_root(monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = (CONFIGS.parent / "Dockerfile").read_text().splitlines()
+    given = dict(re.findall(r"(LOGBROKER_\w+__\w+)=(\S+)", "\n".join(lines)))
+    assert given
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    settings = load_settings(use_file=False).settings
+    assert settings.node.data_dir == Path("/data")
+    assert f"{settings.admin_url}/livez" in "\n".join(lines)
+    assert [line for line in lines if line.startswith("USER ")] == ["USER logbroker"]

@@ -108,7 +108,7 @@ def test_an_unknown_variable_is_refused(monkeypatch: pytest.MonkeyPatch, name: s
 
 
 def test_variables_of_the_command_line_and_of_kubernetes_are_not_settings(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("LOGBROKER_URL", "LOGBROKER_PORT_8650_TCP", "LOGBROKER_SERVICE_HOST"):
+    for name in ("LOGBROKER_URL", "LOGBROKER_PORT_4100_TCP", "LOGBROKER_SERVICE_HOST"):
         monkeypatch.setenv(name, "tcp://10.0.0.1")
     assert {origin for _, _, origin in load_settings().values()} == {"default"}
 
@@ -125,12 +125,12 @@ def test_each_fault_has_its_own_line_with_value_bound_and_origin(monkeypatch: py
 
 
 def test_a_list_in_the_environment_is_json(monkeypatch: pytest.MonkeyPatch) -> None:
-    nodes = [{"id": n, "peer": f"n{n}:8652"} for n in (1, 2, 3)]
+    nodes = [{"id": n, "peer": f"n{n}:4102"} for n in (1, 2, 3)]
     monkeypatch.setenv("LOGBROKER_CLUSTER__INITIAL_NODES", json.dumps(nodes))
     monkeypatch.setenv("LOGBROKER_CLUSTER__SIZE", "3")
     monkeypatch.setenv("LOGBROKER_NODE__ID", "2")
     loaded = load_settings()
-    assert loaded.settings.peer_address == "n2:8652"
+    assert loaded.settings.peer_address == "n2:4102"
     assert loaded.origin("cluster.initial_nodes") == "env LOGBROKER_CLUSTER__INITIAL_NODES"
 
 
@@ -148,9 +148,9 @@ def test_json_that_is_not_whole_is_refused(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_a_list_may_stand_in_a_file_named_by_a_variable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    file = write(tmp_path / "nodes.json", '[{"id": 1, "peer": "n1:8652"}]')
+    file = write(tmp_path / "nodes.json", '[{"id": 1, "peer": "n1:4102"}]')
     monkeypatch.setenv("LOGBROKER_CLUSTER__INITIAL_NODES_FILE", str(file))
-    assert load_settings().settings.cluster.initial_nodes[0].peer == "n1:8652"
+    assert load_settings().settings.cluster.initial_nodes[0].peer == "n1:4102"
 
 
 def test_a_secret_file_that_cannot_be_used_is_refused_by_the_name_of_its_variable(

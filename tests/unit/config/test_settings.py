@@ -10,9 +10,9 @@ from pydantic import ValidationError
 from logbroker.config.settings import ClusterSettings, Settings
 
 NODES = (
-    {"id": 1, "peer": "a.example:8652", "client": "ws://a.example:8650"},
-    {"id": 2, "peer": "b.example:8652", "client": "ws://b.example:8650"},
-    {"id": 3, "peer": "c.example:8652", "client": "ws://c.example:8650"},
+    {"id": 1, "peer": "a.example:4102", "client": "ws://a.example:4100"},
+    {"id": 2, "peer": "b.example:4102", "client": "ws://b.example:4100"},
+    {"id": 3, "peer": "c.example:4102", "client": "ws://c.example:4100"},
 )
 TLS = {"tls_cert": "c.pem", "tls_key": "k.pem"}
 
@@ -30,9 +30,9 @@ def faults(**sections: Any) -> str:  # noqa: ANN401  as above
 def test_the_defaults_are_a_single_node_on_loopback_that_warns_of_its_one_disk() -> None:
     defaults = settings()
     assert defaults.cluster.size == 1
-    assert defaults.client_url == "ws://127.0.0.1:8650"
-    assert defaults.admin_url == "http://127.0.0.1:8651"
-    assert defaults.peer_address == "127.0.0.1:8652"
+    assert defaults.client_url == "ws://127.0.0.1:4100"
+    assert defaults.admin_url == "http://127.0.0.1:4101"
+    assert defaults.peer_address == "127.0.0.1:4102"
     assert defaults.warnings() == ["cluster.size is 1: what is acknowledged is on one disk only"]
 
 
@@ -101,8 +101,8 @@ def test_a_protected_listener_may_be_open_to_the_network() -> None:
         node={"id": 2},
     )
     assert given.warnings() == []
-    assert given.client_url == "ws://b.example:8650"
-    assert given.peer_address == "b.example:8652"
+    assert given.client_url == "ws://b.example:4100"
+    assert given.peer_address == "b.example:4102"
 
 
 def test_the_operator_may_say_insecure_and_is_reminded_of_it() -> None:
@@ -127,7 +127,7 @@ def test_saying_insecure_of_one_listener_does_not_open_another() -> None:
         ({"peer": TLS}, "tls_ca is missing"),
         ({"client": {"tls_cert": "c.pem"}}, "tls_cert and tls_key go together"),
         ({"admin": {"tls_ca": "ca.pem"}}, "tls_ca needs tls_cert"),
-        ({"client": {"port": 8652}}, "need a port each"),
+        ({"client": {"port": 4102}}, "need a port each"),
         ({"client": {"host": "a b"}}, "host"),
         ({"client": {"advertised_url": "http://x"}}, "advertised_url"),
         ({"peer": {"advertised_address": "x"}}, "advertised_address"),
@@ -148,9 +148,9 @@ def test_free_ports_may_be_taken_by_all_three_listeners() -> None:
         ({"size": 3, "initial_nodes": NODES[:2]}, {"id": 1}, "initial_nodes names 2 nodes, size is 3"),
         ({"size": 3, "initial_nodes": (*NODES[:2], NODES[0])}, {"id": 1}, "initial_nodes names id 1 twice"),
         (
-            {"size": 3, "initial_nodes": (*NODES[:2], {"id": 9, "peer": "a.example:8652"})},
+            {"size": 3, "initial_nodes": (*NODES[:2], {"id": 9, "peer": "a.example:4102"})},
             {"id": 1},
-            "peer address a.example:8652 twice",
+            "peer address a.example:4102 twice",
         ),
         ({"size": 3, "initial_nodes": NODES}, {"id": 4}, "node.id 4 is not one of cluster.initial_nodes [1, 2, 3]"),
         ({"size": 3, "initial_nodes": NODES}, {}, "node.id must be said in a cluster of 3"),

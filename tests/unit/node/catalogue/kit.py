@@ -30,7 +30,7 @@ def life(number: int) -> bytes:
 
 
 def node(number: int, *, alive: int = 1) -> NodeRow:
-    return NodeRow(NodeId(number), life(alive), f"n{number}:8652", f"ws://n{number}:8650")
+    return NodeRow(NodeId(number), life(alive), f"n{number}:4102", f"ws://n{number}:4100")
 
 
 def bootstrap(*numbers: int, without: tuple[int, ...] = ()) -> Bootstrap:
