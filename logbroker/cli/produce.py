@@ -1,0 +1,138 @@
+"""`logbroker produce`: messages from the command line or from stdin."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import aclosing
+from typing import TYPE_CHECKING, cast
+
+import rich_click as click
+
+from logbroker.cli.connection import Connection, connection_options
+from logbroker.cli.output import Format, Output, output_options
+from logbroker.cli.records import MAX_LINE_BYTES, from_object
+from logbroker.errors import InvalidArgumentError, LogBrokerError
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Callable, Sequence
+    from io import BufferedReader
+
+    from logbroker_client import Client, MessageId, NewMessage
+
+READ_BYTES = 1 << 20
+
+
+@click.command()
+@click.argument("queue")
+@click.argument("values", nargs=-1)
+@click.option("--key", help="Key of all these messages: messages of one key stay in one partition, in order.")
+@click.option(
+    "--header", "headers", multiple=True, metavar="NAME=VALUE", help="Header of all these messages; repeatable."
+)
+@click.option(
+    "-i",
+    "--input",
+    "form",
+    type=click.Choice(["lines", "ndjson"]),
+    default="lines",
+    show_default=True,
+    help="What stdin holds if no VALUES are given: a value a line, or an object with value, key and headers.",
+)
+@output_options
+@connection_options
+def produce(
+    queue: str,
+    values: tuple[str, ...],
+    key: str | None,
+    headers: tuple[str, ...],
+    form: str,
+    output: Output,
+    connection: Connection,
+) -> None:
+    """Send messages, and return when they are committed.
+
+    VALUES are a message each; without them stdin is read. With -o ndjson the id of each message is written.
+
+    Examples:
+
+    \b
+      logbroker produce orders hello "and again"
+      logbroker produce orders --key customer-7 --header source=shop '{"total": 12}'
+      zcat orders.ndjson.gz | logbroker produce orders --input ndjson
+    """
+    shared_headers = tuple(_header(text) for text in headers)
+    if form == "ndjson" and (key is not None or shared_headers):
+        raise click.UsageError("--key and --header are for --input lines; NDJSON objects have their own.")
+    shared_key = None if key is None else key.encode()
+    committed = 0
+    last: MessageId | None = None
+
+    async def work(client: Client) -> None:
+        nonlocal committed, last
+        from logbroker_client import NewMessage
+
+        def message(line: bytes) -> NewMessage:
+            if form == "ndjson" and not values:
+                return NewMessage(*from_object(line.decode()))
+            return NewMessage(line, shared_key, shared_headers)
+
+        async with client.producer(queue) as producer, aclosing(_chunks(values)) as chunks:
+            async for lines in chunks:
+                ids = await producer.send_many(_messages(lines, message, start=committed))
+                committed += len(ids)
+                last = ids[-1] if ids else last
+                if output.format is not Format.TABLE:
+                    for one in ids:
+                        put({"id": str(one), "partition": one.partition, "offset": one.offset})
+
+    try:
+        with output.stream() as put:
+            connection.run(work)
+    except LogBrokerError as error:
+        if committed:
+            message = f"{error.message}; {committed} messages before that are committed"
+            raise type(error)(message, hint=error.hint) from error
+        raise
+    output.say(f"{committed} messages committed" + (f", the last is {last}" if last else ""))
+
+
+def _messages(lines: Sequence[bytes], message: Callable[[bytes], NewMessage], *, start: int) -> list[NewMessage]:
+    made: list[NewMessage] = []
+    for place, line in enumerate(lines):
+        try:
+            made.append(message(line))
+        except (InvalidArgumentError, UnicodeDecodeError) as error:
+            text = error.message if isinstance(error, InvalidArgumentError) else str(error)
+            raise InvalidArgumentError(f"message {start + place + 1}: {text}") from error
+    return made
+
+
+def _header(text: str) -> tuple[str, bytes | None]:
+    name, equals, value = text.partition("=")
+    if not equals or not name:
+        raise click.UsageError(f"--header {text!r} is not NAME=VALUE.")
+    return name, value.encode()
+
+
+async def _chunks(values: Sequence[str]) -> AsyncGenerator[list[bytes], None]:
+    """Yield the lines to send: of the command line at once, of stdin as they come."""
+    if values:
+        yield [value.encode() for value in values]
+        return
+    import trio
+
+    # Not `read`, which waits until all of the size is there.
+    read = cast("BufferedReader", sys.stdin.buffer).read1
+    rest = b""
+    while True:
+        # One raw read returns what is there, so a slow writer's line does not wait for the next one.
+        piece = await trio.to_thread.run_sync(read, READ_BYTES, abandon_on_cancel=True)
+        *lines, rest = (rest + piece).split(b"\n")
+        if not piece:
+            lines = [rest] if rest else []
+        if len(rest) > MAX_LINE_BYTES:
+            raise InvalidArgumentError(f"a line on stdin is longer than {MAX_LINE_BYTES:,} bytes")
+        if lines:
+            yield [line.removesuffix(b"\r") for line in lines]
+        if not piece:
+            return
