@@ -74,12 +74,12 @@ def schema(target: Path | None) -> None:
         target.write_text(schema_text(), encoding="utf-8")
 
 
-@config.command(epilog="Example: logbroker config limits > limits.md")
+@config.command(epilog="Example: logbroker config limits > docs/limits.md")
 def limits() -> None:
-    """Write the table of all limits as Markdown."""
-    from logbroker.config import limits_table
+    """Write the page of all limits as Markdown."""
+    from logbroker.config import limits_page
 
-    print(limits_table(), end="")
+    print(limits_page(), end="")
 
 
 def _plain(value: object) -> object:

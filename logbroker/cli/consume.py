@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, final
+from typing import TYPE_CHECKING, cast, final
 
 import rich_click as click
 
@@ -14,7 +14,7 @@ from logbroker.cli.exits import Exit
 from logbroker.cli.output import Format, Output, output_options
 from logbroker.cli.parameters import DURATION
 from logbroker.cli.records import MAX_LINE_BYTES, to_object
-from logbroker.errors import CorruptBatchError, InvalidArgumentError
+from logbroker.errors import CorruptBatchError, InvalidArgumentError, NotFoundError, invariant
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -179,6 +179,10 @@ def _settle(
 
     async def work(client: Client) -> list[dict[str, object]]:
         await client.load_queue(queue)
+        count = client.core.routes.partition_count(queue)
+        beyond = [partition for partition, _, _ in leased if partition >= count]
+        if beyond:
+            raise NotFoundError(f"queue {queue} has {count} partitions, {beyond[0]} is not one of them")
         rows = []
         for partition, items in _requests(leased):
             reply = await _ask(client, queue, partition, request(partition, items), connection)
@@ -205,9 +209,8 @@ async def _ask(
         await wait_among(call.waiters)
     if call.error is not None:
         raise call.error
-    if not isinstance(call.reply, Settled):
-        raise InvalidArgumentError(f"partition {partition} of queue {queue} gave no answer to that")
-    return call.reply
+    invariant(isinstance(call.reply, Settled), f"the protocol let {type(call.reply).__name__} answer an ack")
+    return cast("Settled", call.reply)
 
 
 def _requests(leased: list[tuple[int, int, int]]) -> Iterable[tuple[int, _Items]]:

@@ -14,7 +14,7 @@ import rich_click as click
 
 from logbroker.cli.admin import AdminNode
 from logbroker.cli.exits import Exit
-from logbroker.cli.output import Output, output_options
+from logbroker.cli.output import Format, Output, output_options
 from logbroker.cli.serve import load
 from logbroker.errors import ConfigurationError, LogBrokerError
 
@@ -61,7 +61,13 @@ def doctor(config_file: Path | None, assignments: tuple[str, ...], output: Outpu
         {"check": found.check, "verdict": str(found.verdict), "detail": found.detail, "hint": found.hint}
         for found in findings
     ]
-    output.rows(rows, ("verdict", "check", "detail", "hint"))
+    if output.format is Format.TABLE:
+        for found in findings:
+            print(
+                f"{found.verdict:7}  {found.check}: {found.detail}" + (f"\n         {found.hint}" if found.hint else "")
+            )
+    else:
+        output.rows(rows, ())
     verdicts = {found.verdict for found in findings}
     if Verdict.FAILED in verdicts:
         return Exit.FAILED

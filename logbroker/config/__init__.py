@@ -5,7 +5,7 @@ Importing this costs a quarter of a second, because of pydantic: only the server
 
 from __future__ import annotations
 
-from logbroker.config.limits import Limits, limits_table
+from logbroker.config.limits import Limits, limits_page
 from logbroker.config.loading import (
     LoadedSettings,
     file_warnings,
@@ -34,7 +34,7 @@ __all__ = [
     "PeerListener",
     "Settings",
     "file_warnings",
-    "limits_table",
+    "limits_page",
     "load_settings",
     "parse_assignment",
     "schema_text",

@@ -154,12 +154,17 @@ FIXED_LIMITS = (
 """What is not in `Limits` because no operator may move it: (what, bound, meaning)."""
 
 
-def limits_table() -> str:
-    """Render all limits as Markdown: what may be set, then what is fixed."""
+def limits_page() -> str:
+    """Render all limits as a page of Markdown: what may be set, then what is fixed."""
     return "\n".join(_lines()) + "\n"
 
 
 def _lines() -> Iterator[str]:
+    yield "# Limits"
+    yield ""
+    yield "Made by `logbroker config limits`; not edited by hand. Sizes are bytes, times are milliseconds. Beyond a limit"
+    yield "a request is refused, and the refusal names it. Set one as in `logbroker serve --set limits.max_queues=2000`."
+    yield ""
     yield "| limit | default | smallest | largest | what it bounds |"
     yield "| --- | ---: | ---: | ---: | --- |"
     for name, field in Limits.model_fields.items():

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, TypeVar, final
 from logbroker.ids import GroupId, NodeId, QueueName, ReplicaId
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Mapping
 
     from logbroker.node.catalogue.rows import GroupRow, NodeRow, QueueRow, RewindRow, TokenRow
 
@@ -78,10 +78,6 @@ class CatalogueState:
 
     def groups_in_order(self) -> list[GroupRow]:
         return in_order(self.groups)
-
-    def put_groups(self, rows: Iterable[GroupRow]) -> None:
-        for row in rows:
-            self.groups[row.group] = row
 
     def joined_members(self) -> list[NodeRow]:
         return [self.nodes[node] for node in self.members if node in self.nodes]

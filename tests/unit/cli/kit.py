@@ -179,6 +179,13 @@ class FakeCluster:
     def core(self) -> Self:
         return self
 
+    @property
+    def routes(self) -> Self:
+        return self
+
+    def partition_count(self, queue: str) -> int:
+        return 2
+
     def call(self, build: Callable[[int], AnyRequest], *, route: tuple[str, int], **_: object) -> FakeCall:
         request = build(9)
         self.asked.append(("call", route, request))

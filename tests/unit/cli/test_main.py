@@ -138,14 +138,23 @@ def test_whether_json_is_wanted_is_known_before_anything_is_parsed(args: list[st
     assert wants_json(args) is expected
 
 
-def test_an_interruption_ends_with_130(cluster: FakeCluster) -> None:
-    def interrupt(*_: object, **__: object) -> None:
-        raise KeyboardInterrupt
+@pytest.mark.parametrize(
+    ("raised", "code"),
+    [
+        (KeyboardInterrupt(), 130),
+        (BaseExceptionGroup("", [BaseExceptionGroup("", [KeyboardInterrupt()])]), 130),
+        (ExceptionGroup("", [errors.UnavailableError("a"), errors.NotFoundError("b")]), 5),
+        (ExceptionGroup("", [errors.UnavailableError("a"), errors.UnavailableError("b")]), 3),
+    ],
+)
+def test_what_trio_wraps_in_groups_is_still_recognised(
+    monkeypatch: pytest.MonkeyPatch, raised: BaseException, code: int
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise raised
 
-    cluster.connect = interrupt  # type: ignore[assignment,method-assign]  # stands in for Ctrl-C
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("logbroker_client.connect", interrupt)
-        assert run("status").code == 130
+    monkeypatch.setattr("logbroker_client.connect", fail)
+    assert run("status").code == code
 
 
 def test_nobody_is_asked_where_nobody_can_answer(cluster: FakeCluster) -> None:

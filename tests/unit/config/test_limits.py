@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from pydantic import ValidationError
 
-from logbroker.config.limits import FIXED_LIMITS, Limits, bounds_of, limits_table
+from logbroker.config.limits import FIXED_LIMITS, Limits, bounds_of, limits_page
 
 
 @pytest.mark.parametrize("name", list(Limits.model_fields))
@@ -26,7 +28,7 @@ def test_no_limit_can_be_set_outside_its_bounds(name: str) -> None:
 
 
 def test_the_table_has_a_row_for_each_limit_and_shows_default_and_bounds() -> None:
-    rows = limits_table().splitlines()
+    rows = limits_page().splitlines()
     assert "| `limits.max_wait_ms` | 30,000 | 0 | 30,000 | Longest wait of a receive for a message. |" in rows
     assert sum(row.startswith("| `limits.") for row in rows) == len(Limits.model_fields)
     assert sum(row.startswith(f"| {what} |") for what, _, _ in FIXED_LIMITS for row in rows) == len(FIXED_LIMITS)
@@ -36,3 +38,8 @@ def test_a_websocket_message_holds_twice_what_is_largest_in_it() -> None:
     assert Limits().max_websocket_message_bytes == 2 << 20
     larger = Limits.model_validate({"max_batch_bytes": 4 << 20})
     assert larger.max_websocket_message_bytes == 8 << 20
+
+
+def test_the_published_page_is_made_from_the_table() -> None:
+    page = Path(__file__).resolve().parents[3] / "docs" / "limits.md"
+    assert page.read_text() == limits_page(), "run `logbroker config limits > docs/limits.md`"
