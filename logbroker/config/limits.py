@@ -162,8 +162,9 @@ def limits_page() -> str:
 def _lines() -> Iterator[str]:
     yield "# Limits"
     yield ""
-    yield "Made by `logbroker config limits`; not edited by hand. Sizes are bytes, times are milliseconds. Beyond a limit"
-    yield "a request is refused, and the refusal names it. Set one as in `logbroker serve --set limits.max_queues=2000`."
+    yield "Made by `logbroker config limits`; not edited by hand. Sizes are bytes, times are milliseconds. Beyond a"
+    yield "limit a request is refused, and the refusal names it. Set one with `--set limits.max_queues=2000` or in the"
+    yield "configuration file."
     yield ""
     yield "| limit | default | smallest | largest | what it bounds |"
     yield "| --- | ---: | ---: | ---: | --- |"
