@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Final, NoReturn, Protocol, TypeAlias, TypeVar,
 
 import lmdb
 
-from logbroker.errors import StorageError, StoreFailedError, invariant
+from logbroker.errors import StorageError, StoreFailedError, invariant, violated
 from logbroker.ids import GroupId, Index, Offset, ReplicaId
 from logbroker.storage.lmdb_file import (
     Environment,
@@ -43,6 +43,8 @@ VERIFY_LIMIT_BYTES: Final = 256 << 20
 
 _PREFIX: Final = struct.Struct(">IQ")
 _NUMBER: Final = struct.Struct(">Q")
+_INDEX_KEY: Final = struct.Struct(">IQQ")
+_ORDERED_KEY: Final = struct.Struct(">IQQQ")
 _ROW: Final = struct.Struct(">QQQQQ")
 
 _MAX_NUMBER: Final = (1 << 64) - 1
@@ -137,8 +139,8 @@ class OffsetIndex(Protocol):
 
 def _check_order(rows: Sequence[IndexRow]) -> None:
     for one, two in pairwise(rows):
-        is_ordered = one.index < two.index and one.base_offset <= two.base_offset and one.append_ms <= two.append_ms
-        invariant(is_ordered, f"index rows out of order: {one} before {two}")
+        if not (one.index < two.index and one.base_offset <= two.base_offset and one.append_ms <= two.append_ms):
+            violated(f"index rows out of order: {one} before {two}")
 
 
 @final
@@ -284,10 +286,9 @@ class LmdbIndex:
         def put(environment: Environment, transaction: _Transaction) -> None:
             for group, replica, new in wanted:
                 _delete(environment, transaction, _keys_from(environment, transaction, group, replica, new[0].index))
-                for row in new:
-                    value = _ROW.pack(row.index, row.base_offset, row.append_ms, row.segment_base, row.position)
-                    for table, key in zip(_tables(environment), _keys_of(group, replica, row), strict=True):
-                        transaction.put(key, value, db=table)
+                for table, items in zip(_tables(environment), _items(group, replica, new), strict=True):
+                    with transaction.cursor(db=table) as cursor:
+                        cursor.putmulti(items)
 
         if wanted:
             self._change(put)
@@ -450,14 +451,17 @@ def _tables(environment: Environment) -> tuple[lmdb._Database, lmdb._Database, l
     return environment.by_index, environment.by_offset, environment.by_time
 
 
-def _keys_of(group: GroupId, replica: ReplicaId, row: IndexRow) -> tuple[bytes, bytes, bytes]:
+def _items(group: GroupId, replica: ReplicaId, rows: Sequence[IndexRow]) -> tuple[list[tuple[bytes, bytes]], ...]:
+    """Keys and values for each table, in order of keys."""
     # The index stands in every key: it makes the keys of blocks without records, or of one millisecond, distinct.
-    prefix = _PREFIX.pack(group, replica)
-    return (
-        prefix + _NUMBER.pack(row.index),
-        prefix + _NUMBER.pack(row.base_offset) + _NUMBER.pack(row.index),
-        prefix + _NUMBER.pack(row.append_ms) + _NUMBER.pack(row.index),
-    )
+    by_index, by_offset, by_time = [], [], []
+    for row in rows:
+        index, offset, append_ms = row.index, row.base_offset, row.append_ms
+        value = _ROW.pack(index, offset, append_ms, row.segment_base, row.position)
+        by_index.append((_INDEX_KEY.pack(group, replica, index), value))
+        by_offset.append((_ORDERED_KEY.pack(group, replica, offset, index), value))
+        by_time.append((_ORDERED_KEY.pack(group, replica, append_ms, index), value))
+    return by_index, by_offset, by_time
 
 
 def _index_in(key: bytes) -> int:
