@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 from logbroker.partition.decide import DecisionLimits
 from logbroker.partition.log_time import ClockSettings
-from logbroker.raft.settings import RaftConfig
 from logbroker.record.batch import BatchLimits
 from logbroker.storage.node_store import StoreOptions
 from logbroker.storage.partition_log import LogOptions
@@ -16,7 +15,6 @@ from logbroker.wire.requests import WireLimits
 if TYPE_CHECKING:
     from logbroker.config.limits import Limits
     from logbroker.config.settings import Settings
-    from logbroker.ids import ReplicaId
 
 
 def batch_limits(limits: Limits) -> BatchLimits:
@@ -53,20 +51,6 @@ def wire_limits(limits: Limits) -> WireLimits:
 def clock_settings(settings: Settings) -> ClockSettings:
     return ClockSettings(
         max_skew_ms=settings.log_time.max_skew_ms, max_clock_step_ms=settings.log_time.max_clock_step_ms
-    )
-
-
-def raft_config(settings: Settings, replica: ReplicaId) -> RaftConfig:
-    raft = settings.raft
-    return RaftConfig(
-        replica=replica,
-        election_ticks=raft.election_ticks,
-        heartbeat_ticks=raft.heartbeat_ticks,
-        max_message_bytes=raft.max_message_bytes,
-        max_inflight_messages=raft.max_inflight_messages,
-        max_inflight_bytes=raft.max_inflight_bytes,
-        max_uncommitted_bytes=raft.max_uncommitted_bytes,
-        max_committed_bytes_per_ready=raft.max_ready_bytes,
     )
 
 

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 from logbroker.config import options
 from logbroker.config.limits import Limits
 from logbroker.config.settings import Settings
-from logbroker.ids import ReplicaId
 from logbroker.partition.decide import DecisionLimits
 from logbroker.partition.log_time import ClockSettings
 from logbroker.record.batch import BatchLimits
@@ -54,16 +53,6 @@ def test_each_limit_of_a_layer_follows_its_setting() -> None:
     wire = options.wire_limits(limits)
     assert wire.max_outstanding == limits.max_inflight_requests
     assert wire.max_message_bytes == limits.max_websocket_message_bytes
-
-
-def test_raft_is_counted_in_ticks() -> None:
-    settings = Settings.model_validate(
-        {"raft": {"tick_ms": 50, "heartbeat_ms": 100, "election_ms": 2_000, "max_ready_bytes": 1 << 20}}
-    )
-    config = options.raft_config(settings, ReplicaId(7))
-    assert (config.replica, config.heartbeat_ticks, config.election_ticks) == (7, 2, 40)
-    assert config.max_committed_bytes_per_ready == 1 << 20
-    assert config.max_uncommitted_bytes == settings.raft.max_uncommitted_bytes
 
 
 def test_the_store_gets_its_ballast_from_the_size_of_the_disk() -> None:
