@@ -47,6 +47,8 @@ _INDEX_KEY: Final = struct.Struct(">IQQ")
 _ORDERED_KEY: Final = struct.Struct(">IQQQ")
 _ROW: Final = struct.Struct(">QQQQQ")
 
+# The binding was seen to raise SystemError, too, when a cursor met damaged pages.
+_CORRUPT: Final = (lmdb.Error, SystemError)
 _MAX_NUMBER: Final = (1 << 64) - 1
 _BEHIND: Final = b"\xff" * 17
 """Longer and greater than what follows the prefix in any key."""
@@ -388,7 +390,7 @@ class LmdbIndex:
                     return ask(self._environment, transaction)
         except lmdb.ReadersFullError:
             return None
-        except lmdb.Error:
+        except _CORRUPT:
             self._is_condemned = True
         self._found_damaged(group, replica)
         return None
@@ -415,12 +417,12 @@ class LmdbIndex:
         except (lmdb.MapFullError, lmdb.TxnFullError, lmdb.DiskError):
             # The rows are left out. Nothing is lost but time, and room is what the queue itself needs now.
             self._refused_writes += 1
-        except lmdb.Error as error:
+        except _CORRUPT as error:
             self._on_error(error)
         except OSError as error:
             self._fail(str(error.strerror), error)
 
-    def _on_error(self, error: lmdb.Error) -> None:
+    def _on_error(self, error: Exception) -> None:
         # What LMDB has no class for is an error of the operating system.
         if type(error) is lmdb.Error:
             self._fail(str(error), error)

@@ -77,8 +77,11 @@ def test_what_lmdb_finds_corrupt_is_asked_nothing_more_and_made_anew(index: Lmdb
     assert index.statistics() == IndexStatistics(rebuilt=True, recreated=1, damaged=1)
 
 
-def test_a_change_that_meets_corruption_is_left_out_and_the_next_one_starts_anew(index: LmdbIndex) -> None:
-    fail_with(index, lmdb.PageNotFoundError("gone")).close()
+@pytest.mark.parametrize("error", [lmdb.PageNotFoundError("gone"), SystemError("a result with an exception set")])
+def test_a_change_that_meets_corruption_is_left_out_and_the_next_one_starts_anew(
+    index: LmdbIndex, error: Exception
+) -> None:
+    fail_with(index, error).close()
     index.add(G, R, [row(30)])
     assert index.statistics().recreated == 0
     index.add(G, R, [row(40)])
