@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import stat
 from dataclasses import dataclass
 from enum import StrEnum
@@ -109,6 +108,8 @@ def _data_directory(settings: Settings) -> Iterator[Finding]:
     mode = stat.S_IMODE(folder.stat().st_mode)
     if mode & 0o077:
         yield Finding(check, Verdict.WARNING, f"{folder} has mode {mode:04o}", "chmod 0700: messages lie in it")
+    import shutil
+
     usage = shutil.disk_usage(folder)
     ballast = settings.storage.ballast_bytes(usage.total)
     room = f"{usage.free >> 20:,} MiB of {usage.total >> 20:,} MiB are free"

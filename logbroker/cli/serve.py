@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -57,6 +56,8 @@ def dev(data_dir: Path | None, port: int, assignments: tuple[str, ...]) -> int:
       logbroker dev
       logbroker dev --data-dir ./play --port 5100
     """
+    import tempfile
+
     with ExitStack() as stack:
         folder = data_dir or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="logbroker-dev-")))
         loaded = load_for_dev(folder, port, assignments)
