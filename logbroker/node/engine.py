@@ -231,7 +231,8 @@ class Engine:
         if self._is_draining:
             answer(ShuttingDownError(f"node {self.node} is shutting down"))
         elif replica is None:
-            answer(NotFoundError(f"group {group} has no replica on node {self.node}"))
+            # Not "not found": the replica may have moved since the client looked.
+            answer(NotLeaderError(f"node {self.node} has no replica of group {group}"))
         elif not replica.is_serving:
             answer(NotLeaderError(f"node {self.node} does not lead group {group}", leader=self.leader_node(group)))
         else:

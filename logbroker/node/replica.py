@@ -311,6 +311,9 @@ class Replica:
         while self.failed is None and self.core.has_ready():
             try:
                 self._take(self.core.ready())
+            except UnavailableEntryError:
+                # An entry to apply turned out to be damaged: what lies before it goes on, it is fetched from a peer.
+                self._limit_apply()
             except LogBrokerError as error:
                 self._fail(error)
         if self.service is not None and self.failed is None:
@@ -554,7 +557,10 @@ class Replica:
             self._complete(write)
         for entry in ready.committed:
             self._apply(entry)
-        self.log.committed = max(self.log.committed, min(self.core.commit, self.log.last_index()))
+        # Not the log's last index: at a committed index storage may still hold the entry that a conflict replaces.
+        # While a snapshot is on its way in, the core speaks of the log that will be.
+        if self.received is None:
+            self.log.committed = max(self.log.committed, min(self.core.commit, self.core.durable_index))
         self._ready_reads.extend((state.index, state.context) for state in ready.read_states)
         self._answer_reads()
 

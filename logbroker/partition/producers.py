@@ -114,11 +114,13 @@ class Producers:
     def judge(self, producer_id: int, *, epoch: int, base_sequence: int, count: int) -> Objection | None:
         """Say why a batch of this producer is not the next one, or None if it is.
 
-        An unknown producer may begin anywhere (its state may have been dropped); a new epoch begins at 0.
+        An unknown producer begins at 0, and so does a new epoch. Kafka lets an unknown one begin anywhere. Here that
+        would let the second of two batches overtake a first one that was refused, and a late retry of a producer that
+        was forgotten stand in the log twice. Whoever was forgotten begins again under a new id.
         """
         state = self._states.get(producer_id)
         if state is None:
-            return None
+            return None if base_sequence == 0 else OutOfOrder(0)
         if epoch != state.epoch:
             if epoch < state.epoch:
                 return Fenced(state.epoch)

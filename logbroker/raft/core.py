@@ -441,6 +441,8 @@ class RaftCore:
     def ready(self) -> Ready:
         """Take the work that is due. Nothing in it is handed out twice."""
         state = self._state
+        # First, because storage may refuse: then nothing has been handed out.
+        committed = state.log.next_committed()
         self._sequence += 1
         soft = hard = None
         if (state.leader, state.role) != self._handed_soft:
@@ -449,7 +451,6 @@ class RaftCore:
         if (state.term, state.vote) != self._handed_hard:
             self._handed_hard = (state.term, state.vote)
             hard = HardState(state.term, state.vote, state.log.commit)
-        committed = state.log.next_committed()
         entries, snapshot = state.log.hand_out(self._sequence)
         messages, state.messages = state.messages, []
         read_states: list[ReadState] = []

@@ -90,7 +90,7 @@ def write_checkpoint(disk: Disk, directory: str, header: CheckpointHeader, slice
     invariant(
         len(header.conf) <= MAX_CONF_BYTES, f"a configuration of {len(header.conf)} bytes is above {MAX_CONF_BYTES}"
     )
-    newest = max(_indexes(disk, directory), default=Index(0))
+    newest = max(checkpoint_indexes(disk, directory), default=Index(0))
     invariant(header.index >= newest, f"{directory}: checkpoint {header.index} is older than checkpoint {newest}")
     path = checkpoint_path(directory, header.index)
     temporary = path + TEMPORARY_SUFFIX
@@ -111,7 +111,7 @@ def load_checkpoints(disk: Disk, directory: str, *, group: GroupId | None = None
     """Read every checkpoint of a replica and check every byte of it; one of another group than `group` is damaged."""
     checkpoints: list[tuple[CheckpointHeader, bytes]] = []
     damaged: list[str] = []
-    for index in _indexes(disk, directory):
+    for index in checkpoint_indexes(disk, directory):
         path = checkpoint_path(directory, index)
         try:
             header, body = read_checkpoint(disk, path)
@@ -227,7 +227,7 @@ def _check_name(path: str, header: CheckpointHeader, index: Index, group: GroupI
 def _drop_older(disk: Disk, directory: str, newest: CheckpointHeader) -> None:
     whole_count = 0
     dropped = False
-    for index in _indexes(disk, directory):
+    for index in checkpoint_indexes(disk, directory):
         path = checkpoint_path(directory, index)
         if whole_count >= KEPT_COUNT:
             disk.unlink(path)
@@ -252,8 +252,8 @@ def _is_whole(disk: Disk, path: str, index: Index, group: GroupId) -> bool:
         return False
 
 
-def _indexes(disk: Disk, directory: str) -> list[Index]:
-    """Of the files with a checkpoint's name, newest first."""
+def checkpoint_indexes(disk: Disk, directory: str) -> list[Index]:
+    """Indexes of the files with a checkpoint's name, readable or not, newest first."""
     stems = (name.removesuffix(CHECKPOINT_SUFFIX) for name in disk.list(directory) if name.endswith(CHECKPOINT_SUFFIX))
     numbers = (int(stem) for stem in stems if stem.isdecimal() and str(int(stem)) == stem)
     return sorted(map(Index, numbers), reverse=True)

@@ -93,7 +93,10 @@ class FlushJob:
         if piece.is_new:
             header = encode_segment_header(piece.log.group, piece.log.replica, piece.row.base_index)
             piece.target.file.pwrite([header], 0)
-            self.disk.rename(f"{piece.directory}/{SPARE_NAME}", segment_path(piece.directory, piece.row.base_index))
+            path = segment_path(piece.directory, piece.row.base_index)
+            # A flush that found no room for its record is run again, and has renamed the file before.
+            if not self.disk.exists(path):
+                self.disk.rename(f"{piece.directory}/{SPARE_NAME}", path)
         write_entries(piece.target.file, piece.position, piece.entries)
 
     def _index_rows(self) -> None:
@@ -111,7 +114,9 @@ class FlushJob:
     def _unlink(self) -> None:
         for dropped in self.dropped:
             for segment in dropped.segments:
-                self.disk.unlink(segment_path(dropped.directory, segment.base_index))
+                path = segment_path(dropped.directory, segment.base_index)
+                if self.disk.exists(path):
+                    self.disk.unlink(path)
             self.disk.sync_dir(dropped.directory)
         for directory in self.dead_directories:
             remove_tree(self.disk, directory)
@@ -126,7 +131,8 @@ class CheckpointJob:
 
     replica: ReplicaId
     epoch: int
-    log_start_index: int
+    index: Index
+    log_start_index: Index
     write: Iterator[None]
 
     def run(self) -> None:

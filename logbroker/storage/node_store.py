@@ -55,6 +55,8 @@ class StoredReplica:
 
     log: PartitionLog
     checkpoint: tuple[CheckpointHeader, bytes] | None = None
+    newest_checkpoint: Index = Index(0)
+    """Highest index of a checkpoint file, readable or not: none is written below it."""
     kept_log_starts: list[Index] = field(default_factory=list)
     """Log start index recorded in each kept checkpoint, oldest first."""
     lost: str = ""
@@ -248,22 +250,24 @@ class NodeStore:
     def plan_checkpoint(
         self, replica: ReplicaId, header: CheckpointHeader, slices: Iterable[bytes]
     ) -> CheckpointJob | None:
-        """Plan a checkpoint of a replica; None while another is being written."""
-        if self._checkpoint is not None:
+        """Plan a checkpoint of a replica; None while another is written, or before it is as new as the last."""
+        stored = self.replicas[replica]
+        if self._checkpoint is not None or header.index < stored.newest_checkpoint:
             return None
-        log = self.replicas[replica].log
+        log = stored.log
         invariant(
             header.index <= log.last_index(), f"checkpoint {header.index} lies ahead of the log's {log.last_index()}"
         )
         write = write_checkpoint(self._disk, log.state.directory, header, slices)
-        self._checkpoint = CheckpointJob(replica, log.epoch, header.log_start_index, write)
+        self._checkpoint = CheckpointJob(replica, log.epoch, header.index, header.log_start_index, write)
         return self._checkpoint
 
     def finish_checkpoint(self, job: CheckpointJob) -> None:
         self._checkpoint = None
         stored = self.replicas.get(job.replica)
         if stored is not None and stored.log.epoch == job.epoch:
-            stored.kept_log_starts = [*stored.kept_log_starts[-1:], Index(job.log_start_index)]
+            stored.newest_checkpoint = job.index
+            stored.kept_log_starts = [*stored.kept_log_starts[-1:], job.log_start_index]
 
     def finish_checkpoint_failed(self) -> None:
         """There was no room for it; the older ones are as they were."""
@@ -380,6 +384,7 @@ class NodeStore:
         )
         self._retired.extend(stored.log.replace(state))
         stored.kept_log_starts = [Index(install.previous_index + 1)]
+        stored.newest_checkpoint = Index(install.index)
         self._dead_directories.append(old.directory)
         self._wants_roll = True
 

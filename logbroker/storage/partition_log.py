@@ -406,16 +406,18 @@ class PartitionLog:
         size = sum(map(encoded_bytes, entries))
         first, last = entries[0], entries[-1]
         active, spare = self.active, self.spare
+        spare_fits = spare is not None and spare.allocated_bytes - SEGMENT_HEADER_BYTES >= self._unflushed_bytes
         if active is not None:
             old = state.segments[-1]
             has_room = active.allocated_bytes - old.length_bytes >= self._unflushed_bytes
-            if old.length_bytes < self._options.segment_bytes and has_room:
+            # A full segment is rolled, unless what is to be flushed was promised its room before it was full.
+            if has_room and (old.length_bytes < self._options.segment_bytes or not spare_fits):
                 row = SegmentRow(old.base_index, last.index, last.term, old.length_bytes + size)
                 self._flushing = FlushPiece(
                     self, self.epoch, state.directory, active, False, old.length_bytes, entries, row
                 )
                 return self._flushing
-        if spare is None:
+        if spare is None or not spare_fits:
             violated(f"group {state.group} has no room reserved for {size} bytes")
         row = SegmentRow(first.index, last.index, last.term, SEGMENT_HEADER_BYTES + size)
         self._flushing = FlushPiece(self, self.epoch, state.directory, spare, True, SEGMENT_HEADER_BYTES, entries, row)
@@ -438,6 +440,10 @@ class PartitionLog:
             if reader is not None:
                 reader.close()
         count = len(piece.entries)
+        invariant(
+            count <= len(state.tail) and state.tail[count - 1] is piece.entries[-1],
+            f"group {state.group} flushed entry {piece.row.last_index}, which was replaced meanwhile",
+        )
         self._unflushed_bytes -= sum(map(encoded_bytes, piece.entries))
         del state.tail[:count], self._tail_offsets[:count]
         return retired

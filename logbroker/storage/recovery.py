@@ -14,7 +14,7 @@ from logbroker.entry import Entry, EntryKind
 from logbroker.errors import ConfigurationError, CorruptBatchError, DiskFullError, invariant
 from logbroker.ids import GroupId, Index, NodeId, Offset, ReplicaId, Term
 from logbroker.storage.ballast import Ballast, Room
-from logbroker.storage.checkpoints import load_checkpoints
+from logbroker.storage.checkpoints import checkpoint_indexes, load_checkpoints
 from logbroker.storage.commit import reserve_room
 from logbroker.storage.disk import Disk, MissingFileError
 from logbroker.storage.flush import IndexRebuild, rebuild_rows, remove_tree
@@ -360,6 +360,7 @@ class _Recovery:
         if not state.directory:
             return stored
         loaded = load_checkpoints(self._disk, state.directory)
+        stored.newest_checkpoint = max(checkpoint_indexes(self._disk, state.directory), default=Index(0))
         self._notes.extend(loaded.damaged)
         usable = [found for found in loaded.checkpoints if found[0].index <= state.last_index]
         if len(usable) < len(loaded.checkpoints) and not stored.lost:
