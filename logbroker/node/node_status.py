@@ -1,0 +1,95 @@
+"""What a node says of itself to operators: values, and how a group's troubles are put into words. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, final
+
+from logbroker.ids import GroupId, Index, NodeId, ReplicaId, Term
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Sequence
+
+    from logbroker.node.engine import EngineStatistics
+    from logbroker.node.peers import LinkStatistics
+    from logbroker.node.store_threads import ThreadStatistics
+    from logbroker.node.turns import LoopStatistics
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class PeerStatus:
+    """`fault` is why it cannot be reached; empty while it can."""
+
+    node: NodeId
+    address: str
+    is_connected: bool
+    fault: str
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class GroupStatus:
+    """One replica of this node. `fill_percent` is set while a snapshot comes in."""
+
+    group: GroupId
+    replica: ReplicaId
+    is_leader: bool
+    is_serving: bool
+    leader_node: NodeId | None
+    term: Term
+    commit: Index
+    applied: Index
+    first_index: Index
+    last_index: Index
+    voters: tuple[ReplicaId, ...]
+    learners: tuple[ReplicaId, ...]
+    fill_percent: int | None
+    problems: tuple[str, ...]
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class NodeStatus:
+    """`problems` are sentences, the most important first; `is_ready`: this node may be sent clients."""
+
+    node: NodeId
+    incarnation: bytes
+    cluster_id: bytes
+    cluster_name: str
+    phase: str
+    is_ready: bool
+    is_draining: bool
+    problems: tuple[str, ...]
+    peers: tuple[PeerStatus, ...]
+    groups: tuple[GroupStatus, ...]
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class NodeStatistics:
+    """Counters for metrics, all since the start of the process."""
+
+    engine: EngineStatistics
+    loop: LoopStatistics
+    log_thread: ThreadStatistics
+    flusher_thread: ThreadStatistics
+    links: tuple[LinkStatistics, ...]
+
+
+def leaderless(group: GroupId, *, own: NodeId, members: Collection[NodeId], heard: Collection[NodeId]) -> str:
+    """Say why a group has no leader, as far as one node can tell."""
+    others = sorted(set(members) - {own})
+    heard_here = [node for node in others if node in heard]
+    total = len(others) + (own in members)
+    if not others:
+        return f"group {group} has no leader yet"
+    if not heard_here:
+        return f"group {group} has no leader: this node hears none of {_nodes(others)}"
+    if 2 * (len(heard_here) + (own in members)) <= total:
+        return f"group {group} has no leader: this node hears only {_nodes(heard_here)} of {total}"
+    return f"group {group} has no leader yet, though this node hears {_nodes(heard_here)}"
+
+
+def _nodes(nodes: Sequence[NodeId]) -> str:
+    return f"node {nodes[0]}" if len(nodes) == 1 else f"nodes {', '.join(map(str, nodes))}"

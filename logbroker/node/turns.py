@@ -1,0 +1,172 @@
+"""The engine's two tasks: turns, which carry out what is ready, and ticks, which let time pass.
+
+Whatever gives the engine something to do calls `wake`; all that was given until the turn task runs is one turn, so that
+many small inputs share one pump, one group commit and one send a link.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NoReturn, final
+
+import trio
+
+from logbroker.errors import LogBrokerError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from logbroker.ids import NodeId
+    from logbroker.node.engine import BackgroundJob, Engine
+    from logbroker.node.peer_messages import PeerMessage
+    from logbroker.node.store_threads import StoreThread
+    from logbroker.storage.commit import CommitJob
+
+logger = logging.getLogger(__name__)
+
+LATE_MS = 250
+"""A loop later than this looks like a dead node to the others before long: it is worth a line in the log."""
+WARN_EVERY_S = 10.0
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class LoopStatistics:
+    """Counted since the start; `lateness_ms` is that of the last tick, `worst_lateness_ms` the most ever."""
+
+    turns: int
+    ticks: int
+    skipped_ticks: int
+    late_ticks: int
+    lateness_ms: float
+    worst_lateness_ms: float
+
+
+@final
+class Turns:
+    """`send` puts one message on its way, `after_turn` is told when everything that was ready is done."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        *,
+        log_thread: StoreThread,
+        flusher_thread: StoreThread,
+        tick_ms: int,
+        send: Callable[[NodeId, list[PeerMessage]], None],
+        after_turn: Callable[[], None],
+    ) -> None:
+        self._engine = engine
+        self._log_thread = log_thread
+        self._flusher_thread = flusher_thread
+        self._tick_s = tick_ms / 1000
+        self._send = send
+        self._after_turn = after_turn
+        self._woken = trio.Event()
+        self._done: deque[tuple[Callable[[], None], Callable[[LogBrokerError], None], BaseException | None]] = deque()
+        self._turn_count = self._tick_count = self._skipped = self._late = 0
+        self._lateness_ms = self._worst_lateness_ms = 0.0
+        self._warned_at = float("-inf")
+
+    def wake(self) -> None:
+        """There is something to do; from trio's thread only."""
+        self._woken.set()
+
+    async def run_turns(self) -> NoReturn:
+        """Take turns for ever.
+
+        Raises:
+            LogBrokerError: the engine failed; nothing may be written any more and the process must end.
+        """
+        while True:
+            await self._woken.wait()
+            self._woken = trio.Event()
+            self._turn()
+
+    async def run_ticks(self) -> NoReturn:
+        """Tick on the beat of the monotonic clock; beats that were missed are skipped, not made up for.
+
+        Making them up would let timeouts end whose messages lie unread in the sockets.
+        """
+        due = trio.current_time() + self._tick_s
+        while True:
+            await trio.sleep_until(due)
+            now = trio.current_time()
+            self._note_lateness((now - due) * 1000)
+            self._tick_count += 1
+            self._engine.tick()
+            self.wake()
+            missed = int((now - due) / self._tick_s)
+            self._skipped += missed
+            due += (missed + 1) * self._tick_s
+
+    def statistics(self) -> LoopStatistics:
+        return LoopStatistics(
+            self._turn_count,
+            self._tick_count,
+            self._skipped,
+            self._late,
+            self._lateness_ms,
+            self._worst_lateness_ms,
+        )
+
+    def _turn(self) -> None:
+        engine = self._engine
+        self._turn_count += 1
+        self._take_done()
+        engine.pump()
+        if engine.failed is not None:
+            raise engine.failed
+        # The followers' disks work while ours does.
+        for node, messages in engine.take_peer_messages().items():
+            self._send(node, messages)
+        commit = engine.next_commit()
+        if commit is not None:
+            self._log_thread.submit(commit, self._on_commit(commit))
+        background = engine.next_background()
+        if background is not None:
+            self._flusher_thread.submit(background, self._on_background(background))
+        self._after_turn()
+
+    def _on_commit(self, job: CommitJob) -> Callable[[BaseException | None], None]:
+        engine = self._engine
+        return lambda error: self._finish(
+            lambda: engine.commit_done(job), lambda failure: engine.commit_failed(job, failure), error
+        )
+
+    def _on_background(self, job: BackgroundJob) -> Callable[[BaseException | None], None]:
+        engine = self._engine
+        return lambda error: self._finish(
+            lambda: engine.background_done(job), lambda failure: engine.background_failed(job, failure), error
+        )
+
+    def _finish(
+        self, done: Callable[[], None], failed: Callable[[LogBrokerError], None], error: BaseException | None
+    ) -> None:
+        """A job ended; called by the loop itself, where nobody would catch an error: the next turn takes it."""
+        self._done.append((done, failed, error))
+        self.wake()
+
+    def _take_done(self) -> None:
+        while self._done:
+            done, failed, error = self._done.popleft()
+            if error is None:
+                done()
+            elif isinstance(error, LogBrokerError):
+                failed(error)
+            else:
+                # A bug, not a failure that the engine knows: it ends the node under its own name.
+                raise error
+
+    def _note_lateness(self, lateness_ms: float) -> None:
+        self._lateness_ms = lateness_ms
+        self._worst_lateness_ms = max(self._worst_lateness_ms, lateness_ms)
+        if lateness_ms < LATE_MS:
+            return
+        self._late += 1
+        now = trio.current_time()
+        if now - self._warned_at >= WARN_EVERY_S:
+            self._warned_at = now
+            logger.warning("loop_late late_ms=%d count=%d", lateness_ms, self._late)

@@ -1,0 +1,264 @@
+"""Whole nodes on trio: founding, serving, failing over, coming back and being replaced, over loopback TCP."""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING
+
+import pytest
+import trio
+
+from logbroker.errors import NotFoundError, NotLeaderError, UnavailableError
+from logbroker.ids import DEFAULT_GROUP, META_GROUP, GroupId
+from logbroker.node.catalogue.commands import DeleteQueue
+from logbroker.node.requests import (
+    AckRequest,
+    ProduceReply,
+    ProduceRequest,
+    ReceiveReply,
+    ReceiveRequest,
+    SettleReply,
+    StateReply,
+    StateRequest,
+)
+from logbroker.record.batch import Record, decode_batch, encode_batch
+from tests.node_kit.nodes import Nodes, running_nodes, until
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from logbroker.ids import LeaseId
+
+
+def batch(*values: bytes) -> bytes:
+    return encode_batch([Record(value) for value in values])
+
+
+async def produce(nodes: Nodes, group: GroupId, *values: bytes) -> ProduceReply:
+    reply = await nodes.ask(group, ProduceRequest(batch(*values)))
+    assert isinstance(reply, ProduceReply)
+    return reply
+
+
+async def receive(nodes: Nodes, group: GroupId, *, wait_ms: int = 5_000) -> tuple[LeaseId, list[bytes | None]]:
+    reply = await nodes.ask(group, ReceiveRequest(DEFAULT_GROUP, 100, 30_000, wait_ms=wait_ms))
+    assert isinstance(reply, ReceiveReply)
+    values = []
+    for part in reply.parts:
+        records = decode_batch(part.batch)
+        values += [records[at - part.base_offset].value for start, end, _ in part.ranges for at in range(start, end)]
+    return reply.lease, values
+
+
+async def ack(nodes: Nodes, group: GroupId, lease: LeaseId, start: int, end: int) -> int:
+    reply = await nodes.ask(group, AckRequest(DEFAULT_GROUP, ((lease, ((start, end),)),)))
+    assert isinstance(reply, SettleReply)
+    return reply.results[0].done_count
+
+
+async def state(nodes: Nodes, group: GroupId) -> StateReply:
+    reply = await nodes.ask(group, StateRequest())
+    assert isinstance(reply, StateReply)
+    return reply
+
+
+async def test_a_single_node_founds_its_cluster_at_once_and_serves(tmp_path: Path) -> None:
+    async with running_nodes(tmp_path, 1) as nodes:
+        await nodes.start(1)
+        (group,) = await nodes.create_queue("orders")
+        assert (await produce(nodes, group, b"a", b"b")).base_offset == 0
+        lease, values = await receive(nodes, group)
+        assert values == [b"a", b"b"]
+        assert await ack(nodes, group, lease, 0, 2) == 2
+
+
+async def test_three_nodes_found_one_cluster_and_carry_messages(tmp_path: Path) -> None:
+    async with running_nodes(tmp_path, 3) as nodes:
+        await nodes.start(1, 2, 3)
+        await nodes.ready(1, 2, 3)
+        assert len({broker.status().cluster_id for broker in nodes.brokers.values()}) == 1
+        (group,) = await nodes.create_queue("orders")
+        await produce(nodes, group, b"a", b"b")
+        lease, values = await receive(nodes, group)
+        assert values == [b"a", b"b"]
+        assert await ack(nodes, group, lease, 0, 2) == 2
+        assert await state(nodes, group) is not None
+        await until(lambda: not any(nodes.problems().values()), f"no problems; {nodes.problems()}")
+
+
+async def test_the_death_of_a_leader_loses_no_message_and_takes_no_second_election_timeout(tmp_path: Path) -> None:
+    async with running_nodes(tmp_path, 3) as nodes:
+        await nodes.start(1, 2, 3)
+        (group,) = await nodes.create_queue("orders")
+        await produce(nodes, group, b"a")
+        old = nodes.leader(group)
+        before = trio.current_time()
+        await nodes.kill(old)
+        await until(lambda: nodes.leader(group) != 0, f"a new leader; {nodes.problems()}")
+        # The closed connection starts the pre-vote, long before the election timeout of 1 to 2 s would.
+        assert trio.current_time() - before < 0.9
+        assert (await produce(nodes, group, b"b")).base_offset == 1
+        _, values = await receive(nodes, group)
+        assert values == [b"a", b"b"]
+        # The one that died comes back and holds everything.
+        await nodes.start(old)
+        await nodes.ready(old)
+        ahead = nodes.brokers[nodes.leader(group)].status()
+        want = next(status.commit for status in ahead.groups if status.group == group)
+        await until(
+            lambda: any(g.group == group and g.applied >= want for g in nodes.brokers[old].status().groups),
+            "the restarted node catches up",
+        )
+
+
+async def test_all_nodes_may_be_killed_and_come_back_with_what_was_acknowledged(tmp_path: Path) -> None:
+    async with running_nodes(tmp_path, 3) as nodes:
+        await nodes.start(1, 2, 3)
+        (group,) = await nodes.create_queue("orders")
+        await produce(nodes, group, b"a", b"b", b"c")
+        lease, _ = await receive(nodes, group)
+        assert await ack(nodes, group, lease, 0, 1) == 1
+        for number in (1, 2, 3):
+            await nodes.kill(number)
+        await nodes.start(1, 2, 3)
+        assert await ack(nodes, group, lease, 1, 3) == 2
+        (counts,) = (await state(nodes, group)).groups
+        assert (counts.available, counts.leased, counts.oldest_offset) == (0, 0, 3)
+
+
+async def test_a_stopped_leader_hands_over_before_it_goes(tmp_path: Path) -> None:
+    async with running_nodes(tmp_path, 3) as nodes:
+        await nodes.start(1, 2, 3)
+        (group,) = await nodes.create_queue("orders")
+        await produce(nodes, group, b"a")
+        old = nodes.leader(group)
+        followers = [broker for number, broker in nodes.brokers.items() if number != old]
+        await nodes.stop(old)
+        # Somebody else leads already as the old one ends, and the way there was no election after a silence.
+        assert any(g.is_leader for broker in followers for g in broker.status().groups if g.group == group)
+        assert (await produce(nodes, group, b"b")).base_offset == 1
+
+
+async def test_a_node_with_an_emptied_disk_comes_back_as_a_learner_with_new_replicas(tmp_path: Path) -> None:
+    async with running_nodes(tmp_path, 3) as nodes:
+        await nodes.start(1, 2, 3)
+        (group,) = await nodes.create_queue("orders")
+        await produce(nodes, group, b"a")
+        victim = next(
+            number for number in (3, 2) if nodes.leader(group) != number and nodes.leader(META_GROUP) != number
+        )
+        before = {status.group: status.replica for status in nodes.brokers[victim].status().groups}
+        await nodes.kill(victim)
+        nodes.wipe(victim)
+        await nodes.start(victim)
+
+        def is_whole() -> bool:
+            groups = {status.group: status for status in nodes.brokers[victim].status().groups}
+            return {META_GROUP, group} <= groups.keys() and all(
+                status.replica in status.voters for status in groups.values()
+            )
+
+        await until(is_whole, f"new voters on the emptied node; {nodes.problems()}")
+        after = {status.group: status.replica for status in nodes.brokers[victim].status().groups}
+        assert not set(before.values()) & set(after.values())
+        leader = nodes.brokers[nodes.leader(META_GROUP)].catalogue
+        await until(lambda: leader.unsettled_groups() == [], "the old replicas are gone from the catalogue")
+        # It counts: with one of the others away, it and the last one are a majority.
+        other = next(number for number in (1, 2, 3) if number != victim)
+        await nodes.kill(other)
+        assert (await produce(nodes, group, b"b")).base_offset == 1
+
+
+async def test_a_first_boot_waits_for_a_missing_node_and_names_it(tmp_path: Path) -> None:
+    async with running_nodes(tmp_path, 3) as nodes:
+        await nodes.start(1, 3)
+        await until(
+            lambda: any("waits for node 2" in problem for problem in nodes.brokers[1].status().problems),
+            f"node 1 names node 2; {nodes.problems()}",
+        )
+        assert not nodes.brokers[1].status().is_ready
+        with pytest.raises(UnavailableError):
+            _ = nodes.brokers[1].catalogue
+        await nodes.start(2)
+        await nodes.ready(1, 2, 3)
+
+
+async def test_an_operator_may_go_without_a_node_which_joins_later(tmp_path: Path) -> None:
+    async with running_nodes(tmp_path, 3) as nodes:
+        await nodes.start(1, without=(3,))
+        await nodes.start(2)
+        await nodes.ready(1, 2)
+        (group,) = await nodes.create_queue("orders")
+        await produce(nodes, group, b"a")
+        await nodes.start(3)
+
+        def is_whole() -> bool:
+            groups = {status.group: status for status in nodes.brokers[3].status().groups}
+            return {META_GROUP, group} <= groups.keys() and all(s.replica in s.voters for s in groups.values())
+
+        await until(is_whole, f"node 3 has all groups; {nodes.problems()}")
+
+
+async def test_a_deleted_queue_leaves_no_replica_behind(tmp_path: Path) -> None:
+    async with running_nodes(tmp_path, 3) as nodes:
+        await nodes.start(1, 2, 3)
+        (group,) = await nodes.create_queue("orders")
+        await produce(nodes, group, b"a")
+        await nodes.propose(DeleteQueue("orders"))  # type: ignore[arg-type]
+        await until(
+            lambda: all(
+                [status.group for status in broker.status().groups] == [META_GROUP] for broker in nodes.brokers.values()
+            ),
+            "all replicas removed",
+        )
+        with pytest.raises(NotLeaderError):
+            await nodes.brokers[1].ask(group, StateRequest())
+
+
+async def test_only_the_meta_leader_takes_commands_and_the_others_name_it(tmp_path: Path) -> None:
+    async with running_nodes(tmp_path, 3) as nodes:
+        await nodes.start(1, 2, 3)
+        await nodes.ready(1, 2, 3)
+        leader = (await nodes.led()).node
+        other = next(broker for number, broker in nodes.brokers.items() if number != leader)
+        with pytest.raises(NotLeaderError) as caught:
+            await other.propose_catalogue(DeleteQueue("orders"))  # type: ignore[arg-type]
+        assert caught.value.leader == leader
+        assert isinstance(await nodes.refused(DeleteQueue("orders")), NotFoundError)  # type: ignore[arg-type]
+
+
+async def test_a_minority_says_whom_it_hears(tmp_path: Path) -> None:
+    async with running_nodes(tmp_path, 3) as nodes:
+        await nodes.start(1, 2, 3)
+        await nodes.ready(1, 2, 3)
+        await nodes.kill(2)
+        await nodes.kill(3)
+        await until(
+            lambda: any("hears none of nodes 2, 3" in problem for problem in nodes.brokers[1].status().problems),
+            f"node 1 says that it is alone; {nodes.problems()}",
+        )
+        assert not nodes.brokers[1].status().is_ready
+
+
+async def test_a_cancelled_receive_gives_its_lease_back(tmp_path: Path) -> None:
+    async with running_nodes(tmp_path, 1) as nodes:
+        await nodes.start(1)
+        (group,) = await nodes.create_queue("orders")
+        broker = await nodes.led(group)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(broker.ask, group, ReceiveRequest(DEFAULT_GROUP, 1, 30_000, wait_ms=20_000))
+            await trio.testing.wait_all_tasks_blocked(0.02)
+            nursery.cancel_scope.cancel()
+        await produce(nodes, group, b"a")
+        _, values = await receive(nodes, group)
+        assert values == [b"a"]
+
+
+async def test_nothing_is_left_behind(tmp_path: Path) -> None:
+    before = threading.active_count()
+    async with running_nodes(tmp_path, 3) as nodes:
+        await nodes.start(1, 2, 3)
+        await nodes.ready(1, 2, 3)
+    left = [thread.name for thread in threading.enumerate() if thread.name.startswith("logbroker-")]
+    assert left == []
+    assert threading.active_count() <= before + 3  # trio keeps idle threads of its own pool for a while
