@@ -38,17 +38,14 @@ class SimulatedClock:
     def monotonic_ms(self) -> int:
         return (self._crystal_us() - self._boot_us) // 1000
 
-    def skew_ms(self) -> int:
-        """How far the wall clock is ahead of true time."""
-        return self.wall_ms() - true_wall_ms(self._scheduler)
-
     def jump(self, by_ms: int) -> None:
         """Set the wall clock `by_ms` forward, or back if negative; elapsed time is not touched."""
         self._wall_base_us += by_ms * 1000
 
-    def set_right(self) -> None:
-        """Set the wall clock to true time, as an operator or a time server would."""
-        self._wall_base_us = EPOCH_MS * 1000 + self._scheduler.now_us - self._crystal_us()
+    def set_like(self, other: SimulatedClock) -> None:
+        """Set the wall clock to what another shows, and run as fast from now on, as under a time server."""
+        self.set_drift(other._drift_ppm)
+        self._wall_base_us += (other.wall_ms() - self.wall_ms()) * 1000
 
     def set_drift(self, drift_ppm: int) -> None:
         self._crystal_base_us = self._crystal_us()
@@ -62,8 +59,3 @@ class SimulatedClock:
     def _crystal_us(self) -> int:
         elapsed_us = self._scheduler.now_us - self._drift_since_us
         return self._crystal_base_us + elapsed_us + elapsed_us * self._drift_ppm // _PPM
-
-
-def true_wall_ms(scheduler: Scheduler) -> int:
-    """The wall time that a perfect clock would show."""
-    return EPOCH_MS + scheduler.now_us // 1000

@@ -1,0 +1,329 @@
+"""Compares what every replica holds, says and does with the one history there may be.
+
+`ClusterChecker` looks at a node after each of its turns, at every message that leaves, at every process
+that starts and at every answer that a client gets; `compare_states` compares a state machine with the model.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, final
+
+from logbroker.ids import GroupId, Index, LeaseId, ReplicaId, Term
+from logbroker.node.peer_messages import RaftMessage
+from logbroker.partition.machine import PartitionMachine
+from logbroker.partition.runs import RunState
+from logbroker.raft.log import CompactedError, UnavailableEntryError
+from logbroker.raft.messages import MessageKind
+from logbroker.testing.answers import AnswerChecker
+from logbroker.testing.model import MessageState, PartitionModel
+from logbroker.testing.violation import broken
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from logbroker.entry import Entry
+    from logbroker.ids import NodeId
+    from logbroker.node.peer_messages import PeerMessage
+    from logbroker.node.replica import Replica
+    from logbroker.partition.groups import ConsumerGroup
+    from logbroker.partition.runs import Run
+    from logbroker.raft.core import RaftCore
+    from logbroker.storage.partition_log import PartitionLog
+    from logbroker.testing.history import Operation
+    from logbroker.testing.model import ModelGroup
+    from logbroker.testing.node import SimulatedNode
+    from logbroker.testing.scheduler import Scheduler
+
+_DIGEST_EVERY = 16
+_READ_BYTES = 1 << 20
+
+
+@final
+class _Seen:
+    """What was last seen of one replica in one process."""
+
+    __slots__ = ("applied", "commit", "last_index", "last_term", "led_term", "term")
+
+    def __init__(self) -> None:
+        self.term = Term(0)
+        self.commit = Index(0)
+        self.applied = Index(0)
+        self.last_index = Index(0)
+        self.last_term = Term(0)
+        self.led_term = Term(0)
+
+
+@final
+class GroupHistory:
+    """The one history of a group: its committed entries, and every entry that ever was in a log."""
+
+    def __init__(self, group: GroupId) -> None:
+        self.group = group
+        self.model = PartitionModel()
+        self.answers = AnswerChecker(self.model)
+        self.committed: list[tuple[Term, int]] = []
+        """Term and checksum of each committed entry, from index 1."""
+        self.leaders: dict[Term, ReplicaId] = {}
+        self.votes: dict[tuple[ReplicaId, Term], ReplicaId] = {}
+        self.digests: dict[Index, tuple[bytes, str]] = {}
+        self.compared_digests = 0
+        # Checksum of each entry by its name, and the term of the entry before it.
+        self._entries: dict[tuple[Index, Term], tuple[int, Term]] = {}
+
+    def note_entry(self, entry: Entry, previous_term: Term, place: str) -> None:
+        """An entry was seen in a log: (index, term) names its content and all before it, for ever."""
+        seen = self._entries.setdefault((entry.index, entry.term), (entry.crc, previous_term))
+        if seen != (entry.crc, previous_term):
+            broken(
+                "logs match",
+                f"entry {entry.index} of term {entry.term} in {place} has checksum {entry.crc} after term "
+                f"{previous_term}; elsewhere it has checksum {seen[0]} after term {seen[1]}",
+            )
+
+    def note_committed(self, entry: Entry, place: str) -> None:
+        """An entry is committed according to `place`."""
+        if entry.index <= len(self.committed):
+            if self.committed[entry.index - 1] != (entry.term, entry.crc):
+                broken(
+                    "committed stays",
+                    f"{place} has entry {entry.index} committed with term {entry.term}, before it was committed "
+                    f"with term {self.committed[entry.index - 1][0]}",
+                )
+            return
+        if entry.index != len(self.committed) + 1:
+            broken("harness", f"{place} shows entry {entry.index} committed, {len(self.committed)} were seen")
+        self.committed.append((entry.term, entry.crc))
+        self.model.apply(entry)
+
+    def note_leader(self, replica: ReplicaId, term: Term) -> None:
+        first = self.leaders.setdefault(term, replica)
+        if first != replica:
+            broken("one leader per term", f"replicas {first} and {replica} of group {self.group} lead term {term}")
+
+    def note_vote(self, voter: ReplicaId, term: Term, candidate: ReplicaId) -> None:
+        first = self.votes.setdefault((voter, term), candidate)
+        if first != candidate:
+            broken(
+                "one vote per term",
+                f"replica {voter} of group {self.group} voted for {first} and for {candidate} in term {term}",
+            )
+
+    def note_digest(self, index: Index, digest: bytes, place: str) -> None:
+        first = self.digests.setdefault(index, (digest, place))
+        if first[0] != digest:
+            broken("equal logs make equal states", f"{place} differs from {first[1]} at index {index}")
+        if first[1] != place:
+            self.compared_digests += 1
+
+
+@final
+class ClusterChecker:
+    """See the module. Every method may raise Violation."""
+
+    def __init__(self, scheduler: Scheduler) -> None:
+        self._scheduler = scheduler
+        self._groups: dict[GroupId, GroupHistory] = {}
+        self._seen: dict[ReplicaId, _Seen] = {}
+
+    def history(self, group: GroupId) -> GroupHistory:
+        history = self._groups.get(group)
+        if history is None:
+            history = self._groups[group] = GroupHistory(group)
+        return history
+
+    def committed(self, group: GroupId) -> Index:
+        """The highest index that any node has committed so far."""
+        return Index(len(self.history(group).committed))
+
+    def on_start(self, node: SimulatedNode) -> None:
+        """A process has opened its store: all that the last one knew to be durable must be there."""
+        store = node.store
+        if store is None:
+            return
+        for replica, durable in node.durable.items():
+            stored = store.replicas.get(replica)
+            if stored is None:
+                if durable.open_from:
+                    broken("durable stays", f"replica {replica} of node {node.node} is gone after a restart")
+                continue
+            if stored.lost:
+                if not node.is_damaged:
+                    broken("durable stays", f"replica {replica} of node {node.node} is lost: {stored.lost}")
+                continue
+            last = Index(min(durable.last_index, durable.open_from - 1))
+            if stored.log.last_index() < last:
+                broken(
+                    "durable stays",
+                    f"replica {replica} of node {node.node} had entries up to {last}, after the restart up to "
+                    f"{stored.log.last_index()}",
+                )
+            if last == durable.last_index and _term_at(stored.log, last) not in (durable.last_term, None):
+                broken("durable stays", f"entry {last} of replica {replica} of node {node.node} has another term")
+        for stored in store.replicas.values():
+            self._seen.pop(stored.log.replica, None)
+
+    def on_sent(self, sender: NodeId, message: PeerMessage) -> None:
+        """A message leaves a node."""
+        if not isinstance(message, RaftMessage):
+            return
+        raft = message.message
+        if raft.kind is MessageKind.VOTE_RESPONSE and not raft.reject:
+            self.history(message.group).note_vote(raft.sender, raft.term, raft.to)
+        del sender
+
+    def after_step(self, node: SimulatedNode) -> None:
+        """A node has taken a turn."""
+        engine = node.engine
+        if engine is None:
+            return
+        for group, error in engine.failed_groups.items():
+            broken("groups do not fail", f"group {group} on node {node.node}: {type(error).__name__}: {error}")
+        for replica in engine.replicas.values():
+            self._look_at(node, replica)
+
+    def on_answer(self, operation: Operation) -> None:
+        """A client was told something."""
+        self.history(operation.partition).answers.check(operation)
+
+    def _look_at(self, node: SimulatedNode, replica: Replica) -> None:
+        core = replica.core
+        seen = self._seen.get(replica.id)
+        if seen is None:
+            seen = self._seen[replica.id] = _Seen()
+        if core.is_leader and seen.led_term != core.term:
+            self.history(replica.group).note_leader(replica.id, core.term)
+            seen.led_term = core.term
+        if core.term != seen.term:
+            self._move(replica, "term", seen.term, core.term)
+            seen.term = core.term
+        last_index, last_term = core.last_index, core.last_term
+        if (last_index, last_term) != (seen.last_index, seen.last_term):
+            self._look_at_log(node, replica, seen)
+            seen.last_index, seen.last_term = last_index, last_term
+        if core.commit != seen.commit:
+            self._look_at_commit(node, replica, seen)
+        applied = replica.machine.applied_index
+        if applied != seen.applied:
+            self._move(replica, "applied index", seen.applied, applied)
+            seen.applied = applied
+            if applied % _DIGEST_EVERY == 0:
+                self.history(replica.group).note_digest(applied, replica.machine.digest(), f"node {node.node}")
+
+    def _look_at_log(self, node: SimulatedNode, replica: Replica, seen: _Seen) -> None:
+        """Entries that are new in a log, whether they go on from the old end or replace it."""
+        history, core = self.history(replica.group), replica.core
+        start = _first_new(core, seen)
+        if start > core.last_index:
+            return
+        try:
+            previous_term = core.term_at(Index(start - 1))
+        except CompactedError:
+            return
+        place = f"replica {replica.id} of node {node.node}"
+        for entry in _readable(core, start, core.last_index):
+            history.note_entry(entry, previous_term, place)
+            previous_term = entry.term
+
+    def _look_at_commit(self, node: SimulatedNode, replica: Replica, seen: _Seen) -> None:
+        core, history = replica.core, self.history(replica.group)
+        self._move(replica, "commit index", seen.commit, core.commit)
+        if core.commit > core.last_index:
+            broken("committed entries are in the log", f"replica {replica.id} has {core.commit} > {core.last_index}")
+        start = Index(max(seen.commit + 1, core.first_index))
+        seen.commit = core.commit
+        place = f"replica {replica.id} of node {node.node}"
+        # What is damaged here cannot be read and is not judged; the other nodes' copies are.
+        for entry in _readable(core, start, core.commit):
+            history.note_committed(entry, place)
+
+    def _move(self, replica: Replica, what: str, old: int, new: int) -> None:
+        if new < old:
+            broken(f"{what} never goes back", f"replica {replica.id} went from {old} to {new}")
+
+
+def _readable(core: RaftCore, start: Index, last: Index) -> Iterator[Entry]:
+    """Entries from `start` to `last`, inclusive, up to the first that is damaged."""
+    while start <= last:
+        try:
+            entries = core.entries(start, max_bytes=_READ_BYTES)
+        except UnavailableEntryError:
+            return
+        for entry in entries:
+            if entry.index > last:
+                return
+            yield entry
+            start = Index(entry.index + 1)
+
+
+def _first_new(core: RaftCore, seen: _Seen) -> Index:
+    """The first index at which a log differs from when it was last seen."""
+    last = core.last_index
+    if last >= seen.last_index >= core.first_index and core.term_at(seen.last_index) == seen.last_term:
+        return Index(seen.last_index + 1)
+    # Replaced: everything above the commit index may be new, and nothing below it is.
+    return Index(max(min(seen.commit, last) + 1, core.first_index))
+
+
+def _term_at(log: PartitionLog, index: Index) -> Term | None:
+    """Term of an entry, None where the log begins after it."""
+    try:
+        return log.term(index)
+    except CompactedError:
+        return None
+
+
+_STATES = {
+    RunState.AVAILABLE: MessageState.AVAILABLE,
+    RunState.LEASED: MessageState.LEASED,
+    RunState.DELAYED: MessageState.DELAYED,
+    RunState.ACKED: MessageState.ACKED,
+}
+
+
+def machine_of(replica: Replica) -> PartitionMachine:
+    """The state machine of a partition's replica; the simulator runs no other kind of group."""
+    machine = replica.machine
+    if not isinstance(machine, PartitionMachine):
+        raise TypeError(machine)
+    return machine
+
+
+def compare_states(model: PartitionModel, machine: PartitionMachine, place: str) -> None:
+    """Compare a state machine with the model, message by message; both must stand at the same index.
+
+    Raises:
+        Violation: they differ; `place` says whose machine it is.
+    """
+    here = (machine.applied_index, machine.next_offset, machine.log_start_offset, machine.append_ms)
+    there = (model.last_index, model.next_offset, model.log_start_offset, model.append_ms)
+    if here != there:
+        broken("state follows from the log", f"{place} is at {here}, the model at {there}")
+    if sorted(machine.groups) != sorted(model.groups):
+        broken("state follows from the log", f"{place} has groups {machine.groups}, the model {sorted(model.groups)}")
+    for name, group in model.groups.items():
+        _compare_groups(model, group, machine.group(name), place)
+
+
+def _compare_groups(model: PartitionModel, group: ModelGroup, tested: ConsumerGroup, place: str) -> None:
+    for run in tested.table.overlap(model.log_start_offset, model.next_offset):
+        for offset in range(run.start, run.end):
+            message = group.message(offset)
+            if not _is_same(run, message.state, message.deliveries, message.lease, message.visible_at_ms):
+                broken(
+                    "state follows from the log",
+                    f"{place}, group {group.name}, offset {offset}: {run} where the model has {message.describe()}",
+                )
+
+
+def _is_same(run: Run, state: MessageState, deliveries: int, lease: LeaseId, visible_at_ms: int) -> bool:
+    if _STATES.get(run.state) is not state:
+        return False
+    match state:
+        case MessageState.ACKED:
+            return True
+        case MessageState.AVAILABLE:
+            return run.deliveries == deliveries
+        case MessageState.DELAYED:
+            return (run.deliveries, run.visible_at_ms) == (deliveries, visible_at_ms)
+        case MessageState.LEASED:
+            return (run.deliveries, run.visible_at_ms, run.lease) == (deliveries, visible_at_ms, lease)

@@ -1,0 +1,518 @@
+"""What a partition must be after each committed entry, said in the plainest way there is.
+
+One small object per message and consumer group, no runs, no buckets, no caches: slow, and easy to
+believe. It is fed each committed entry once, in order, and is the judge of the real state machine and of
+what clients were told. It must not import the state machine that it judges; it shares only the codecs.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from dataclasses import dataclass
+from enum import Enum
+from typing import TYPE_CHECKING, final
+
+from logbroker.entry import EntryKind
+from logbroker.ids import DEFAULT_GROUP, GroupName, Index, LeaseId, Offset, lease_id
+from logbroker.partition.commands import (
+    Ack,
+    CreateGroup,
+    DeleteGroup,
+    Expire,
+    Extend,
+    Lease,
+    Nack,
+    Release,
+    Rewind,
+    SkipTo,
+    decode_changes,
+    decode_floor,
+)
+from logbroker.record.batch import decode_batch, read_header
+from logbroker.testing.violation import broken
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from logbroker.entry import Entry
+    from logbroker.partition.commands import Change
+
+
+@final
+class MessageState(Enum):
+    AVAILABLE = "available"
+    LEASED = "leased"
+    DELAYED = "delayed"
+    ACKED = "acked"
+
+
+NO_LEASE = LeaseId(0)
+_NEVER = Index(1 << 62)
+
+
+@final
+class ModelMessage:
+    """One message as one consumer group sees it."""
+
+    __slots__ = ("deliveries", "lease", "state", "visible_at_ms")
+
+    def __init__(self, state: MessageState) -> None:
+        self.state = state
+        self.deliveries = 0
+        # Of the lease or the delay; meaningless in the other states.
+        self.visible_at_ms = 0
+        self.lease = NO_LEASE
+
+    def describe(self) -> str:
+        return f"{self.state.value}, {self.deliveries} deliveries, lease {self.lease}, until {self.visible_at_ms}"
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """What a message became at an index."""
+
+    index: Index
+    state: MessageState
+    lease: LeaseId
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class GrantedLease:
+    """One LEASE change as it was committed."""
+
+    lease: LeaseId
+    index: Index
+    append_ms: int
+    visible_at_ms: int
+    ranges: tuple[tuple[int, int, int], ...]
+    """Half-open offset ranges, each with the delivery count its messages got."""
+    consumer: str
+    session: int
+    request_id: int
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class SentBatch:
+    """One batch of an idempotent producer as it stands in the log."""
+
+    index: Index
+    base_sequence: int
+    next_sequence: int
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Move:
+    """A rewind or skip that took effect, and what the log held then. `counts` are those of its reply."""
+
+    index: Index
+    append_ms: int
+    start_offset: int
+    log_start: Offset
+    next_offset: Offset
+    is_rewind: bool
+    counts: tuple[int, ...]
+
+
+@final
+class ModelGroup:
+    """One consumer group."""
+
+    def __init__(self, name: GroupName, start_offset: Offset, created: Index) -> None:
+        self.name = name
+        self.created = created
+        self.deleted = _NEVER
+        self.start_offset = start_offset
+        self.messages: dict[int, ModelMessage] = {}
+        self.moments: dict[int, list[Moment]] = {}
+        self.leases: dict[LeaseId, GrantedLease] = {}
+        self.rewound: dict[LeaseId, Index] = {}
+        self.moves: dict[int, Move] = {}
+        """Rewinds and skips that took effect, by id."""
+
+    def message(self, offset: int) -> ModelMessage:
+        message = self.messages.get(offset)
+        if message is None:
+            below_start = offset < self.start_offset
+            message = ModelMessage(MessageState.ACKED if below_start else MessageState.AVAILABLE)
+            self.messages[offset] = message
+        return message
+
+    def become(self, offset: int, index: Index, state: MessageState, lease: LeaseId = NO_LEASE) -> ModelMessage:
+        message = self.message(offset)
+        message.state = state
+        message.lease = lease
+        self.moments.setdefault(offset, []).append(Moment(index, state, lease))
+        return message
+
+    def unsettled(self, start: int, end: int) -> list[int]:
+        """The offsets in [start, end) that are not acked."""
+        return [offset for offset in range(start, end) if self.message(offset).state is not MessageState.ACKED]
+
+    def between(self, offset: int, first: Index, last: Index) -> Iterator[Moment]:
+        """What the message was at `first` and everything it became up to `last`, inclusive."""
+        below_start = offset < self.start_offset
+        current = Moment(self.created, MessageState.ACKED if below_start else MessageState.AVAILABLE, NO_LEASE)
+        moments = self.moments.get(offset, ())
+        for moment in moments:
+            if moment.index > first:
+                break
+            current = moment
+        yield current
+        for moment in moments:
+            if first < moment.index <= last:
+                yield moment
+
+
+@final
+class PartitionModel:
+    """The reference: what the committed entries of one partition mean."""
+
+    def __init__(self) -> None:
+        self.last_index = Index(0)
+        self.last_term = 0
+        self.append_ms = 0
+        self.next_offset = Offset(0)
+        self.log_start_offset = Offset(0)
+        self.groups: dict[GroupName, ModelGroup] = {DEFAULT_GROUP: ModelGroup(DEFAULT_GROUP, Offset(0), Index(0))}
+        self.deleted_groups: list[ModelGroup] = []
+        self.values: list[bytes] = []
+        """The value at each offset."""
+        self.offset_of: dict[bytes, int] = {}
+        self.data_offsets: list[int] = []
+        """Base offset of each DATA entry; `data_entries` beside it holds (index, append_ms)."""
+        self.data_entries: list[tuple[Index, int]] = []
+        self.floors: list[tuple[Index, Offset]] = []
+        self.applied_counts: dict[str, int] = {}
+        self._producers: dict[int, list[SentBatch]] = {}
+
+    def apply(self, entry: Entry) -> None:
+        """Take the next committed entry.
+
+        Raises:
+            Violation: it breaks a promise that holds for every log, whoever wrote it.
+        """
+        if entry.index != self.last_index + 1:
+            broken("entries are applied in order", f"entry {entry.index} after {self.last_index}")
+        if entry.term < self.last_term:
+            broken("terms never go back in a log", f"entry {entry.index} has term {entry.term} after {self.last_term}")
+        if entry.append_ms < self.append_ms:
+            broken(
+                "log time never goes back",
+                f"entry {entry.index} has log time {entry.append_ms} after {self.append_ms}",
+            )
+        if entry.base_offset != self.next_offset:
+            broken(
+                "offsets are dense",
+                f"entry {entry.index} starts at offset {entry.base_offset}, the log ends at {self.next_offset}",
+            )
+        self.last_index = entry.index
+        self.last_term = entry.term
+        self.append_ms = entry.append_ms
+        match entry.kind:
+            case EntryKind.DATA:
+                self._append(entry)
+            case EntryKind.STATE:
+                for ordinal, change in enumerate(decode_changes(entry.payload)):
+                    self._count(type(change).__name__)
+                    self._change(entry, ordinal, change)
+            case EntryKind.FLOOR:
+                self._raise_floor(entry)
+            case EntryKind.CONFIG | EntryKind.NOOP:
+                self._count(entry.kind.name)
+
+    def entry_at(self, offset: int) -> tuple[Index, int]:
+        """Index and log time of the DATA entry that holds `offset`."""
+        return self.data_entries[bisect_right(self.data_offsets, offset) - 1]
+
+    def first_offset_at(self, time_ms: int, *, before: Index) -> Offset | None:
+        """The first offset of the entries below index `before` whose log time is `time_ms` or later."""
+        for offset, (index, append_ms) in zip(self.data_offsets, self.data_entries, strict=True):
+            if index >= before:
+                return None
+            if append_ms >= time_ms:
+                return Offset(offset)
+        return None
+
+    def next_offset_at(self, index: Index) -> int:
+        """Where the log ended after the entry at `index`."""
+        count = bisect_right(self.data_entries, index, key=lambda entry: entry[0])
+        return self.next_offset if count == len(self.data_offsets) else self.data_offsets[count]
+
+    def log_start_at(self, index: Index) -> int:
+        """Where the log started after the entry at `index`."""
+        count = bisect_right(self.floors, index, key=lambda floor: floor[0])
+        return self.floors[count - 1][1] if count else 0
+
+    def batches_of(self, producer_id: int) -> list[SentBatch]:
+        """The batches of a producer in the order of the log."""
+        return self._producers.get(producer_id, [])
+
+    def find_group(self, name: GroupName, index: Index) -> ModelGroup | None:
+        """The consumer group that had this name after the entry at `index`."""
+        candidates = [group for group in self.deleted_groups if group.name == name]
+        if name in self.groups:
+            candidates.append(self.groups[name])
+        for group in candidates:
+            if group.created <= index < group.deleted:
+                return group
+        return None
+
+    def _append(self, entry: Entry) -> None:
+        header = read_header(entry.payload)
+        if entry.next_offset - entry.base_offset != header.record_count:
+            broken(
+                "offsets are dense",
+                f"entry {entry.index} takes {entry.next_offset - entry.base_offset} offsets "
+                f"for {header.record_count} records",
+            )
+        if header.base_offset != entry.base_offset or header.leader_epoch != entry.term:
+            broken(
+                "batches carry their place",
+                f"entry {entry.index} at offset {entry.base_offset} of term {entry.term} holds a batch "
+                f"stamped {header.base_offset} and {header.leader_epoch}",
+            )
+        self._check_sequence(entry, header.producer_id, header.base_sequence, header.record_count)
+        for position, record in enumerate(decode_batch(entry.payload)):
+            value = record.value or b""
+            offset = entry.base_offset + position
+            earlier = self.offset_of.setdefault(value, offset)
+            if earlier != offset:
+                broken("a message is in the log once", f"{value!r} stands at offset {earlier} and at {offset}")
+            self.values.append(value)
+        self.data_offsets.append(entry.base_offset)
+        self.data_entries.append((entry.index, entry.append_ms))
+        self.next_offset = entry.next_offset
+        self._count("DATA")
+
+    def _check_sequence(self, entry: Entry, producer_id: int, base_sequence: int, count: int) -> None:
+        if producer_id < 0:
+            return
+        batches = self._producers.setdefault(producer_id, [])
+        expected = batches[-1].next_sequence if batches else 0
+        if base_sequence != expected:
+            broken(
+                "a producer's batches are in order and once",
+                f"entry {entry.index} has sequence {base_sequence} of producer {producer_id}, {expected} is next",
+            )
+        batches.append(SentBatch(entry.index, base_sequence, base_sequence + count))
+
+    def _raise_floor(self, entry: Entry) -> None:
+        floor = decode_floor(entry.payload)
+        self._count("FLOOR")
+        if floor.start_offset > self.next_offset:
+            broken(
+                "the log start stays inside the log",
+                f"entry {entry.index} raises it to {floor.start_offset}, the log ends at {self.next_offset}",
+            )
+        if floor.start_offset > self.log_start_offset:
+            self.log_start_offset = Offset(floor.start_offset)
+            self.floors.append((entry.index, self.log_start_offset))
+
+    def _change(self, entry: Entry, ordinal: int, change: Change) -> None:
+        match change:
+            case CreateGroup():
+                self._create_group(entry, change)
+            case DeleteGroup():
+                group = self.groups.pop(change.group, None) if change.group != DEFAULT_GROUP else None
+                if group is not None:
+                    group.deleted = entry.index
+                    self.deleted_groups.append(group)
+            case _:
+                group = self.groups.get(change.group)
+                if group is None:
+                    self._does_not_fit(entry, change, "there is no such consumer group")
+                else:
+                    self._change_group(group, entry, ordinal, change)
+
+    def _create_group(self, entry: Entry, change: CreateGroup) -> None:
+        if change.group not in self.groups:
+            start = Offset(self._clamped(change.start_offset))
+            self.groups[change.group] = ModelGroup(change.group, start, entry.index)
+
+    def _change_group(self, group: ModelGroup, entry: Entry, ordinal: int, change: Change) -> None:
+        match change:
+            case Lease():
+                self._lease(group, entry, lease_id(entry.index, ordinal), change)
+            case Ack():
+                for offset in self._held(group, entry, change, change.lease, change.ranges):
+                    group.become(offset, entry.index, MessageState.ACKED)
+            case Nack():
+                for offset in self._held(group, entry, change, change.lease, change.ranges):
+                    self._nack(group, entry, offset, change.visible_at_ms)
+            case Extend():
+                for offset in self._held(group, entry, change, change.lease, change.ranges):
+                    group.message(offset).visible_at_ms = change.visible_at_ms
+            case Release():
+                for offset in self._leased_under(group, change.lease):
+                    group.become(offset, entry.index, MessageState.AVAILABLE).deliveries -= 1
+            case Expire():
+                self._expire(group, entry, change)
+            case Rewind():
+                self._rewind(group, entry, change)
+            case SkipTo():
+                self._skip_to(group, entry, change)
+            case CreateGroup() | DeleteGroup():
+                raise TypeError(change)
+
+    def _lease(self, group: ModelGroup, entry: Entry, lease: LeaseId, change: Lease) -> None:
+        granted: list[tuple[int, int, int]] = []
+        for start, end in change.ranges:
+            if not self.log_start_offset <= start < end <= self.next_offset:
+                broken(
+                    "only readable messages are leased",
+                    f"entry {entry.index} leases {start}..{end} of {group.name}, the log holds "
+                    f"{self.log_start_offset}..{self.next_offset}",
+                )
+            for offset in range(start, end):
+                deliveries = self._lease_one(group, entry, lease, offset, change.visible_at_ms)
+                if granted and granted[-1][1] == offset and granted[-1][2] == deliveries and offset != start:
+                    granted[-1] = (granted[-1][0], offset + 1, deliveries)
+                else:
+                    granted.append((offset, offset + 1, deliveries))
+        group.leases[lease] = GrantedLease(
+            lease,
+            entry.index,
+            entry.append_ms,
+            change.visible_at_ms,
+            tuple(granted),
+            change.consumer,
+            change.session,
+            change.request_id,
+        )
+
+    def _lease_one(self, group: ModelGroup, entry: Entry, lease: LeaseId, offset: int, visible_at_ms: int) -> int:
+        message = group.message(offset)
+        if message.state is MessageState.LEASED:
+            broken(
+                "a message is leased once at a time",
+                f"entry {entry.index} (log time {entry.append_ms}) leases offset {offset} of {group.name}, "
+                f"which lease {message.lease} holds until {message.visible_at_ms}",
+            )
+        if message.state is MessageState.ACKED:
+            broken("acked stays acked", f"entry {entry.index} leases acked offset {offset} of {group.name}")
+        if message.state is MessageState.DELAYED and message.visible_at_ms > entry.append_ms:
+            broken(
+                "a delayed message waits",
+                f"entry {entry.index} (log time {entry.append_ms}) leases offset {offset} of {group.name}, "
+                f"which is delayed until {message.visible_at_ms}",
+            )
+        group.become(offset, entry.index, MessageState.LEASED, lease)
+        message.deliveries += 1
+        message.visible_at_ms = visible_at_ms
+        return message.deliveries
+
+    def _nack(self, group: ModelGroup, entry: Entry, offset: int, visible_at_ms: int) -> None:
+        delayed = visible_at_ms > entry.append_ms
+        message = group.become(offset, entry.index, MessageState.DELAYED if delayed else MessageState.AVAILABLE)
+        message.visible_at_ms = visible_at_ms
+
+    def _expire(self, group: ModelGroup, entry: Entry, change: Expire) -> None:
+        for offset in self._offsets(change.ranges):
+            message = group.message(offset)
+            if message.state is not MessageState.LEASED:
+                self._does_not_fit(entry, change, f"offset {offset} is {message.state.value}")
+            elif message.visible_at_ms > entry.append_ms:
+                broken(
+                    "a lease is never shortened",
+                    f"entry {entry.index} (log time {entry.append_ms}) expires offset {offset} of {group.name}, "
+                    f"which lease {message.lease} holds until {message.visible_at_ms}",
+                )
+            else:
+                group.become(offset, entry.index, MessageState.AVAILABLE)
+
+    def _rewind(self, group: ModelGroup, entry: Entry, change: Rewind) -> None:
+        if change.rewind_id in group.moves:
+            return
+        start = self._clamped(change.start_offset)
+        reopened = revoked = delayed = 0
+        for offset in range(start, self.next_offset):
+            message = group.message(offset)
+            if message.state is MessageState.LEASED:
+                group.rewound[message.lease] = entry.index
+                revoked += 1
+            elif message.state is MessageState.ACKED:
+                reopened += 1
+            elif message.state is MessageState.DELAYED and message.visible_at_ms > entry.append_ms:
+                delayed += 1
+                message.deliveries = 0
+                continue
+            group.become(offset, entry.index, MessageState.AVAILABLE).deliveries = 0
+        self._remember_move(group, entry, change, start, (reopened, revoked, delayed))
+
+    def _skip_to(self, group: ModelGroup, entry: Entry, change: SkipTo) -> None:
+        if change.rewind_id in group.moves:
+            return
+        start = self._clamped(change.start_offset)
+        skipped = revoked = 0
+        for offset in range(self.log_start_offset, start):
+            message = group.message(offset)
+            if message.state is MessageState.ACKED:
+                continue
+            if message.state is MessageState.LEASED:
+                group.rewound[message.lease] = entry.index
+                revoked += 1
+            skipped += 1
+            group.become(offset, entry.index, MessageState.ACKED)
+        self._remember_move(group, entry, change, start, (skipped, revoked))
+
+    def _clamped(self, start_offset: int) -> int:
+        return min(max(start_offset, self.log_start_offset), self.next_offset)
+
+    def _remember_move(
+        self, group: ModelGroup, entry: Entry, change: Rewind | SkipTo, start: int, counts: tuple[int, ...]
+    ) -> None:
+        group.moves[change.rewind_id] = Move(
+            entry.index,
+            entry.append_ms,
+            start,
+            self.log_start_offset,
+            self.next_offset,
+            isinstance(change, Rewind),
+            counts,
+        )
+
+    def _held(
+        self,
+        group: ModelGroup,
+        entry: Entry,
+        change: Change,
+        lease: int,
+        ranges: Sequence[tuple[int, int]],
+    ) -> Iterator[int]:
+        """Offsets of `ranges` that `lease` holds; the others are counted, because nothing happens to them."""
+        for offset in self._offsets(ranges):
+            message = group.message(offset)
+            if message.state is MessageState.LEASED and message.lease == lease:
+                yield offset
+            else:
+                self._does_not_fit(entry, change, f"offset {offset} is {message.state.value}")
+
+    def _leased_under(self, group: ModelGroup, lease: int) -> list[int]:
+        granted = group.leases.get(LeaseId(lease))
+        if granted is None:
+            return []
+        offsets = (offset for start, end, _ in granted.ranges for offset in range(start, end))
+        return [
+            offset
+            for offset in offsets
+            if offset >= self.log_start_offset
+            and group.message(offset).state is MessageState.LEASED
+            and group.message(offset).lease == lease
+        ]
+
+    def _offsets(self, ranges: Sequence[tuple[int, int]]) -> Iterator[int]:
+        """Offsets in `ranges` that are in the log and that retention has not taken."""
+        for start, end in ranges:
+            yield from range(max(start, self.log_start_offset), min(end, self.next_offset))
+
+    def _does_not_fit(self, entry: Entry, change: Change, why: str) -> None:
+        """A change that the leader proposed and that records nothing; legal, and worth counting."""
+        del entry, why
+        self._count(f"{type(change).__name__} that did not fit")
+
+    def _count(self, what: str) -> None:
+        self.applied_counts[what] = self.applied_counts.get(what, 0) + 1

@@ -1,0 +1,649 @@
+"""One simulated node: a disk and clocks that outlive processes, and the process that runs on them now.
+
+What the production shell does with threads is done here with events: a job's `run` is one event, a while
+after the job was taken and a while before it is reported, so that a crash may come before, in and after it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, final
+
+from logbroker.errors import (
+    LogBrokerError,
+    NotLeaderError,
+    OverloadedError,
+    StorageError,
+    StoreFailedError,
+    UnknownOutcomeError,
+)
+from logbroker.ids import GroupId, Index, NodeId, ReplicaId, Term
+from logbroker.node.engine import Engine, EngineOptions
+from logbroker.node.node_clock import ReadingClock
+from logbroker.node.partition_service import PartitionService, PartitionSettings
+from logbroker.node.replica import MachineKind, ReplicaOptions
+from logbroker.node.requests import ReceiveRequest
+from logbroker.partition.checkpoint import CheckpointMeta, decode, encode_slices
+from logbroker.partition.log_time import Reading
+from logbroker.partition.machine import PartitionMachine
+from logbroker.record.batch import DEFAULT_LIMITS
+from logbroker.storage.index import DictIndex
+from logbroker.storage.node_store import StoreOptions
+from logbroker.storage.partition_log import LogOptions
+from logbroker.storage.recovery import open_store
+from logbroker.storage.simulated_disk import Action, Effect, Fault, SimulatedCrash, SimulatedDisk, Tear, on
+from logbroker.storage.wal import WalOptions
+from logbroker.testing.scheduler import US_PER_MS
+from logbroker.testing.violation import broken
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from random import Random
+
+    from logbroker.node.engine import BackgroundJob
+    from logbroker.node.peer_messages import PeerMessage
+    from logbroker.node.replica import GroupMachine, Replica
+    from logbroker.node.requests import Reply
+    from logbroker.raft.messages import ConfState
+    from logbroker.storage.commit import CommitJob
+    from logbroker.storage.node_store import NodeStore
+    from logbroker.testing.clock import SimulatedClock
+    from logbroker.testing.cluster import SimulatedCluster
+    from logbroker.testing.history import Operation
+
+TICK_US = 100 * US_PER_MS
+_PUMP_DELAY_US = 30
+_FIRST_CAPACITY_BYTES = 1 << 40
+_NS_PER_MS = 1_000_000
+
+
+def _encode_machine(machine: GroupMachine) -> Iterator[bytes]:
+    if not isinstance(machine, PartitionMachine):
+        raise TypeError(machine)
+    return encode_slices(machine, CheckpointMeta(ReplicaId(0), b""))
+
+
+PARTITION_KIND: MachineKind = MachineKind(
+    new=PartitionMachine.new, encode=_encode_machine, decode=lambda body: decode(body)[0]
+)
+
+
+def small_store() -> StoreOptions:
+    """Files so small that rolls, flushes and drops of segments happen every few seconds."""
+    return StoreOptions(
+        wal=WalOptions(file_bytes=192 << 10, initial_files=3, max_files=5),
+        log=LogOptions(segment_bytes=48 << 10, first_room_bytes=16 << 10, max_room_step_bytes=64 << 10),
+        ballast_bytes=64 << 10,
+        max_commit_bytes=64 << 10,
+    )
+
+
+def quick_engine() -> EngineOptions:
+    """Bounds so small that runs of a minute reach them."""
+    return EngineOptions(
+        replica=ReplicaOptions(
+            max_message_bytes=16 << 10,
+            max_inflight_messages=8,
+            max_inflight_bytes=64 << 10,
+            max_uncommitted_bytes=128 << 10,
+            checkpoint_bytes=24 << 10,
+            checkpoint_ms=5_000,
+        ),
+        max_commit_bytes=64 << 10,
+    )
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class NodeOptions:
+    """How the nodes of a cluster are set up."""
+
+    store: StoreOptions = field(default_factory=small_store)
+    engine: EngineOptions = field(default_factory=quick_engine)
+    retention_s: int = 60
+    commit_us: int = 300
+    """Usual time of a group commit."""
+
+
+@final
+@dataclass(slots=True)
+class _OpenRequest:
+    """A request that an engine has taken and not answered."""
+
+    operation: Operation
+    reply: Callable[[Reply | LogBrokerError, Index], None]
+    since_us: int
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class DurableLog:
+    """What a process knew to be durable of one replica's log when it ended.
+
+    From `open_from` on, a commit that was being written may have replaced what was there.
+    """
+
+    replica: ReplicaId
+    last_index: Index
+    last_term: Term
+    open_from: Index
+
+
+@final
+class SimulatedNode:
+    """See the module. Everything that belongs to a process is made anew by `start`."""
+
+    def __init__(self, node: NodeId, cluster: SimulatedCluster, clock: SimulatedClock, options: NodeOptions) -> None:
+        self.node = node
+        self.clock = clock
+        self.disk = SimulatedDisk(capacity_bytes=_FIRST_CAPACITY_BYTES)
+        self.engine: Engine | None = None
+        self.store: NodeStore | None = None
+        self.durable: dict[ReplicaId, DurableLog] = {}
+        self.is_damaged = False
+        """Bits of its files flipped, and not everything is mended yet."""
+        self.counts: dict[str, int] = {}
+        self._cluster = cluster
+        self._scheduler = cluster.scheduler
+        self._options = options
+        self._random = self._scheduler.random(f"node {node}")
+        self._index = DictIndex()
+        self._life = 0
+        self._pump_is_planned = False
+        self._paused_until_us = 0
+        self._backlog: list[Callable[[], None]] = []
+        self._open: dict[int, _OpenRequest] = {}
+        self._slow_us = 0
+        self._stalled_until_us = 0
+        self._crash_at_start = 0
+        self._commit: CommitJob | None = None
+        self._being_made: set[ReplicaId] = set()
+        self._being_removed: set[ReplicaId] = set()
+
+    # The process.
+
+    @property
+    def is_running(self) -> bool:
+        return self.engine is not None
+
+    @property
+    def life(self) -> int:
+        """Number of the present or last process, from 1."""
+        return self._life
+
+    def start(self) -> None:
+        """Start a process on what the disk holds; a crash that is planned may end it again at once."""
+        self._life += 1
+        self._pump_is_planned = False
+        self._paused_until_us = 0
+        self._backlog.clear()
+        self._commit = None
+        self._being_made.clear()
+        self._being_removed.clear()
+        if self._crash_at_start:
+            self.disk.crash_before(self.disk.change_count + self._crash_at_start)
+            self._crash_at_start = 0
+        try:
+            self._open_process()
+        except SimulatedCrash:
+            self._count("crash in recovery")
+            self.cut_power()
+            self._start_again_later()
+        except StoreFailedError:
+            self._count("disk failed in recovery")
+            self._end_process()
+            self.disk = self.disk.kill()
+            self._start_again_later()
+
+    def _open_process(self) -> None:
+        seed = self._scheduler.random(f"store {self.node} {self._life}")
+        store = open_store(
+            self.disk,
+            self._options.store,
+            node=self.node,
+            open_index=lambda: self._index,
+            random_bytes=seed.randbytes,
+        )
+        ticks = self._scheduler.random(f"ticks {self.node} {self._life}")
+        clock = ReadingClock(
+            self._read_clock,
+            cluster_size=len(self._cluster.node_ids),
+            last_append_ms=max((_last_append_ms(stored.log) for stored in store.replicas.values()), default=0),
+        )
+        self.store = store
+        self.engine = Engine(
+            store,
+            self._options.engine,
+            node=self.node,
+            clock=clock,
+            random_ticks=ticks.randrange,
+            kinds=lambda _: PARTITION_KIND,
+            services=self._make_service,
+        )
+        for note in store.notes:
+            self._scheduler.note("store note", self.node, note)
+        self._cluster.checker.on_start(self)
+        self._cluster.membership.on_start(self)
+        self._scheduler.note("start", self.node, self._life)
+        self._count("start")
+        self._cluster.network.attach(self.node)
+        self._later(self._random.randrange(TICK_US), self._tick)
+        self._touch()
+
+    def _make_service(self, replica: Replica, engine: Engine) -> PartitionService:
+        settings = PartitionSettings(retention_s=self._options.retention_s)
+        return PartitionService(replica, engine, settings, DEFAULT_LIMITS)
+
+    def kill(self) -> None:
+        """End the process; its connections close, and what it wrote stays in the page cache."""
+        self._scheduler.note("kill", self.node)
+        self._count("kill")
+        calls = list(self._open.values())
+        self._end_process()
+        self.disk = self.disk.kill()
+        self._cluster.network.detach(self.node)
+        for call in calls:
+            call.reply(UnknownOutcomeError("the connection was lost"), Index(0))
+
+    def cut_power(self) -> None:
+        """End the machine; what was not synced is left or lost. Nobody is told."""
+        self._scheduler.note("power cut", self.node)
+        self._count("power cut")
+        self._end_process()
+        tear = self._random.choice((Tear.NONE, Tear.SECTOR, Tear.BYTE, Tear.GARBAGE))
+        self.disk = self.disk.crash(keep=self._random, tear=tear)
+        if self._random.random() < 0.3:
+            # The index is never the only home of anything: it may be gone.
+            self._index = DictIndex()
+        self.clock.reboot()
+        self._cluster.network.detach(self.node, silently=True)
+
+    def wipe(self) -> None:
+        """Lose the disk with everything on it."""
+        if self.is_running:
+            self.cut_power()
+        self.disk = SimulatedDisk(capacity_bytes=_FIRST_CAPACITY_BYTES)
+        self._index = DictIndex()
+        self.durable.clear()
+        self.is_damaged = False
+        self._count("wipe")
+
+    def pause(self, duration_us: int) -> None:
+        """Stop the process for a while; what arrives waits, its clocks run on."""
+        self._paused_until_us = max(self._paused_until_us, self._scheduler.now_us + duration_us)
+        self._count("pause")
+        self._later(duration_us, lambda: None)
+        self._plan_resume()
+
+    def crash_at_change(self, change: int) -> None:
+        """Cut the power in place of the disk change that is `change` changes away, in this process or the next."""
+        if self.is_running:
+            self.disk.crash_before(self.disk.change_count + change)
+        else:
+            self._crash_at_start = change
+
+    def heal(self) -> None:
+        """End every fault of this node; it runs afterwards, or will in a moment."""
+        self._slow_us = 0
+        self._stalled_until_us = 0
+        self._crash_at_start = 0
+        self.disk.heal()
+        self.free_disk()
+        if self._paused_until_us > self._scheduler.now_us:
+            self._paused_until_us = self._scheduler.now_us
+            self._plan_resume()
+        if not self.is_running:
+            self._start_again_later()
+
+    def _end_process(self) -> None:
+        engine, self.engine = self.engine, None
+        self._open.clear()
+        self._backlog.clear()
+        self._paused_until_us = 0
+        if engine is None or self.store is None:
+            return
+        self.durable = {replica: self._durable_log(replica) for replica in self.store.replicas}
+        self.store = None
+        self._commit = None
+
+    def _durable_log(self, replica: ReplicaId) -> DurableLog:
+        log = self.store.replicas[replica].log if self.store is not None else broken("harness", "no store")
+        last = log.last_index()
+        open_from = Index(last + 1)
+        for write in self._commit.writes if self._commit is not None else ():
+            if write.replica == replica and write.install is not None:
+                open_from = Index(0)
+            elif write.replica == replica and write.entries:
+                open_from = min(open_from, write.entries[0].index)
+        if self._commit is not None and replica in self._commit.deaths:
+            open_from = Index(0)
+        return DurableLog(replica, last, log.term(last), open_from)
+
+    def _start_again_later(self) -> None:
+        life = self._life
+
+        def start() -> None:
+            if not self.is_running and self._life == life:
+                self.start()
+
+        self._scheduler.after(self._random.randrange(50, 1_000) * US_PER_MS, start)
+
+    # Faults of the disk.
+
+    def slow_disk(self, extra_us: int) -> None:
+        """Let every job take so much longer; 0 ends it."""
+        self._slow_us = extra_us
+
+    def stall_disk(self, duration_us: int) -> None:
+        """Let no job finish for a while."""
+        self._stalled_until_us = max(self._stalled_until_us, self._scheduler.now_us + duration_us)
+
+    def fail_next_sync(self, *, dropped: bool) -> bool:
+        effect = Effect.ERROR_DROPPED if dropped else Effect.ERROR
+        self.disk.inject(Fault(effect=effect, matches=on(Action.SYNC)))
+        return True
+
+    def fail_next_write(self) -> bool:
+        self.disk.inject(Fault(effect=Effect.ERROR, matches=on(Action.PWRITE)))
+        return True
+
+    def fill_disk(self, *, leave_bytes: int) -> None:
+        space = self.disk.space()
+        self.disk.capacity_bytes = space.total_bytes - space.free_bytes + leave_bytes
+
+    def free_disk(self) -> None:
+        self.disk.capacity_bytes = _FIRST_CAPACITY_BYTES
+
+    def rot_bits(self, random: Random) -> None:
+        """Flip some bits of a stopped node's write-ahead log and segments."""
+        if self.is_running:
+            self.cut_power()
+        paths = [path for path in self.disk.paths() if path.endswith((".segment", ".wal", ".checkpoint"))]
+        for _ in range(random.randint(1, 3)):
+            path = random.choice(paths)
+            size = self.disk.size(path)
+            if size:
+                self.disk.flip_bit(path, random.randrange(size), random.randrange(8))
+        self.is_damaged = True
+        self._count("bit rot")
+        self._start_again_later()
+
+    # What comes in.
+
+    def deliver(self, sender: NodeId, messages: list[PeerMessage]) -> None:
+        self._soon(lambda engine: self._deliver(engine, sender, messages))
+
+    def _deliver(self, engine: Engine, sender: NodeId, messages: list[PeerMessage]) -> None:
+        for message in messages:
+            engine.deliver(sender, message)
+
+    def peer_connected(self, peer: NodeId) -> None:
+        self._soon(lambda engine: engine.peer_connected(peer))
+
+    def peer_disconnected(self, peer: NodeId) -> None:
+        self._soon(lambda engine: engine.peer_disconnected(peer))
+        jitter_us = self._random.randrange(10, 50) * US_PER_MS
+
+        def still_down() -> None:
+            if not self._cluster.network.is_connected(self.node, peer):
+                self._soon(lambda engine: engine.peer_down(peer))
+
+        self._later(jitter_us, still_down)
+
+    def submit(self, operation: Operation, reply: Callable[[Reply | LogBrokerError, Index], None]) -> None:
+        """Give a request to the engine; `reply` gets the answer and what was applied here when it was made."""
+        self._open[operation.number] = _OpenRequest(operation, reply, self._scheduler.now_us)
+        self._soon(lambda engine: self._submit(engine, operation))
+
+    def _submit(self, engine: Engine, operation: Operation) -> None:
+        def answered(result: Reply | LogBrokerError) -> None:
+            if self.engine is not engine:
+                # The process that asked is gone, and so is its connection.
+                return
+            request = self._open.pop(operation.number, None)
+            if request is None:
+                broken("every request is answered once", f"answered again with {result}: {operation.describe()}")
+            replica = engine.replicas.get(operation.partition)
+            applied = Index(0) if replica is None else replica.machine.applied_index
+            request.reply(result, applied)
+
+        if operation.partition in engine.replicas:
+            engine.submit(operation.partition, operation.request, answered)
+        else:
+            # Who routes requests knows that the partition lives elsewhere.
+            answered(NotLeaderError(f"node {self.node} holds no replica of group {operation.partition}"))
+
+    def overdue(self, older_than_us: int) -> list[Operation]:
+        """Requests that the engine holds for longer than they wait for messages and `older_than_us` more."""
+        now_us = self._scheduler.now_us
+        late = []
+        for request in self._open.values():
+            asked = request.operation.request
+            wait_ms = asked.wait_ms if isinstance(asked, ReceiveRequest) else 0
+            if now_us - request.since_us > wait_ms * US_PER_MS + older_than_us:
+                late.append(request.operation)
+        return late
+
+    # The turn of the engine.
+
+    def _tick(self) -> None:
+        self._later(TICK_US, self._tick)
+        self._with_engine(Engine.tick)
+
+    def _soon(self, act: Callable[[Engine], object]) -> None:
+        """Let the engine take an input: at once, or when the process goes on."""
+        if not self.is_running:
+            return
+        if self._is_paused:
+            self._backlog.append(lambda: self._with_engine(act))
+        else:
+            self._with_engine(act)
+
+    def _with_engine(self, act: Callable[[Engine], object]) -> None:
+        engine = self.engine
+        if engine is None:
+            return
+        try:
+            act(engine)
+        except SimulatedCrash:
+            self.crash()
+            return
+        self._touch()
+
+    def _touch(self) -> None:
+        if not self._pump_is_planned and self.is_running:
+            self._pump_is_planned = True
+            self._later(_PUMP_DELAY_US, self._pump)
+
+    def _pump(self) -> None:
+        self._pump_is_planned = False
+        engine = self.engine
+        if engine is None:
+            return
+        try:
+            engine.pump()
+            self._cluster.send(self.node, engine.take_peer_messages())
+            self._run_jobs(engine)
+        except SimulatedCrash:
+            self.crash()
+            return
+        if engine.failed is not None:
+            self._on_failed(engine.failed)
+            return
+        self._cluster.checker.after_step(self)
+
+    def _on_failed(self, error: LogBrokerError) -> None:
+        """The engine says that this process must end; an operator starts the next one."""
+        self._scheduler.note("node failed", self.node, error.code)
+        self._count(f"stopped: {error.code}")
+        if not isinstance(error, StoreFailedError):
+            broken("nodes stop for a failed disk alone", f"node {self.node}: {type(error).__name__}: {error}")
+        self.kill()
+        self._start_again_later()
+
+    def crash(self) -> None:
+        """A planned crash struck: the power is gone in the middle of something."""
+        self._count("crash at a write")
+        self.cut_power()
+        self._start_again_later()
+
+    # Jobs.
+
+    def _run_jobs(self, engine: Engine) -> None:
+        commit = engine.next_commit()
+        if commit is not None:
+            self._commit = commit
+            self._run_later(
+                commit,
+                done=lambda: self._commit_done(engine, commit),
+                failed=lambda error: self._commit_failed(engine, commit, error),
+            )
+        job = engine.next_background()
+        if job is not None:
+            self._run_later(
+                job,
+                done=lambda: self._with_engine(lambda _: engine.background_done(job)),
+                failed=lambda error: self._with_engine(lambda _: engine.background_failed(job, error)),
+            )
+
+    def _commit_done(self, engine: Engine, job: CommitJob) -> None:
+        self._commit = None
+        self._with_engine(lambda _: engine.commit_done(job))
+
+    def _commit_failed(self, engine: Engine, job: CommitJob, error: LogBrokerError) -> None:
+        # After a failed disk the commit may be there or not; one that only waits for a file has written nothing.
+        if isinstance(error, OverloadedError):
+            self._commit = None
+        self._count(f"commit failed: {error.code}")
+        self._with_engine(lambda _: engine.commit_failed(job, error))
+
+    def _run_later(
+        self,
+        job: CommitJob | BackgroundJob,
+        *,
+        done: Callable[[], None],
+        failed: Callable[[LogBrokerError], None],
+    ) -> None:
+        before_us = self._random.randrange(10, 100)
+        after_us = self._disk_us()
+
+        def run() -> None:
+            if self._stalled_until_us > self._scheduler.now_us:
+                self._later(self._stalled_until_us - self._scheduler.now_us, run)
+                return
+            try:
+                job.run()
+            except SimulatedCrash:
+                self.crash()
+            except LogBrokerError as error:
+                failure = error
+                self._later(after_us, lambda: failed(failure))
+            else:
+                self._later(after_us, done)
+
+        self._later(before_us, run)
+
+    def _disk_us(self) -> int:
+        usual_us = int(self._options.commit_us * (0.5 + self._random.expovariate(1)))
+        if self._random.random() < 0.01:
+            usual_us += self._random.randrange(20 * US_PER_MS)
+        return usual_us + self._slow_us
+
+    # Time.
+
+    @property
+    def _is_paused(self) -> bool:
+        return self._paused_until_us > self._scheduler.now_us
+
+    def _later(self, delay_us: int, act: Callable[[], None]) -> None:
+        """Run `act` in this very process after a while, or when it goes on, or never if it ends before."""
+        life = self._life
+
+        def due() -> None:
+            if self._life != life or (not self.is_running):
+                return
+            if self._is_paused:
+                self._backlog.append(act)
+            else:
+                act()
+
+        self._scheduler.after(delay_us, due)
+
+    def _plan_resume(self) -> None:
+        life = self._life
+
+        def resume() -> None:
+            if self._life != life or self._is_paused:
+                return
+            backlog, self._backlog = self._backlog, []
+            for act in backlog:
+                if self._life == life and self.is_running:
+                    act()
+
+        self._scheduler.at(self._paused_until_us, resume)
+
+    def _read_clock(self) -> Reading:
+        return Reading(self.clock.wall_ms() * _NS_PER_MS, self.clock.monotonic_ms() * _NS_PER_MS)
+
+    # Replicas; the catalogue's word.
+
+    def create_replica(self, group: GroupId, replica: ReplicaId, conf: ConfState) -> None:
+        """Make a replica with the next commit, unless that is under way."""
+        if self.engine is not None and replica not in self._being_made:
+            self._being_made.add(replica)
+            self._with_engine(lambda engine: engine.create_replica(group, replica, conf))
+
+    def remove_replica(self, replica: ReplicaId) -> None:
+        if self.engine is not None and replica not in self._being_removed:
+            self._being_removed.add(replica)
+            self._with_engine(lambda engine: engine.remove_replica(replica))
+
+    def is_removing(self, replica: ReplicaId) -> bool:
+        return replica in self._being_removed
+
+    # Looking.
+
+    def replica(self, group: GroupId) -> Replica | None:
+        return None if self.engine is None else self.engine.replicas.get(group)
+
+    def leads(self, group: GroupId) -> bool:
+        replica = self.replica(group)
+        return replica is not None and replica.core.is_leader
+
+    def serves(self, group: GroupId) -> bool:
+        replica = self.replica(group)
+        return replica is not None and replica.is_serving
+
+    def term(self, group: GroupId) -> Term:
+        replica = self.replica(group)
+        return Term(0) if replica is None else replica.core.term
+
+    def hand_over(self, group: GroupId) -> bool:
+        replica = self.replica(group)
+        if replica is None or self._is_paused or not replica.hand_over():
+            return False
+        self._touch()
+        return True
+
+    @property
+    def is_whole(self) -> bool:
+        """Runs, and holds everything that it ever held."""
+        engine = self.engine
+        if engine is None or engine.lost or engine.failed_groups:
+            return False
+        return not any(replica.log.is_damaged for replica in engine.replicas.values())
+
+    def _count(self, what: str) -> None:
+        self.counts[what] = self.counts.get(what, 0) + 1
+
+
+def _last_append_ms(log: Any) -> int:  # noqa: ANN401 - PartitionLog, whose last entry may be in a segment
+    """Log time of the last entry of a log, 0 where it is empty or unreadable."""
+    last = log.last_index()
+    if last < log.first_index():
+        return 0
+    try:
+        (entry,) = log.entries(last, Index(last + 1), max_bytes=1)
+    except StorageError:
+        return 0
+    return int(entry.append_ms)

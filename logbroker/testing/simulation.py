@@ -1,0 +1,255 @@
+"""One run from one seed: a cluster, its clients, its faults, and at the end the demand that all is well again."""
+
+from __future__ import annotations
+
+import traceback
+from dataclasses import dataclass, field
+from time import process_time
+from typing import TYPE_CHECKING, final
+
+from logbroker.testing.checkers import compare_states, machine_of
+from logbroker.testing.cluster import ClusterOptions, SimulatedCluster
+from logbroker.testing.faults import FaultInjector, FaultPlan, draw_plan
+from logbroker.testing.node import NodeOptions
+from logbroker.testing.scheduler import US_PER_MS, US_PER_S, Scheduler
+from logbroker.testing.violation import Violation, broken
+from logbroker.testing.workload import Ledger, Workload, WorkloadProfile
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from random import Random
+
+    from logbroker.ids import GroupId
+
+_LEADER_WITHIN_US = 15 * US_PER_S
+_DRAINED_WITHIN_US = 45 * US_PER_S
+_ANSWERED_WITHIN_US = 15 * US_PER_S
+_LOOK_US = 200 * US_PER_MS
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class RunOptions:
+    """What a run is asked to be; whatever is None is drawn from the seed."""
+
+    seconds: int = 60
+    node_count: int = 3
+    group_count: int | None = None
+    plan: FaultPlan | None = None
+    profile: WorkloadProfile | None = None
+
+
+@final
+@dataclass(slots=True)
+class Result:
+    """How a run went. `failure` is empty where every promise was kept."""
+
+    seed: int
+    failure: str = ""
+    rule: str = ""
+    trace: list[str] = field(default_factory=list)
+    digest: str = ""
+    simulated_us: int = 0
+    cpu_s: float = 0.0
+    events: int = 0
+    plan: str = ""
+    situations: dict[str, int] = field(default_factory=dict)
+
+
+@final
+class Simulation:
+    """One run. Made from the seed alone; `run` may be called once."""
+
+    def __init__(self, seed: int, options: RunOptions) -> None:
+        self.scheduler = Scheduler(seed)
+        self._options = options
+        self._seconds = options.seconds
+        random = self.scheduler.random("shape")
+        self.plan = options.plan or draw_plan(self.scheduler.random("plan"))
+        profile = options.profile or draw_profile(random)
+        group_count = options.group_count or random.choice((1, 1, 2))
+        self.cluster = SimulatedCluster(
+            self.scheduler,
+            ClusterOptions(
+                node_count=options.node_count,
+                group_count=group_count,
+                node=NodeOptions(),
+                clock_offset_ms=self.plan.clock_offset_ms,
+                drift_ppm=self.plan.drift_ppm,
+                clock_speed=random.choice((1, 1, 4)),
+            ),
+        )
+        self.ledger = Ledger()
+        self.workloads = [Workload(self.cluster, self.ledger, group, profile) for group in self.cluster.groups]
+        self.injector = FaultInjector(self.cluster, self.plan)
+
+    def run(self) -> None:
+        """Run to the end; raises Violation, or whatever the tested code raised."""
+        self.cluster.start()
+        self.cluster.set_links(self.plan.quality)
+        for workload in self.workloads:
+            workload.start()
+        self.scheduler.run_for(2 * US_PER_S)
+        self.injector.start()
+        self.scheduler.run_for(self._seconds * US_PER_S)
+        self._settle()
+        self._check_end()
+
+    # Liveness: what must be well again, and how soon, once nothing breaks any more.
+
+    def _settle(self) -> None:
+        self.injector.stop()
+        for workload in self.workloads:
+            workload.stop_producing()
+        self.cluster.heal()
+        self.scheduler.note("healed")
+        self._wait("a leader serves every group", _LEADER_WITHIN_US, self._without_leader)
+        self._wait("every batch is answered", _ANSWERED_WITHIN_US, self._unanswered_batches)
+        self._wait("every message is delivered and acked", _DRAINED_WITHIN_US, self._undrained)
+        self._wait("every node catches up", _LEADER_WITHIN_US, self._behind)
+        self._wait("every request is answered", _ANSWERED_WITHIN_US, self._overdue)
+
+    def _wait(self, what: str, within_us: int, missing: Callable[[], str]) -> None:
+        deadline_us = self.scheduler.now_us + within_us
+        while True:
+            left = missing()
+            if not left:
+                return
+            if self.scheduler.now_us >= deadline_us:
+                broken(what, f"not within {within_us // US_PER_S} s after healing: {left}")
+            self.scheduler.run_for(_LOOK_US)
+
+    def _without_leader(self) -> str:
+        return ", ".join(f"group {group}" for group in self.cluster.groups if self.cluster.leader_of(group) is None)
+
+    def _unanswered_batches(self) -> str:
+        return ", ".join(f"group {workload.partition}" for workload in self.workloads if not workload.is_settled)
+
+    def _undrained(self) -> str:
+        """Messages that a group with consumers has not acked by now."""
+        for workload in self.workloads:
+            model = self.cluster.checker.history(workload.partition).model
+            for name in workload.groups:
+                group = model.groups.get(name)
+                if group is None:
+                    return f"consumer group {name} of group {workload.partition} does not exist"
+                left = group.unsettled(model.log_start_offset, model.next_offset)
+                if left:
+                    return (
+                        f"{len(left)} messages of {name} in group {workload.partition}, the first at {left[0]}: "
+                        f"{group.message(left[0]).describe()}, log time {model.append_ms}"
+                    )
+        return ""
+
+    def _behind(self) -> str:
+        for group in self.cluster.groups:
+            committed = self.cluster.checker.committed(group)
+            for node in self.cluster.nodes.values():
+                replica = node.replica(group)
+                if replica is None:
+                    return f"node {node.node} has no replica of group {group}"
+                # Leases of idle consumers go on; a few entries of distance are no lag.
+                if replica.machine.applied_index + 20 < committed:
+                    return f"node {node.node} has applied {replica.machine.applied_index} of {committed} in {group}"
+        return "" if self.cluster.membership.is_settled else "membership is not as wanted"
+
+    def _overdue(self) -> str:
+        late = [operation for node in self.cluster.nodes.values() for operation in node.overdue(3 * US_PER_S)]
+        return late[0].describe() if late else ""
+
+    # At the end.
+
+    def _check_end(self) -> None:
+        for workload in self.workloads:
+            self._check_states(workload.partition)
+            self._check_ledger(workload.partition)
+
+    def _check_states(self, group: GroupId) -> None:
+        """Every replica that stands where the model stands has the model's state, and at least one does."""
+        model = self.cluster.checker.history(group).model
+        compared = 0
+        for _ in range(100):
+            for node in self.cluster.nodes.values():
+                replica = node.replica(group)
+                if replica is not None and replica.machine.applied_index == model.last_index:
+                    compare_states(model, machine_of(replica), f"node {node.node}")
+                    compared += 1
+            if compared >= len(self.cluster.node_ids):
+                return
+            self.scheduler.run_for(7 * US_PER_MS)
+        broken("every node catches up", f"{compared} nodes of group {group} stood at the model's index")
+
+    def _check_ledger(self, group: GroupId) -> None:
+        model = self.cluster.checker.history(group).model
+        for value, offset in self.ledger.confirmed.get(group, {}).items():
+            if model.offset_of.get(value) != offset:
+                broken(
+                    "confirmed messages stay",
+                    f"{value[:60]!r} was confirmed at {offset} of group {group}, "
+                    f"the log has it at {model.offset_of.get(value)}",
+                )
+        for value in model.values:
+            if value not in self.ledger.sent:
+                broken("nothing appears that nobody sent", f"{value[:60]!r} in group {group}")
+            if value in self.ledger.refused:
+                broken("what was refused is not done", f"{value[:60]!r} in group {group}")
+
+    def situations(self) -> dict[str, int]:
+        """How often each situation was reached; a counter that stays 0 over many seeds is a blind spot."""
+        counts: dict[str, int] = {}
+
+        def add(prefix: str, more: dict[str, int]) -> None:
+            for name, count in more.items():
+                counts[prefix + name] = counts.get(prefix + name, 0) + count
+
+        add("fault: ", self.injector.counts)
+        add("membership: ", self.cluster.membership.counts)
+        add("", self.cluster.history.counts)
+        for node in self.cluster.nodes.values():
+            add("node: ", node.counts)
+        for group in self.cluster.groups:
+            history = self.cluster.checker.history(group)
+            add("log: ", history.model.applied_counts)
+            add("judged: ", history.answers.judged_counts)
+            add("", {"leaders": len(history.leaders), "digests compared": history.compared_digests})
+            add("", {"messages": len(history.model.values)})
+        return dict(sorted(counts.items()))
+
+
+def draw_profile(random: Random) -> WorkloadProfile:
+    """How the clients of one run behave."""
+    return WorkloadProfile(
+        producers=random.choice((1, 2, 3)),
+        batches_per_second=random.choice((2.0, 4.0, 6.0)),
+        max_in_flight=random.choice((1, 3, 5)),
+        large_value_share=random.choice((0.0, 0.05, 0.2)),
+        consumers=random.choice((2, 4)),
+        die_share=random.choice((0.0, 0.05)),
+        late_share=random.choice((0.0, 0.05, 0.2)),
+        operator_actions_per_second=random.choice((0.0, 0.3, 1.0)),
+        extra_groups=random.choice((0, 1)),
+    )
+
+
+def run_seed(seed: int, options: RunOptions) -> Result:
+    """Run one seed and say how it went; raises nothing."""
+    result = Result(seed)
+    started_s = process_time()
+    simulation = Simulation(seed, options)
+    result.plan = simulation.plan.describe()
+    try:
+        simulation.run()
+    except Violation as violation:
+        result.rule, result.failure = violation.rule, str(violation)
+    except Exception as error:
+        # A bug of the tested code, or of this kit: both end the run and are shown as they are.
+        result.rule = "nothing unforeseen is raised"
+        result.failure = f"{type(error).__name__}: {error}\n{traceback.format_exc()}"
+    result.cpu_s = process_time() - started_s
+    if result.failure:
+        result.trace = simulation.scheduler.trace()
+    result.digest = simulation.scheduler.digest()
+    result.simulated_us = simulation.scheduler.now_us
+    result.events = simulation.scheduler.events_run
+    result.situations = simulation.situations()
+    return result

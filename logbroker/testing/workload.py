@@ -1,0 +1,588 @@
+"""Simulated clients: producers that retry, consumers that misbehave, an operator that rewinds.
+
+Each client is a small state machine on the scheduler. They do what real clients do to a broker (give up,
+die, come late, ask twice, use handles of yesterday) and hand every answer to the history. They must not
+look into the cluster; all they know is what they were told.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol, final
+
+from logbroker.errors import NotLeaderError
+from logbroker.ids import DEFAULT_GROUP, GroupId, GroupName, LeaseId, NodeId, Offset
+from logbroker.node.requests import (
+    AckRequest,
+    CountTarget,
+    CreateGroupRequest,
+    DeleteGroupRequest,
+    EarliestTarget,
+    ExtendRequest,
+    LatestTarget,
+    NackRequest,
+    OffsetTarget,
+    ProduceReply,
+    ProduceRequest,
+    ReceiveReply,
+    ReceiveRequest,
+    RewindRequest,
+    StateReply,
+    StateRequest,
+    TimeTarget,
+)
+from logbroker.record.batch import encode_values
+from logbroker.testing.history import Verdict
+from logbroker.testing.scheduler import US_PER_MS, US_PER_S
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from random import Random
+
+    from logbroker.node.requests import Request, Target
+    from logbroker.testing.history import Operation
+    from logbroker.testing.scheduler import Scheduler
+
+_MAX_IN_FLIGHT = 5
+_REMEMBERED_LEASES = 30
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class WorkloadProfile:
+    """How busy and how badly behaved the clients of one run are. Rates and shares are drawn per seed."""
+
+    producers: int = 2
+    batches_per_second: float = 4.0
+    max_records: int = 6
+    max_in_flight: int = 3
+    large_value_share: float = 0.02
+    producer_death_share: float = 0.01
+    consumers: int = 4
+    max_hide_ms: int = 4_000
+    die_share: float = 0.03
+    nack_share: float = 0.08
+    extend_share: float = 0.08
+    late_share: float = 0.05
+    stale_share: float = 0.05
+    double_share: float = 0.05
+    partial_share: float = 0.15
+    operator_actions_per_second: float = 0.4
+    extra_groups: int = 1
+
+
+class Cluster(Protocol):
+    """What clients see of a cluster."""
+
+    @property
+    def scheduler(self) -> Scheduler: ...
+
+    @property
+    def client_nodes(self) -> tuple[NodeId, ...]:
+        """Nodes that clients may try."""
+        ...
+
+    def call(
+        self,
+        client: str,
+        node: NodeId,
+        partition: GroupId,
+        request: Request,
+        *,
+        timeout_us: int,
+        done: Callable[[Operation], None],
+    ) -> None:
+        """Make one attempt; `done` is called exactly once, at the latest after `timeout_us`."""
+        ...
+
+    def wall_ms(self) -> int:
+        """True wall time."""
+        ...
+
+
+@final
+class Ledger:
+    """What became of each value that a producer sent, as the producers know it."""
+
+    def __init__(self) -> None:
+        self.sent: set[bytes] = set()
+        self.confirmed: dict[GroupId, dict[bytes, int]] = {}
+        """Offset of each confirmed value, per partition, in the order of confirmation."""
+        self.refused: set[bytes] = set()
+        """Every attempt was answered by a refusal, so these may never appear."""
+        self.confirmed_bytes = 0
+
+
+@final
+class Route:
+    """One client's way to the leader of one partition: one attempt a call, better aimed each time."""
+
+    def __init__(self, cluster: Cluster, client: str, partition: GroupId, random: Random) -> None:
+        self._cluster = cluster
+        self._client = client
+        self._partition = partition
+        self._random = random
+        self._node = random.choice(cluster.client_nodes)
+
+    def call(self, request: Request, *, timeout_us: int, done: Callable[[Operation], None]) -> None:
+        def aimed(operation: Operation) -> None:
+            self._aim(operation)
+            done(operation)
+
+        self._cluster.call(self._client, self._node, self._partition, request, timeout_us=timeout_us, done=aimed)
+
+    def _aim(self, operation: Operation) -> None:
+        if operation.verdict is Verdict.OK:
+            return
+        error = operation.error
+        if isinstance(error, NotLeaderError) and error.leader in self._cluster.client_nodes:
+            self._node = error.leader
+        elif operation.verdict is Verdict.UNKNOWN or isinstance(error, NotLeaderError):
+            self._node = self._random.choice(self._cluster.client_nodes)
+
+
+@final
+class _PendingBatch:
+    """One batch of a producer, from its first attempt to its end."""
+
+    __slots__ = ("data", "maybe_done", "number", "open_attempts", "values")
+
+    def __init__(self, number: int, values: list[bytes], data: bytes) -> None:
+        self.number = number
+        self.values = values
+        self.data = data
+        self.open_attempts = 0
+        # An attempt ended without an answer, so it may be in the log whatever is said later.
+        self.maybe_done = False
+
+
+@final
+class Producer:
+    """Sends unique values in idempotent batches and retries each until it is confirmed."""
+
+    def __init__(
+        self, cluster: Cluster, ledger: Ledger, partition: GroupId, name: str, profile: WorkloadProfile
+    ) -> None:
+        self._cluster = cluster
+        self._scheduler = cluster.scheduler
+        self._ledger = ledger
+        self._partition = partition
+        self._name = name
+        self._profile = profile
+        self._random = self._scheduler.random(f"producer {name}")
+        self._route = Route(cluster, name, partition, self._random)
+        self._life = 0
+        self._stopped = False
+        self._is_known = False
+        self._waiting: deque[_PendingBatch] = deque()
+        self._begin_life()
+
+    def start(self) -> None:
+        self._scheduler.after(self._random.randrange(US_PER_S), self._next_batch)
+
+    def stop(self) -> None:
+        """Send nothing new; what is in flight is retried until it is answered."""
+        self._stopped = True
+
+    @property
+    def is_idle(self) -> bool:
+        return not self._waiting
+
+    def _begin_life(self) -> None:
+        self._life += 1
+        self._producer_id = self._random.getrandbits(62) + 1
+        self._next_sequence = 0
+        self._next_batch_number = 0
+        self._is_known = False
+        for batch in self._waiting:
+            if not batch.maybe_done and not batch.open_attempts:
+                self._ledger.refused.update(batch.values)
+        # The others of the life before stay as they are known: unknown for ever.
+        self._waiting.clear()
+
+    def _next_batch(self) -> None:
+        if self._stopped:
+            return
+        mean_us = US_PER_S / self._profile.batches_per_second
+        self._scheduler.after(int(self._random.expovariate(1) * mean_us) + 1, self._next_batch)
+        if self._random.random() < self._profile.producer_death_share:
+            self._begin_life()
+        # A new producer id is announced by its first batch alone: the broker lets an unknown one begin anywhere.
+        # And nothing is sent that would push an unanswered batch out of the five that a broker remembers.
+        most = min(self._profile.max_in_flight, _MAX_IN_FLIGHT) if self._is_known else 1
+        if not self._waiting or self._next_batch_number - self._waiting[0].number < most:
+            batch = self._make_batch(self._random.randint(1, self._profile.max_records))
+            self._waiting.append(batch)
+            self._send(batch, self._life)
+
+    def _make_batch(self, count: int) -> _PendingBatch:
+        first = self._next_sequence
+        values = [self._make_value(first + position) for position in range(count)]
+        self._next_sequence += count
+        self._ledger.sent.update(values)
+        data = encode_values(
+            values,
+            timestamp_ms=self._cluster.wall_ms(),
+            producer_id=self._producer_id,
+            producer_epoch=0,
+            base_sequence=first,
+        )
+        self._next_batch_number += 1
+        return _PendingBatch(self._next_batch_number - 1, values, data)
+
+    def _make_value(self, sequence: int) -> bytes:
+        name = b"%s/%d/%d " % (self._name.encode(), self._life, sequence)
+        draw = self._random.random()
+        if draw < self._profile.large_value_share:
+            return name + self._random.randbytes(self._random.randrange(2_000, 12_000))
+        return name + b"x" * self._random.randrange(60)
+
+    def _send(self, batch: _PendingBatch, life: int) -> None:
+        if life != self._life:
+            return
+        batch.open_attempts += 1
+        self._route.call(
+            ProduceRequest(batch.data),
+            timeout_us=self._random.randrange(1 * US_PER_S, 4 * US_PER_S),
+            done=lambda operation: self._on_answer(batch, life, operation),
+        )
+
+    def _on_answer(self, batch: _PendingBatch, life: int, operation: Operation) -> None:
+        batch.open_attempts -= 1
+        if operation.verdict is Verdict.OK:
+            self._on_confirmed(batch, operation)
+            return
+        if operation.verdict is Verdict.UNKNOWN:
+            batch.maybe_done = True
+        if life != self._life:
+            return
+        backoff_us = self._random.randrange(20 * US_PER_MS, 300 * US_PER_MS)
+        self._scheduler.after(backoff_us, lambda: self._send(batch, life))
+
+    def _on_confirmed(self, batch: _PendingBatch, operation: Operation) -> None:
+        produced = operation.answer
+        if not isinstance(produced, ProduceReply):
+            raise TypeError(produced)
+        confirmed = self._ledger.confirmed.setdefault(self._partition, {})
+        for position, value in enumerate(batch.values):
+            confirmed[value] = produced.base_offset + position
+            self._ledger.confirmed_bytes += len(value)
+        if batch in self._waiting:
+            self._waiting.remove(batch)
+            self._is_known = True
+
+
+@final
+@dataclass(slots=True)
+class _Held:
+    """A lease that a consumer believes to hold."""
+
+    lease: LeaseId
+    ranges: tuple[tuple[int, int], ...]
+    hide_us: int
+    extended_count: int = 0
+
+
+@final
+class Consumer:
+    """Receives from one consumer group and settles what it gets, well or badly."""
+
+    def __init__(
+        self, cluster: Cluster, partition: GroupId, group: GroupName, name: str, profile: WorkloadProfile
+    ) -> None:
+        self._cluster = cluster
+        self._scheduler = cluster.scheduler
+        self._partition = partition
+        self.group = group
+        self._name = name
+        self._profile = profile
+        self._random = self._scheduler.random(f"consumer {name}")
+        self._route = Route(cluster, name, partition, self._random)
+        self._old: deque[_Held] = deque(maxlen=_REMEMBERED_LEASES)
+        self._life = 0
+        self._well_behaved = False
+        self._stopped = False
+        self._begin_life()
+
+    def start(self) -> None:
+        life = self._life
+        self._scheduler.after(self._random.randrange(US_PER_S), lambda: self._receive(life))
+
+    def behave(self) -> None:
+        """From now on settle everything at once: the end of a run, when all must be drained."""
+        self._well_behaved = True
+
+    def stop(self) -> None:
+        self._stopped = True
+
+    def _begin_life(self) -> None:
+        self._life += 1
+        self._session = self._random.getrandbits(62) + 1
+        self._request_id = 0
+
+    def _receive(self, life: int) -> None:
+        if self._stopped or life != self._life:
+            return
+        self._request_id += 1
+        random = self._random
+        request = ReceiveRequest(
+            group=self.group,
+            max_count=100 if self._well_behaved else random.choice((1, 3, 10, 30)),
+            max_bytes=random.choice((2_000, 100_000, 1_000_000)),
+            hide_ms=random.randrange(1_000, self._profile.max_hide_ms),
+            wait_ms=random.choice((0, 500, 2_000)),
+            consumer=self._name,
+            session=self._session,
+            request_id=self._request_id,
+        )
+        self._try_receive(request, life)
+
+    def _try_receive(self, request: ReceiveRequest, life: int) -> None:
+        if life != self._life:
+            return
+        self._route.call(
+            request,
+            timeout_us=(request.wait_ms + self._random.randrange(700, 2_000)) * US_PER_MS,
+            done=lambda operation: self._on_received(request, life, operation),
+        )
+
+    def _on_received(self, request: ReceiveRequest, life: int, operation: Operation) -> None:
+        if life != self._life:
+            return
+        backoff_us = self._random.randrange(20 * US_PER_MS, 250 * US_PER_MS)
+        if operation.verdict is Verdict.OK:
+            leased = operation.answer
+            if not isinstance(leased, ReceiveReply):
+                raise TypeError(leased)
+            if leased.parts:
+                self._plan(leased)
+            self._scheduler.after(backoff_us, lambda: self._receive(life))
+        elif self._random.random() < 0.7:
+            # The same request again: if it was granted, the same lease must come back.
+            self._scheduler.after(backoff_us, lambda: self._try_receive(request, life))
+        else:
+            self._scheduler.after(backoff_us, lambda: self._receive(life))
+
+    def _plan(self, leased: ReceiveReply) -> None:
+        ranges = tuple((start, end) for part in leased.parts for start, end, _ in part.ranges)
+        held = _Held(leased.lease, ranges, leased.hide_left_ms * US_PER_MS)
+        self._old.append(held)
+        work_us = int(self._random.expovariate(1) * 80 * US_PER_MS)
+        profile, draw = self._profile, self._random.random()
+        if self._well_behaved:
+            self._settle_later(held, work_us)
+        elif draw < profile.die_share:
+            # The consumer is gone with its lease; a new one takes its place.
+            self._begin_life()
+            life = self._life
+            self._scheduler.after(self._random.randrange(2 * US_PER_S), lambda: self._receive(life))
+        elif draw < profile.die_share + profile.late_share:
+            self._settle_later(held, held.hide_us + self._random.randrange(500 * US_PER_MS))
+        elif draw < profile.die_share + profile.late_share + profile.extend_share:
+            self._scheduler.after(held.hide_us // 2, lambda: self._extend(held))
+        elif draw < profile.die_share + profile.late_share + profile.extend_share + profile.nack_share:
+            self._scheduler.after(work_us, lambda: self._nack(held, held.ranges))
+        else:
+            self._settle_later(held, work_us)
+        if self._random.random() < profile.stale_share and not self._well_behaved:
+            old = self._random.choice(self._old)
+            self._scheduler.after(work_us, lambda: self._ack(((old.lease, old.ranges),)))
+
+    def _settle_later(self, held: _Held, delay_us: int) -> None:
+        self._scheduler.after(delay_us, lambda: self._settle(held))
+
+    def _settle(self, held: _Held) -> None:
+        ranges = held.ranges
+        if self._well_behaved or self._random.random() >= self._profile.partial_share:
+            self._ack(((held.lease, ranges),))
+        else:
+            kept, left = self._split(ranges)
+            self._ack(((held.lease, kept),))
+            if left:
+                self._scheduler.after(self._random.randrange(500 * US_PER_MS), lambda: self._nack(held, left))
+        if self._random.random() < self._profile.double_share:
+            self._scheduler.after(self._random.randrange(US_PER_S), lambda: self._ack(((held.lease, ranges),)))
+
+    def _split(self, ranges: tuple[tuple[int, int], ...]) -> tuple[tuple[tuple[int, int], ...], ...]:
+        """Cut the ranges at a random message: what comes before, and from there on."""
+        start, end = self._random.choice(ranges)
+        cut = self._random.randrange(start, end) + 1
+        before = tuple((low, min(high, cut)) for low, high in ranges if low < cut)
+        after = tuple((max(low, cut), high) for low, high in ranges if high > cut)
+        return before, after
+
+    def _ack(self, items: tuple[tuple[LeaseId, tuple[tuple[int, int], ...]], ...], attempts: int = 4) -> None:
+        def answered(operation: Operation) -> None:
+            if operation.verdict is not Verdict.OK and attempts > 1:
+                self._retry_later(lambda: self._ack(items, attempts - 1))
+
+        self._route.call(AckRequest(self.group, items), timeout_us=US_PER_S, done=answered)
+
+    def _nack(self, held: _Held, ranges: tuple[tuple[int, int], ...]) -> None:
+        delay_ms = self._random.choice((0, 0, self._random.randrange(100, 3_000)))
+        request = NackRequest(self.group, ((held.lease, ranges),), delay_ms=delay_ms, reason="simulated")
+        self._route.call(request, timeout_us=US_PER_S, done=lambda _: None)
+
+    def _extend(self, held: _Held) -> None:
+        hide_ms = self._random.randrange(1_000, self._profile.max_hide_ms)
+        request = ExtendRequest(self.group, ((held.lease, held.ranges),), hide_ms=hide_ms)
+        held.extended_count += 1
+
+        def answered(operation: Operation) -> None:
+            del operation
+            if held.extended_count < 3 and self._random.random() < 0.3 and not self._well_behaved:
+                self._scheduler.after(hide_ms * US_PER_MS // 2, lambda: self._extend(held))
+            else:
+                self._settle_later(held, self._random.randrange(hide_ms) * US_PER_MS)
+
+        self._route.call(request, timeout_us=US_PER_S, done=answered)
+
+    def _retry_later(self, action: Callable[[], None]) -> None:
+        self._scheduler.after(self._random.randrange(20 * US_PER_MS, 300 * US_PER_MS), action)
+
+
+@final
+@dataclass(slots=True)
+class _Order:
+    """One thing the operator wants done, asked again until it is answered for good."""
+
+    request: Request
+    attempts_left: int = 12
+    then: list[Callable[[], None]] = field(default_factory=list)
+
+
+@final
+class Operator:
+    """Rewinds, skips, makes and deletes consumer groups, and asks how things stand."""
+
+    def __init__(
+        self, cluster: Cluster, partition: GroupId, name: str, profile: WorkloadProfile, groups: list[GroupName]
+    ) -> None:
+        self._cluster = cluster
+        self._scheduler = cluster.scheduler
+        self._profile = profile
+        self._random = self._scheduler.random(f"operator {name}")
+        self._route = Route(cluster, name, partition, self._random)
+        self._started_ms = cluster.wall_ms()
+        self._groups = groups
+        self._temporary: list[GroupName] = []
+        self._next_rewind_id = 1
+        self._next_group = 1
+        self._stopped = False
+        self._busy = False
+        self._last_end = 0
+
+    def start(self) -> None:
+        for group in self._groups:
+            if group != DEFAULT_GROUP:
+                self._ask(_Order(CreateGroupRequest(group, EarliestTarget()), attempts_left=1_000))
+        self._later()
+
+    def stop(self) -> None:
+        self._stopped = True
+
+    def _later(self) -> None:
+        if self._profile.operator_actions_per_second and not self._stopped:
+            mean_us = US_PER_S / self._profile.operator_actions_per_second
+            self._scheduler.after(int(self._random.expovariate(1) * mean_us) + 1, self._act)
+
+    def _act(self) -> None:
+        if not self._busy and not self._stopped:
+            self._busy = True
+            self._ask(_Order(self._choose(), then=[self._free]))
+        self._later()
+
+    def _free(self) -> None:
+        self._busy = False
+
+    def _choose(self) -> Request:
+        draw = self._random.random()
+        if draw < 0.4:
+            return self._move(forward=False)
+        if draw < 0.55:
+            return self._move(forward=True)
+        if draw < 0.65:
+            name = GroupName(f"extra-{self._next_group}")
+            self._next_group += 1
+            self._temporary.append(name)
+            return CreateGroupRequest(name, self._target())
+        if draw < 0.72 and self._temporary:
+            return DeleteGroupRequest(self._temporary.pop(self._random.randrange(len(self._temporary))))
+        return StateRequest()
+
+    def _move(self, *, forward: bool) -> RewindRequest:
+        group = self._random.choice([*self._groups, *self._temporary])
+        rewind_id = self._next_rewind_id
+        self._next_rewind_id += 1
+        return RewindRequest(group, rewind_id, self._target(), forward=forward, clamp=True)
+
+    def _target(self) -> Target:
+        random = self._random
+        match random.randrange(7):
+            case 0:
+                return EarliestTarget()
+            case 1:
+                return LatestTarget()
+            case 2:
+                return CountTarget(random.randrange(1, 40))
+            case 3:
+                return OffsetTarget(Offset(random.randrange(self._last_end + 10)))
+            case 4:
+                return TimeTarget(-random.randrange(1, 20_000))
+            case _:
+                return TimeTarget(random.randrange(self._started_ms, self._cluster.wall_ms() + 1))
+
+    def _ask(self, order: _Order) -> None:
+        self._route.call(
+            order.request, timeout_us=2 * US_PER_S, done=lambda operation: self._on_answer(order, operation)
+        )
+
+    def _on_answer(self, order: _Order, operation: Operation) -> None:
+        order.attempts_left -= 1
+        retriable = operation.verdict is Verdict.UNKNOWN or (operation.error is not None and operation.error.retriable)
+        if retriable and order.attempts_left > 0:
+            self._scheduler.after(self._random.randrange(50 * US_PER_MS, US_PER_S), lambda: self._ask(order))
+            return
+        if isinstance(operation.answer, StateReply):
+            self._last_end = operation.answer.log_end
+        for action in order.then:
+            action()
+
+
+@final
+class Workload:
+    """All clients of one partition."""
+
+    def __init__(self, cluster: Cluster, ledger: Ledger, partition: GroupId, profile: WorkloadProfile) -> None:
+        self.partition = partition
+        self.groups = [DEFAULT_GROUP, *(GroupName(f"group-{number}") for number in range(profile.extra_groups))]
+        self.producers = [
+            Producer(cluster, ledger, partition, f"p{partition}.{number}", profile)
+            for number in range(profile.producers)
+        ]
+        self.consumers = [
+            Consumer(cluster, partition, self.groups[number % len(self.groups)], f"c{partition}.{number}", profile)
+            for number in range(profile.consumers)
+        ]
+        self.operator = Operator(cluster, partition, f"o{partition}", profile, self.groups)
+
+    def start(self) -> None:
+        self.operator.start()
+        for producer in self.producers:
+            producer.start()
+        for consumer in self.consumers:
+            consumer.start()
+
+    def stop_producing(self) -> None:
+        """The end of a run: nothing new, nobody misbehaves, what is there is drained."""
+        self.operator.stop()
+        for producer in self.producers:
+            producer.stop()
+        for consumer in self.consumers:
+            consumer.behave()
+
+    @property
+    def is_settled(self) -> bool:
+        """Every batch of a living producer has been answered for good."""
+        return all(producer.is_idle for producer in self.producers)
