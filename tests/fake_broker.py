@@ -64,6 +64,7 @@ from logbroker.wire.requests import (
 )
 
 if TYPE_CHECKING:
+    import ssl
     from collections.abc import Iterator
 
 Answer = tuple[AnyReply, bytes]
@@ -404,13 +405,16 @@ def _fields(reply: AnyReply) -> dict[str, Any]:
     return {name: getattr(reply, name) for name in reply.__struct_fields__}
 
 
-async def serve_node(node: FakeNode, *, task_status: trio.TaskStatus[int]) -> None:
+async def serve_node(node: FakeNode, *, tls: ssl.SSLContext | None = None, task_status: trio.TaskStatus[int]) -> None:
     """Serve a node on a loopback port, which is given; its address in metadata becomes that."""
+
+    async def serve_stream(stream: trio.abc.Stream) -> None:
+        await _serve_stream(node, stream if tls is None else trio.SSLStream(stream, tls, server_side=True))
+
     async with trio.open_nursery() as nursery:
-        serve = partial(trio.serve_tcp, partial(_serve_stream, node), 0, host="127.0.0.1")
-        listeners = await nursery.start(serve)
+        listeners = await nursery.start(partial(trio.serve_tcp, serve_stream, 0, host="127.0.0.1"))
         port = listeners[0].socket.getsockname()[1]
-        node.url = f"ws://127.0.0.1:{port}"
+        node.url = f"{'ws' if tls is None else 'wss'}://127.0.0.1:{port}"
         task_status.started(port)
 
 

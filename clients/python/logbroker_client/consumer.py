@@ -32,7 +32,7 @@ class Consumer:
     A message that is delivered is hidden from the others of the group for the hide time; settle it
     within that with `ack`, or it is delivered again. Leaving the block sends the acks that are due, gives
     back at once what was fetched ahead, and leaves what the application took and did not settle to its
-    hide time.
+    hide time. A cancellation leaves without waiting for any of that.
     """
 
     def __init__(self, client: Client, queue: str, options: ConsumerOptions) -> None:
@@ -61,7 +61,9 @@ class Consumer:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        core = self._running()
+        core = self._core
+        if core is None:
+            return
         self._is_closed = True
         try:
             rest = list(self._batch)
@@ -72,7 +74,9 @@ class Consumer:
                     self._put(core, nack, partition, lease, ranges)
             releases = core.close()
             if error is None or isinstance(error, Exception):
-                with trio.move_on_after(self._client.core.options.close_timeout_s + self._options.timeout_s):
+                # After an error there is less patience: the acks matter, but so does the error.
+                patience_s = self._options.timeout_s if error is None else self._client.core.options.close_timeout_s
+                with trio.move_on_after(patience_s):
                     await self._settle_all(core)
                     for call in releases:
                         if not call.is_done:
@@ -81,7 +85,7 @@ class Consumer:
             self._client.core.unwatch(self.queue)
 
     def _running(self) -> ConsumerCore:
-        if self._core is None or self._is_closed:
+        if self._core is None or self._is_closed or self._client.core.is_closed:
             raise LocalProtocolError(f"the consumer of {self.queue} is not open", hint="use it inside `async with`")
         return self._core
 
@@ -117,8 +121,9 @@ class Consumer:
                 return MessageBatch(self, delivery)
             if core.error is not None:
                 raise type(core.error)(core.error.message, hint=core.error.hint)
-            await wait_among(core.waiters)
+            # The block may have ended while this waited.
             self._running()
+            await wait_among(core.waiters)
 
     def batches(self) -> AsyncIterator[MessageBatch]:
         """`async for` over the messages of each receive: the least work for a message."""

@@ -10,13 +10,12 @@ that was made and not a second one.
 
 from __future__ import annotations
 
-import math
 from collections import deque
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, final
 
-from logbroker.errors import LogBrokerError, RemoteProtocolError
+from logbroker.errors import LogBrokerError, RemoteProtocolError, UnavailableError
 from logbroker.wire.requests import Receive, Received, Release
 from logbroker_client.settling import Settler
 
@@ -101,7 +100,7 @@ class ConsumerCore:
             source = self._pick()
             if source is None:
                 return
-            self._receive(source)
+            self._receive(source, self.core.take_request_id())
             room -= 1
 
     def _grow(self) -> None:
@@ -121,16 +120,16 @@ class ConsumerCore:
                 return source
         return None
 
-    def _receive(self, source: _Source) -> None:
+    def _receive(self, source: _Source, request_id: int) -> None:
         self._next = source.partition + 1
         source.outstanding_count += 1
         self._outstanding_count += 1
         self.core.call(
-            partial(self._build, source.partition, self.core.take_request_id()),
+            partial(self._build, source.partition, request_id),
             route=(self.queue, source.partition),
-            timeout_s=math.inf,
+            timeout_s=self.options.wait_s + self.options.timeout_s,
             is_repeatable=True,
-            on_done=partial(self._on_received, source),
+            on_done=partial(self._on_received, source, request_id),
         )
 
     def _build(self, partition: int, request_id: int, rid: int) -> AnyRequest:
@@ -151,7 +150,7 @@ class ConsumerCore:
             consumer=options.name,
         )
 
-    def _on_received(self, source: _Source, call: Call) -> None:
+    def _on_received(self, source: _Source, request_id: int, call: Call) -> None:
         source.outstanding_count -= 1
         self._outstanding_count -= 1
         reply = call.reply
@@ -164,6 +163,9 @@ class ConsumerCore:
             elif reply.parts:
                 expires_at = self.core.env.clock() + reply.hide_left_ms / 1000
                 self._take(Delivery(source.partition, reply, call.body, expires_at))
+        elif isinstance(call.error, UnavailableError) and not (self._is_closed or self.core.is_closed):
+            # Out of reach for long, or forgotten by the server. The lease may exist: the same again.
+            self._receive(source, request_id)
         elif call.error is not None:
             self._fail(call.error)
         self.start()
@@ -204,6 +206,7 @@ class ConsumerCore:
     def close(self) -> list[Call]:
         """Ask for nothing more and give back what nobody has seen; give the requests that do so."""
         self._is_closed = True
+        self.core.env.wake(self.waiters)
         deliveries = list(self._ready)
         self._ready.clear()
         return self._release(deliveries)

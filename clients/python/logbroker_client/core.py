@@ -67,9 +67,14 @@ class ClientCore:
         self._refreshing: dict[str, int] = {}
         self._next_request_id = 1
         self._watched: dict[str, int] = {}
+        self._closed_by: LogBrokerError | None = None
         for url in urls:
             self._link(url)
         self._seeds = tuple(self._links)
+
+    @property
+    def is_closed(self) -> bool:
+        return self._closed_by is not None
 
     # --- links, driven by the transport ---
 
@@ -181,6 +186,15 @@ class ClientCore:
         if link is None:
             link = self._links[url] = Link(url)
         return link
+
+    def _know_links(self) -> None:
+        """A link for every address that is known, and none for those that are not any more."""
+        known = {*self._seeds, *self.routes.urls.values()}
+        for url in known:
+            self._link(url)
+        for link in [link for link in self._links.values() if link.url not in known]:
+            if link.state is LinkState.IDLE or link.state is LinkState.RESTING:
+                del self._links[link.url]
 
     def _want(self, link: Link) -> None:
         if link.state is LinkState.IDLE:
@@ -321,9 +335,7 @@ class ClientCore:
         def learn(call: Call) -> None:
             if isinstance(call.reply, MetadataReply):
                 self.routes.learn(call.reply, asked=queues)
-                # Addresses may lead to a better link for a node than the one it was found by.
-                for url in self.routes.urls.values():
-                    self._link(url)
+                self._know_links()
             if on_done is not None:
                 on_done(call)
 
@@ -361,6 +373,9 @@ class ClientCore:
             is_repeatable=is_repeatable,
             on_done=on_done,
         )
+        if self._closed_by is not None:
+            call.fail(self._closed_by)
+            return call
         self._calls[call] = None
         self._arm_sweep()
         self._try(call)
@@ -464,7 +479,8 @@ class ClientCore:
     # --- the end ---
 
     def close(self, error: LogBrokerError) -> None:
-        """Fail everything that waits."""
+        """Fail everything that waits, and whatever is asked from here on."""
+        self._closed_by = error
         for call in list(self._calls):
             call.fail(error)
         for lane in list(self._busy):
@@ -472,10 +488,3 @@ class ClientCore:
         self._busy.clear()
         self._marked.clear()
         self._waiting.clear()
-
-
-def lost(error: BaseException) -> LogBrokerError:
-    """The reason to give for a link that ended with `error`."""
-    if isinstance(error, LogBrokerError):
-        return error
-    return UnavailableError(f"{type(error).__name__}: {error}" if str(error) else type(error).__name__)

@@ -49,7 +49,9 @@ class Producer:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        core = self._running()
+        core = self._core
+        if core is None:
+            return
         self._is_closed = True
         try:
             if error is None:
@@ -59,7 +61,7 @@ class Producer:
             self._client.core.unwatch(self.queue)
 
     def _running(self) -> ProducerCore:
-        if self._core is None or self._is_closed:
+        if self._core is None or self._is_closed or self._client.core.is_closed:
             raise LocalProtocolError(f"the producer of {self.queue} is not open", hint="use it inside `async with`")
         return self._core
 
@@ -84,13 +86,18 @@ class Producer:
         size_bytes = core.size_of(data, key, headers)
         await trio.lowlevel.checkpoint_if_cancelled()
         if not core.reserve(size_bytes):
-            await wait_among(core.room_waiters, size_bytes)
+            await self._wait_for_room(core, size_bytes)
         batch = core.append(data, key, headers, size_bytes)
         position = batch.count - 1
         await wait_among(batch.waiters)
         if batch.error is not None:
             raise_failure(batch)
         return MessageId(self.queue, batch.partition, batch.base_offset + position)
+
+    async def _wait_for_room(self, core: ProducerCore, size_bytes: int) -> None:
+        """Wait until `size_bytes` are reserved. Cancelled, nothing is."""
+        await wait_among(core.room_waiters, size_bytes)
+        self._running()
 
     async def send_many(self, messages: Iterable[bytes | NewMessage]) -> list[MessageId]:
         """Send messages together and return their ids, in order, when all are committed.
@@ -120,7 +127,7 @@ class Producer:
             message = NewMessage(_to_bytes(message))
         size_bytes = core.size_of(message.value, message.key, message.headers)
         if not core.reserve(size_bytes):
-            await wait_among(core.room_waiters, size_bytes)
+            await self._wait_for_room(core, size_bytes)
         batch = core.append(message.value, message.key, message.headers, size_bytes)
         spans.append((batch, batch.count - 1, 1))
 
@@ -145,7 +152,7 @@ class Producer:
         self, core: ProducerCore, values: Sequence[bytes], size_bytes: int, spans: list[_Span]
     ) -> None:
         if not core.reserve(size_bytes):
-            await wait_among(core.room_waiters, size_bytes)
+            await self._wait_for_room(core, size_bytes)
         batch = core.append_values(values, size_bytes)
         spans.append((batch, batch.count - len(values), len(values)))
 

@@ -8,7 +8,7 @@ message costs one small request.
 from __future__ import annotations
 
 from collections import deque
-from enum import Enum, auto
+from enum import IntEnum, auto
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple, final
 
@@ -28,7 +28,8 @@ _MAX_IN_FLIGHT_COUNT = 4
 
 
 @final
-class Verb(Enum):
+class Verb(IntEnum):
+    # Integers, because an order is a key that each ack looks up.
     ACK = auto()
     NACK = auto()
     EXTEND = auto()

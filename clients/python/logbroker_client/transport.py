@@ -6,8 +6,9 @@ What trio-websocket asks of its users, and where it is met:
   nobody puts a deadline around its sends, and a link whose task is cancelled is torn down without a word.
 - Its receive buffer of 4 KiB costs most of the throughput; here it is 256 KiB.
 - A full message queue stops pings and close frames. The reader here never waits for anything.
-- A ping that arrives while we close raises LocalProtocolError out of its reader task (its issue 184):
-  each link has a nursery of its own, and whatever comes out of it means that the link is lost.
+- A ping that arrives while we close (its issue 184), or a server that does not speak HTTP, raises an error of
+  wsproto or h11 out of its reader task: each link has a nursery of its own, and these mean that it is lost.
+- What goes wrong in a TLS handshake that it starts is lost: the handshake is made before.
 - A KeyError in its handlers is swallowed; none of our code runs in them.
 - A connection that fails in its handshake may never say so: dialling has a deadline.
 """
@@ -21,6 +22,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias, cast, final
 from urllib.parse import urlsplit
 
+import h11
 import trio
 import truststore
 import wsproto.utilities
@@ -38,7 +40,7 @@ from logbroker.errors import (
 )
 from logbroker.wire.protocol import State
 from logbroker.wire.requests import STREAM_PATH, SUBPROTOCOL
-from logbroker_client.core import lost
+from logbroker_client.links import LinkState
 
 if TYPE_CHECKING:
     from logbroker_client.core import ClientCore
@@ -76,18 +78,31 @@ def system_trust() -> ssl.SSLContext:
 
 async def open_tcp(url: str, *, tls: ssl.SSLContext | None) -> trio.abc.Stream:
     """Open a TCP connection to an address, with TLS if it begins with wss."""
+    # It may be a node's word and not the user's.
+    check_url(url)
     parts = urlsplit(url)
     host = parts.hostname or ""
     stream = await trio.open_tcp_stream(host, parts.port or _DEFAULT_PORTS[parts.scheme])
     if parts.scheme == "ws":
         return stream
-    return trio.SSLStream(stream, tls or ssl.create_default_context(), server_hostname=host, https_compatible=True)
+    context = tls or ssl.create_default_context()
+    secured = trio.SSLStream(stream, context, server_hostname=host, https_compatible=True)
+    try:
+        await secured.do_handshake()
+    except BaseException:
+        await trio.aclose_forcefully(secured)
+        raise
+    return secured
 
 
 def check_url(url: str) -> None:
     """Raises ConfigurationError unless `url` is one of a logbroker node."""
-    parts = urlsplit(url)
-    if parts.scheme not in _DEFAULT_PORTS or not parts.hostname:
+    try:
+        parts = urlsplit(url)
+        is_good = parts.scheme in _DEFAULT_PORTS and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        is_good = False
+    if not is_good:
         raise ConfigurationError(f"{url!r} is no address of a node", hint="write ws://host:4100 or wss://host:4100")
 
 
@@ -155,8 +170,11 @@ class Transport:
         """Begin to end: links send what they have, say goodbye, and `run` returns."""
         self._is_closing = True
         self._bell.ring()
-        for bell in self._link_bells.values():
-            bell.ring()
+        for link, bell in self._link_bells.items():
+            if link.state is LinkState.OPEN:
+                bell.ring()
+            else:
+                link.abort()
 
     async def _run_link(self, link: Link) -> None:
         error: LogBrokerError
@@ -173,8 +191,8 @@ class Transport:
             trio.ClosedResourceError,
             ConnectionClosed,
             HandshakeError,
-            wsproto.utilities.LocalProtocolError,
-            wsproto.utilities.RemoteProtocolError,
+            wsproto.utilities.ProtocolError,
+            h11.ProtocolError,
         ) as group:
             error = _reason(group)
         finally:
@@ -291,7 +309,14 @@ def _reason(group: BaseExceptionGroup[BaseException]) -> LogBrokerError:
             f"the server refused the WebSocket with HTTP status {leaf.status_code}",
             hint="is it the client port of a logbroker node?",
         )
-    return lost(leaf)
+    if isinstance(leaf, wsproto.utilities.ProtocolError | h11.ProtocolError):
+        return RemoteProtocolError(
+            f"the server does not speak as a WebSocket does: {leaf}",
+            hint="is it the client port of a logbroker node?",
+        )
+    # A broken TLS stream says why only in its cause.
+    told = leaf.__cause__ if isinstance(leaf, trio.BrokenResourceError) and leaf.__cause__ is not None else leaf
+    return UnavailableError(f"{type(told).__name__}: {told}" if str(told) else type(told).__name__)
 
 
 def _leaves(group: BaseExceptionGroup[BaseException]) -> list[BaseException]:

@@ -18,9 +18,11 @@ from logbroker.errors import (
     CorruptBatchError,
     InvalidArgumentError,
     LocalProtocolError,
+    LogBrokerError,
     NotFoundError,
     OverloadedError,
     RequestTooLargeError,
+    ShuttingDownError,
     StaleLeaseError,
     UnauthenticatedError,
     UnavailableError,
@@ -48,7 +50,7 @@ from logbroker_client.client import target_of
 from tests.fake_broker import Answer, Drop, FakeCluster, FakeNetwork, FakeNode, Hold
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable
 
     from trio.testing import MockClock
 
@@ -218,6 +220,49 @@ async def test_the_end_of_the_block_says_goodbye(autojump_clock: MockClock) -> N
     async with connected_alone(cluster) as client:
         await client.list_queues()
     assert cluster.nodes[1].closings == [1000]
+
+
+async def test_after_the_block_nothing_works_and_nothing_hangs(autojump_clock: MockClock) -> None:
+    cluster = cluster_of()
+    async with connected_alone(cluster) as client:
+        producer = client.producer("orders")
+        consumer = client.consumer("orders")
+        await producer.__aenter__()
+        await consumer.__aenter__()
+    for use in (partial(producer.send, b"x"), producer.flush, consumer.receive, consumer.flush):
+        with pytest.raises(LocalProtocolError, match="is not open"):
+            await use()
+    with pytest.raises(ShuttingDownError, match="the client is closed"):
+        await client.list_queues()
+    await producer.__aexit__(None, None, None)
+    await consumer.__aexit__(None, None, None)
+
+
+async def test_those_who_wait_when_the_block_ends_are_told(autojump_clock: MockClock) -> None:
+    cluster = cluster_of()
+    cluster.nodes[1].on_request = lambda node, request, body: Hold() if isinstance(request, Produce | Receive) else None
+    told: list[type[BaseException]] = []
+
+    async def tell(use: Callable[[], Awaitable[object]]) -> None:
+        try:
+            await use()
+        except LogBrokerError as error:
+            told.append(type(error))
+
+    async with trio.open_nursery() as nursery, connected_alone(cluster) as client:
+        producer = client.producer("orders", max_buffered_bytes=100)
+        consumer = client.consumer("orders")
+        await producer.__aenter__()
+        await consumer.__aenter__()
+        nursery.start_soon(tell, partial(producer.send, b"x" * 90))
+        nursery.start_soon(tell, partial(producer.send, b"y" * 90))
+        nursery.start_soon(tell, consumer.receive)
+        await trio.testing.wait_all_tasks_blocked()
+    assert sorted(kind.__name__ for kind in told) == [
+        "LocalProtocolError",
+        "ShuttingDownError",
+        "UnknownOutcomeError",
+    ]
 
 
 async def test_a_cancelled_block_leaves_at_once(autojump_clock: MockClock) -> None:

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 from logbroker.errors import NotFoundError, OverloadedError, RemoteProtocolError
 from logbroker.wire.requests import AnyRequest, BatchPart, Receive, Received, Release
-from tests.fake_broker import Answer, Drop, FakeCluster, FakeNode
+from tests.fake_broker import Answer, Drop, FakeCluster, FakeNode, Hold
 from tests.unit.client.world import World, send
 
 if TYPE_CHECKING:
@@ -118,6 +118,32 @@ def test_a_receive_follows_the_leader() -> None:
     world.advance(0.01)
     assert consumer.take() is None
     # The seed is gone, and the other node is known from metadata.
+    world.advance(3)
+    fill(world, 1)
+    assert take(consumer).received.parts[0].ranges == [(0, 1, 1)]
+
+
+def test_a_receive_that_the_server_forgot_is_repeated_with_its_name() -> None:
+    world = World(cluster_of())
+    world.node(1).on_request = lambda node, request, body: Hold() if isinstance(request, Receive) else None
+    consumer = world.consumer(wait_s=20, timeout_s=10)
+    world.node(1).on_request = None
+    world.advance(29)
+    assert len(world.node(1).of(Receive)) == 1
+    world.advance(2)
+    first, second = world.node(1).of(Receive)
+    assert first.request_id == second.request_id
+    fill(world, 1)
+    assert take(consumer).received.parts[0].ranges == [(0, 1, 1)]
+
+
+def test_a_consumer_outlives_a_long_absence_of_the_cluster() -> None:
+    world = World(cluster_of())
+    consumer = world.consumer()
+    world.stop(1)
+    world.advance(300)
+    assert consumer.error is None
+    world.down.clear()
     world.advance(3)
     fill(world, 1)
     assert take(consumer).received.parts[0].ranges == [(0, 1, 1)]

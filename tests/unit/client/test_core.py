@@ -138,6 +138,17 @@ def test_another_call_is_unknown_after_a_lost_connection() -> None:
     assert len(world.node(1).of(CreateQueue)) == 1
 
 
+def test_a_call_that_the_server_lost_sight_of_is_not_doubled() -> None:
+    world = World(FakeCluster())
+    world.node(1).on_request = lambda node, request, body: (
+        UnknownOutcomeError("the term ended") if isinstance(request, CreateQueue) else None
+    )
+    call = create(world)
+    world.advance(1)
+    assert isinstance(call.error, UnknownOutcomeError)
+    assert len(world.node(1).of(CreateQueue)) == 1
+
+
 def test_a_certain_refusal_is_retried_even_for_a_call_that_must_not_be_doubled() -> None:
     world = World(FakeCluster())
     refusals = 2

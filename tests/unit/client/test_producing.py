@@ -337,6 +337,40 @@ def test_when_one_is_refused_those_behind_it_go_again_behind_it() -> None:
     assert [header.base_sequence for header in headers] == [0, 1, 2, 3]
 
 
+def test_nothing_goes_again_before_everything_on_its_way_is_answered() -> None:
+    world = World(cluster_of())
+    world.node(1).on_request = Script(OverloadedError("busy"), Hold(), Hold())
+    # Every message fills a batch.
+    producer = world.producer(batch_bytes=90)
+    for number in range(3):
+        send(producer, b"%d" % number * 70)
+    world.advance(5)
+    send(producer, b"3" * 70)
+    world.advance(5)
+    assert len(world.node(1).of(Produce)) == 3
+    connection = world.connection(1)
+    connection.answer(*connection.held[0])
+    world.advance(1)
+    assert len(world.node(1).of(Produce)) == 3
+    connection.answer(*connection.held[1])
+    world.advance(1)
+    assert [value[:1] for value in flat(world.cluster) if value] == [b"0", b"1", b"2", b"3"]
+
+
+def test_a_stuck_partition_does_not_hold_back_messages_without_a_key() -> None:
+    world = World(cluster_of(partitions=2))
+    world.node(1).on_request = lambda node, request, body: (
+        OverloadedError("busy") if isinstance(request, Produce) and request.partition == 0 else None
+    )
+    producer = world.producer()
+    sent = []
+    for number in range(5):
+        sent.append(send(producer, b"%d" % number)[0])
+        world.settle()
+    assert [batch.is_done for batch in sent] == [False, True, True, True, True]
+    assert flat(world.cluster, 1) == [b"1", b"2", b"3", b"4"]
+
+
 def test_a_refusal_that_is_final_fails_that_batch_alone() -> None:
     world = World(cluster_of())
     world.node(1).on_request = Script(NotFoundError("the queue is gone"))
