@@ -11,8 +11,6 @@ from typing import TYPE_CHECKING, final
 from logbroker.partition.blocked_map import BlockedMap
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from logbroker.partition.runs import Run
 
 BUCKET_MS = 100
@@ -29,8 +27,10 @@ class Deadlines:
     __slots__ = ("_buckets", "_heap", "_members", "_owned", "_passed", "due")
 
     def __init__(self) -> None:
-        # By start offset; a run may be here whose deadline lies ahead of an earlier `now_ms`, so readers compare.
-        self.due: BlockedMap[int, Run] = BlockedMap()
+        # Start offsets, as keys and as values. A run may be here whose deadline lies ahead of an earlier `now_ms`,
+        # so readers compare. The runs themselves are looked up when they are wanted: half a million leases that run
+        # out at once are moved here in one go.
+        self.due: BlockedMap[int, int] = BlockedMap()
         # The keys of _buckets are exactly those in _heap; a bucket may have run empty.
         self._buckets: dict[int, set[int]] = {}
         self._heap: list[int] = []
@@ -52,7 +52,7 @@ class Deadlines:
     def add(self, run: Run) -> None:
         bucket = -(-run.visible_at_ms // BUCKET_MS)
         if bucket <= self._passed:
-            self.due.set(run.start, run)
+            self.due.set(run.start, run.start)
             return
         self._members += 1
         if bucket in self._owned:
@@ -82,8 +82,8 @@ class Deadlines:
         if len(self._heap) > 2 * self._members + 1024:
             self._drop_empty()
 
-    def advance(self, now_ms: int, run_at: Callable[[int], Run]) -> None:
-        """Move what is due at `now_ms` into `due`; `run_at` gives the run with a start offset."""
+    def advance(self, now_ms: int) -> None:
+        """Move what is due at `now_ms` into `due`."""
         current = now_ms // BUCKET_MS
         while self._heap and self._heap[0] <= current:
             bucket = heappop(self._heap)
@@ -91,7 +91,7 @@ class Deadlines:
             starts = sorted(self._buckets.pop(bucket))
             self._members -= len(starts)
             if starts:
-                self.due.update(starts, [run_at(start) for start in starts])
+                self.due.update(starts, starts)
         self._passed = max(self._passed, current)
 
     def next_ms(self) -> int | None:

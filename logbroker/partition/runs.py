@@ -213,11 +213,11 @@ class RunTable:
 
         Leased runs among them are past their deadline and must be expired first, in the same entry.
         """
-        self.leased.advance(now_ms, self._run_at)
-        self.delayed.advance(now_ms, self._run_at)
+        self.leased.advance(now_ms)
+        self.delayed.advance(now_ms)
         if len(self.leased.due) or len(self.delayed.due):
-            parts = (self._visible.values(), self.leased.due.values(), self.delayed.due.values())
-            for run in merge(*parts, key=_start_of):
+            leased, delayed = (map(self._run_at, part.due.values()) for part in (self.leased, self.delayed))
+            for run in merge(self._visible.values(), leased, delayed, key=_start_of):
                 if run.visible_at_ms <= now_ms:
                     yield run
         else:
@@ -227,8 +227,8 @@ class RunTable:
 
     def expired(self, now_ms: int) -> Iterator[Run]:
         """Yield in offset order the leased runs whose deadline has passed."""
-        self.leased.advance(now_ms, self._run_at)
-        for run in self.leased.due.values():
+        self.leased.advance(now_ms)
+        for run in map(self._run_at, self.leased.due.values()):
             if run.visible_at_ms <= now_ms:
                 yield run
 

@@ -174,9 +174,18 @@ class PartitionAgainstModel(RuleBasedStateMachine):
         chosen = sorted(data.draw(st.sets(st.sampled_from(held), min_size=1)))
         return tuple((offset, offset + 1) for offset in chosen)
 
-    @initialize(count=st.integers(10, 20), acked=st.sets(st.integers(0, 9)), other=st.booleans())
-    def begin_with_work_done(self, count: int, acked: set[int], other: bool) -> None:
-        """Most of what can go wrong needs leases of several ages among acked messages; begin there."""
+    @initialize(
+        count=st.integers(10, 16),
+        void=st.booleans(),
+        acked=st.sets(st.integers(0, 9)),
+        delayed=st.sets(st.integers(0, 9), max_size=4),
+        other=st.booleans(),
+    )
+    def begin_with_work_done(self, count: int, void: bool, acked: set[int], delayed: set[int], other: bool) -> None:
+        """Most of what can go wrong needs leases of several ages among messages of every state; begin there."""
+        if void:
+            self._produce((0, 1, 0), 1)
+            self._produce((0, 0, 0), 2, force=True)
         self._produce(None, count)
         if other:
             self.create_group(GroupName("audit"), 3)
@@ -184,10 +193,12 @@ class PartitionAgainstModel(RuleBasedStateMachine):
         for _ in range(3):
             self.receive(GroupName("default"), 4, 1000, 1)
             self.time_passes(950)
-        done = tuple((offset, offset + 1) for offset in sorted(acked))
-        for group, lease in list(self.leases):
-            if done and group == "default":
-                self.change(Ack(group, lease, done))
+        for group, lease in [held for held in self.leases if held[0] == "default"]:
+            if delayed:
+                later = tuple((offset, offset + 1) for offset in sorted(delayed))
+                self.change(Nack(group, lease, later, self.model.now_ms + 2_500, ""))
+            if acked:
+                self.change(Ack(group, lease, tuple((offset, offset + 1) for offset in sorted(acked))))
 
     @rule(elapsed=st.sampled_from([0, 1, 99, 100, 950, 1000, 5000]))
     def time_passes(self, elapsed: int) -> None:

@@ -32,6 +32,7 @@ from logbroker.partition.outcomes import (
     Nothing,
     Outcome,
     Produced,
+    Rewound,
     Settled,
     Void,
 )
@@ -141,6 +142,16 @@ def test_a_lease_that_does_not_fit_says_why(lease: Lease, misfit: Misfit) -> Non
     assert states(machine) == "L---"
 
 
+def test_a_delayed_message_cannot_be_leased_before_it_is_due() -> None:
+    machine = with_messages(2)
+    change(machine, Nack(D, receive(machine, 1), ((0, 1),), 500, ""))
+    lease = Lease(D, ((0, 2),), 9_000, "c", 0, 0)
+    assert change(machine, lease, append_ms=499) == (Nothing(Misfit.NOT_AVAILABLE, "offsets [0, 1) are delayed"),)
+    (outcome,) = change(machine, lease, append_ms=500)
+    assert isinstance(outcome, Leased)
+    assert [held.deliveries for held in outcome.ranges] == [2, 1]
+
+
 def test_leased_messages_tell_how_often_they_were_delivered() -> None:
     machine = with_messages(4)
     change(machine, Nack(D, receive(machine, 2), ((0, 2),), 0, ""))
@@ -200,6 +211,32 @@ def test_void_messages_stay_void_for_later_groups_and_for_rewinds() -> None:
     assert states(machine, GroupName("late")) == "........-"
     produce(machine, 2, producer=(1, 0, 7))
     assert list(machine.voids) == [(4, 8), (9, 11)]
+
+
+def test_a_rewind_does_not_count_void_messages() -> None:
+    machine = with_messages(2)
+    for producer in [(1, 1, 0), (1, 0, 5)]:
+        produce(machine, 2, producer=producer)
+    produce(machine, 1)
+    lease = receive(machine, 9)
+    change(machine, Ack(D, lease, ((0, 4),)))
+    (outcome,) = change(machine, Rewind(D, 1, 0, ""))
+    assert isinstance(outcome, Rewound)
+    assert (outcome.reopened_count, outcome.revoked_count) == (4, 1)
+    receive(machine, 1)
+    change(machine, Ack(D, receive(machine, 3), ((1, 4),)))
+    (outcome,) = change(machine, Rewind(D, 2, 1, ""))
+    assert isinstance(outcome, Rewound)
+    assert (outcome.reopened_count, outcome.revoked_count) == (3, 0)
+
+
+def test_a_rewind_resets_the_count_of_what_keeps_its_due_time() -> None:
+    machine = with_messages(1)
+    change(machine, Nack(D, receive(machine, 1), ((0, 1),), 500, ""), Rewind(D, 1, 0, ""))
+    assert states(machine) == "D"
+    (outcome,) = change(machine, Lease(D, ((0, 1),), 9_000, "c", 0, 0), append_ms=500)
+    assert isinstance(outcome, Leased)
+    assert outcome.ranges[0].deliveries == 1
 
 
 def test_a_group_begins_where_it_is_told_to_within_the_log() -> None:
