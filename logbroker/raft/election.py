@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from logbroker.raft.state import RaftState
 
 _LEADER_KINDS = frozenset({MessageKind.APPEND, MessageKind.HEARTBEAT, MessageKind.SNAPSHOT})
+VOTE_KINDS = frozenset(
+    {MessageKind.VOTE, MessageKind.VOTE_RESPONSE, MessageKind.PRE_VOTE, MessageKind.PRE_VOTE_RESPONSE}
+)
 
 
 @final
@@ -94,8 +97,8 @@ def ask_for_votes(state: RaftState, kind: Campaign) -> None:
                     log_term=log.last_term,
                     index=log.last_index,
                     commit=log.commit,
+                    context=commit_term,
                     campaign_transfer=kind is Campaign.TRANSFER,
-                    commit_term=commit_term,
                 )
             )
 
@@ -132,7 +135,7 @@ def _answer(state: RaftState, request: Message, kind: MessageKind, term: Term, *
             term,
             commit=log.commit,
             reject=reject,
-            commit_term=log.term(log.commit),
+            context=log.term(log.commit),
         )
     )
 
@@ -145,7 +148,7 @@ def learn_commit(state: RaftState, message: Message) -> None:
     by a replica that has a longer log but, by the new one, may not campaign itself.
     """
     log = state.log
-    if state.role is Role.LEADER or not log.matches(message.commit, message.commit_term):
+    if state.role is Role.LEADER or not log.matches(message.commit, Term(message.context)):
         return
     if log.commit_to(message.commit):
         state.trace(TraceKind.COMMITTED)

@@ -146,12 +146,11 @@ class Message(NamedTuple):
     reject: bool = False
     reject_hint: Index = _NO_INDEX
     context: int = 0
-    """Heartbeats: the number of reads asked of this leader so far, echoed in the response; 0 is none."""
+    """Heartbeats: the number of reads asked of this leader so far, echoed in the response; 0 is none.
+    Vote requests and answers: the term of the entry at `commit`, so that the receiver may learn of it."""
     snapshot: SnapshotMeta | None = None
     campaign_transfer: bool = False
     """A vote request that the old leader wanted, so that nobody's lease on it counts."""
-    commit_term: Term = _NO_TERM
-    """Vote requests and answers: the term of the entry at `commit`, so that the receiver may learn of it; else 0."""
 
 
 @final

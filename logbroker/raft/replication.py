@@ -23,9 +23,9 @@ def send_append(state: RaftState, to: ReplicaId, progress: Progress, *, even_if_
 
     An empty append is worth sending when it may tell a new commit index, or to probe.
     """
-    if progress.is_paused:
-        return False
     log = state.log
+    if progress.is_paused or (progress.next > log.last_index and not even_if_empty):
+        return False
     previous = Index(progress.next - 1)
     entries: Sequence[Entry] = ()
     try:
@@ -50,7 +50,10 @@ def send_append(state: RaftState, to: ReplicaId, progress: Progress, *, even_if_
             entries=entries,
         )
     )
-    progress.on_sent(len(entries), sum(entry.size_bytes for entry in entries))
+    size = 0
+    for entry in entries:
+        size += entry.size_bytes
+    progress.on_sent(len(entries), size)
     progress.sent_commit = commit
     return True
 

@@ -327,7 +327,7 @@ def test_vote_requests_and_answers_tell_what_is_committed() -> None:
     subject = replica(1, 2, 2, 3)
     subject.core._state.log.commit_to(Index(3))
     (answer,) = answers(subject, Peer(2).vote_request(4, (1, 1), pre=True))
-    assert (answer.commit, answer.commit_term) == (3, 2)
+    assert (answer.commit, answer.context) == (3, 2)
     behind = replica(1, 2, 2)
     behind.core.campaign()
     behind.step(answer._replace(to=ReplicaId(1), sender=ReplicaId(2)))
@@ -336,12 +336,12 @@ def test_vote_requests_and_answers_tell_what_is_committed() -> None:
     other.step(answer._replace(to=ReplicaId(1), sender=ReplicaId(2)))
     assert other.core.commit == 0
     asked = replica(1, 2, 2)
-    asked.step(Peer(2).vote_request(4, (9, 9))._replace(commit=Index(2), commit_term=Term(2)))
+    asked.step(Peer(2).vote_request(4, (9, 9))._replace(commit=Index(2), context=2))
     assert asked.core.commit == 2
 
 
 def test_a_leader_counts_for_itself_what_is_committed() -> None:
     subject = replica(1)
     lead(subject, 2)
-    subject.step(Peer(2).vote(4)._replace(commit=Index(2), commit_term=Term(4)))
+    subject.step(Peer(2).vote(4)._replace(commit=Index(2), context=4))
     assert subject.core.commit == 0

@@ -183,6 +183,11 @@ def test_a_snapshot_at_or_below_the_commit_index_is_ignored() -> None:
     assert subject.core.conf == conf_of(1, 2, 3)
 
 
+def test_a_snapshot_older_than_the_log_is_ignored() -> None:
+    subject = Replica(1, conf_of(1, 2, 3), disk=MemoryLog(snapshot=meta(6, 2)), hard_state=HardState(Term(5)))
+    assert answer(subject, LEADER.snapshot(5, meta(3, 1))).index == 6
+
+
 def test_a_snapshot_that_the_log_already_holds_only_commits() -> None:
     subject = follower(1, 1, 1)
     assert answer(subject, LEADER.snapshot(5, meta(2, 1))).index == 2

@@ -182,6 +182,17 @@ def test_a_full_window_stops_the_flow_and_a_heartbeat_answer_sends_one_empty_app
     assert [message.entries[0].index for message in sent(subject, MessageKind.APPEND, to=2)] == [4]
 
 
+def test_an_acknowledgement_that_frees_nothing_sends_nothing() -> None:
+    subject = replicating(max_inflight_messages=1)
+    subject.propose(b"a", b"b")
+    subject.propose(b"c")
+    subject.take_outbox()
+    subject.step(SECOND.accepted(2, 2))
+    assert [len(message.entries) for message in sent(subject, MessageKind.APPEND, to=2)] == [0]
+    subject.step(SECOND.accepted(2, 3))
+    assert [len(message.entries) for message in sent(subject, MessageKind.APPEND, to=2)][-1] == 1
+
+
 def test_the_window_counts_bytes() -> None:
     subject = replicating(max_inflight_bytes=300, max_message_bytes=300)
     for _ in range(3):

@@ -231,6 +231,23 @@ def test_a_snapshot_replaces_the_log_when_it_is_durable() -> None:
     assert (log.applied, log.durable_index, log.has_pending_snapshot) == (10, 10, False)
 
 
+def test_what_a_snapshot_overtook_does_not_count_as_waiting_to_be_applied() -> None:
+    disk = MemoryLog.of_terms(1, 1)
+    log = open_log(disk, max_applying_bytes=100)
+    log.commit_to(Index(2))
+    assert len(log.next_committed()) == 1
+    log.restore(snapshot(10, 2))
+    log.append([data(11, 3), data(12, 3)])
+    log.commit_to(Index(12))
+    entries, _ = log.hand_out(1)
+    disk.install(snapshot(10, 2))
+    disk.write(entries)
+    log.release(1)
+    assert [entry.index for entry in log.next_committed()] == [11]
+    log.applied_to(Index(11), size_bytes=64)
+    assert [entry.index for entry in log.next_committed()] == [12]
+
+
 def test_a_newer_snapshot_takes_the_place_of_one_that_is_being_written() -> None:
     log = open_log(MemoryLog())
     log.restore(snapshot(10, 2))

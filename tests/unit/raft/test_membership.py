@@ -109,6 +109,10 @@ def test_a_joint_decision_needs_both_majorities() -> None:
     made.heal()
     made.tick(2)
     assert made[1].core.commit == commit + 1
+    made.cut |= {(3, 1), (4, 1), (5, 1)}
+    made[1].propose(b"b")
+    made.settle()
+    assert made[1].core.commit == commit + 1
 
 
 def test_a_new_leader_leaves_the_joint_state_that_the_old_one_entered() -> None:
