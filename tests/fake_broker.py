@@ -32,15 +32,22 @@ from logbroker.wire.protocol import ServerProtocol, State
 from logbroker.wire.requests import (
     SUBPROTOCOL,
     Ack,
+    AlterQueue,
     AnyReply,
     AnyRequest,
     BatchPart,
+    CreateGroup,
     CreateQueue,
+    CreateToken,
+    DeleteGroup,
+    DeleteQueue,
+    DeleteToken,
     DescribeQueue,
     Done,
     Extend,
     Hello,
     ListQueues,
+    ListTokens,
     Metadata,
     MetadataReply,
     Nack,
@@ -48,6 +55,7 @@ from logbroker.wire.requests import (
     PartitionInfo,
     Produce,
     Produced,
+    QueueDescription,
     QueueInfo,
     QueueList,
     QueueSettings,
@@ -59,6 +67,11 @@ from logbroker.wire.requests import (
     RewoundPartition,
     Settled,
     SettleResult,
+    Status,
+    StatusReply,
+    TokenCreated,
+    TokenInfo,
+    TokenList,
     Welcome,
     WireLimits,
 )
@@ -287,7 +300,19 @@ class FakeNode:
                 )
                 return Rewound(0, rewind_id=request.rewind_id, pending=False, partitions=[moved]), b""
             case DescribeQueue():
-                raise NotFoundError(f"queue {request.name} does not exist")
+                if request.name not in cluster.queues:
+                    raise NotFoundError(f"queue {request.name} does not exist")
+                return QueueDescription(0, info=self._info(request.name), partitions=[]), b""
+            case AlterQueue() | DeleteQueue() | CreateGroup() | DeleteGroup() | DeleteToken():
+                self._lead_meta()
+                return Done(0), b""
+            case CreateToken():
+                self._lead_meta()
+                return TokenCreated(0, token="lb_secret"), b""
+            case ListTokens():
+                return TokenList(0, tokens=[TokenInfo(name="till", rights=["produce:orders"])]), b""
+            case Status():
+                return StatusReply(0, nodes=[], groups=[], problems=["none"]), b""
             case _:
                 raise InvalidArgumentError(f"the fake does not do {type(request).__name__}")
 

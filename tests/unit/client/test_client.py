@@ -31,14 +31,17 @@ from logbroker.errors import (
 from logbroker.record.batch import decode_batch
 from logbroker.wire.requests import (
     Ack,
+    AlterQueue,
     AnyRequest,
     BatchPart,
+    CreateGroup,
     EarliestTarget,
     LatestTarget,
     MessageTarget,
     Nack,
     OffsetTarget,
     Produce,
+    QueueChanges,
     Receive,
     Received,
     RelativeTarget,
@@ -676,6 +679,32 @@ async def test_queues_are_created_listed_and_rewound(autojump_clock: MockClock) 
             await client.describe_queue("nowhere")
         with pytest.raises(InvalidArgumentError, match="retention is 0"):
             await client.alter_queue("orders", retention=timedelta(0))
+
+
+async def test_groups_tokens_and_status(autojump_clock: MockClock) -> None:
+    cluster = cluster_of(2)
+    cluster.meta_leader = 2
+    node = cluster.nodes[2]
+    async with connected(cluster) as client:
+        queue = client.queue("orders")
+        assert (await queue.describe()).info.name == "orders"
+        await queue.create_group("audit", start="earliest")
+        [group] = node.of(CreateGroup)
+        assert (group.queue, group.group, group.start) == ("orders", "audit", EarliestTarget())
+        await queue.delete_group("audit")
+        await queue.skip_to(to=100)
+        await client.alter_queue("orders", partitions=4, retention=timedelta(days=2), hide=5, max_wait=10)
+        [altered] = node.of(AlterQueue)
+        assert altered.changes == QueueChanges(partitions=4, retention_ms=172_800_000, hide_ms=5000, max_wait_ms=10_000)
+        await client.alter_queue("orders", hide=7)
+        assert node.of(AlterQueue)[1].changes == QueueChanges(hide_ms=7000)
+        with pytest.raises(InvalidArgumentError, match="partitions is 0"):
+            await client.create_queue("new", partitions=0)
+        await queue.delete()
+        assert await client.create_token("till", ["produce:orders"]) == "lb_secret"
+        assert [token.name for token in await client.list_tokens()] == ["till"]
+        await client.delete_token("till")
+        assert (await client.status()).problems == ["none"]
 
 
 @pytest.mark.parametrize(

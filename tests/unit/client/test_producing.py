@@ -8,12 +8,13 @@ from logbroker.errors import (
     NoRoomError,
     NotFoundError,
     OverloadedError,
+    RemoteProtocolError,
     RequestTooLargeError,
     UnavailableError,
     UnknownOutcomeError,
 )
 from logbroker.record.batch import decode_batch, read_header
-from logbroker.wire.requests import AnyRequest, Metadata, Produce, WireLimits
+from logbroker.wire.requests import AnyRequest, Metadata, Produce, Produced, WireLimits
 from logbroker_client.partitioner import partition_of
 from tests.fake_broker import Answer, Drop, FakeCluster, FakeNode, Hold
 from tests.unit.client.world import World, send
@@ -176,8 +177,10 @@ def test_a_batch_holds_no_more_records_than_the_server_takes() -> None:
     producer = world.producer()
     for number in range(7):
         send(producer, b"%d" % number)
+    producer.reserve(90)
+    producer.append_values([b"7", b"8", b"9"], 90)
     world.settle()
-    assert [len(batch) for batch in stored(world.cluster)] == [3, 3, 1]
+    assert [len(batch) for batch in stored(world.cluster)] == [3, 3, 1, 3]
 
 
 # --- partitions ---
@@ -453,6 +456,20 @@ def test_refused_for_certain_until_the_deadline_is_not_unknown() -> None:
     world.advance(3.5)
     assert type(batch.error) is UnavailableError
     assert "busy" in batch.error.message
+
+
+def test_a_confirmation_of_another_count_is_not_believed() -> None:
+    world = World(cluster_of())
+    answer = Produced(0, base_offset=5, count=2, append_ms=1), b""
+    world.node(1).on_request = Script(answer)
+    producer = world.producer()
+    batch, _ = send(producer, b"0")
+    world.settle()
+    assert isinstance(batch.error, RemoteProtocolError)
+    assert "2 messages are confirmed for a batch of 1" in batch.error.message
+    after, _ = send(producer, b"1")
+    world.settle()
+    assert after.error is None
 
 
 def test_each_waiter_gets_an_exception_of_its_own() -> None:
