@@ -68,7 +68,7 @@ def test_parts_follow_one_another_in_the_body() -> None:
 def test_a_leased_record_that_the_batch_does_not_hold_is_corrupt() -> None:
     batch = batch_of((part_of(BATCH, (108, 112, 1)), BATCH))
     assert [message.corrupt is None for message in batch] == [True, True, False, False]
-    with pytest.raises(CorruptBatchError, match="orders/3/110 cannot be read: .* does not hold it"):
+    with pytest.raises(CorruptBatchError, match=r"orders/3/110 cannot be read: .* does not hold it"):
         _ = batch[2].key
 
 
