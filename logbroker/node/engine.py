@@ -160,6 +160,7 @@ class Engine:
         self._room_wanted: Room | None = None
         self._wants_seal = False
         self._without_room: set[ReplicaId] = set()
+        self._commit_again_at_tick = 0
         self._ticks = 0
         self._is_draining = False
         self._commits = self._committed_bytes = self._flushes = self._written_checkpoints = self._refused = 0
@@ -258,7 +259,7 @@ class Engine:
 
         Run it, then call `commit_done` or `commit_failed`.
         """
-        if self._commit is not None or self.failed is not None:
+        if self._commit is not None or self.failed is not None or self._ticks < self._commit_again_at_tick:
             return None
         if not self._has_commit_work():
             return None
@@ -311,13 +312,15 @@ class Engine:
             self._room_wanted = Room.LOW if self.store.room is Room.AMPLE else Room.LAST
 
     def commit_failed(self, job: CommitJob, error: LogBrokerError) -> None:
-        """The job's `run` raised. Want of a WAL file is waited for; anything else ends this node for good."""
+        """The job's `run` raised. Want of room is waited for; anything else ends this node for good."""
         self._commit = None
-        if isinstance(error, OverloadedError):
-            self.store.abandon_commit(job)
-            self._put_back(job.deaths)
+        if job.has_begun or not isinstance(error, DiskFullError | OverloadedError):
+            self._stop(error)
             return
-        self._stop(error)
+        self.store.abandon_commit(job)
+        self._put_back(job.deaths)
+        self._commit_again_at_tick = self._ticks + 1
+        self._room_wanted = Room.LOW if self.store.room is Room.AMPLE else Room.LAST
 
     def next_background(self) -> BackgroundJob | None:
         """The next flush, checkpoint or snapshot write, if none is running."""

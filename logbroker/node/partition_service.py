@@ -20,6 +20,7 @@ from logbroker.errors import (
     OffsetOutOfRangeError,
     OutOfOrderSequenceError,
     ProducerFencedError,
+    RequestError,
     StaleLeaseError,
     StorageError,
     UnavailableError,
@@ -125,7 +126,18 @@ class PartitionService:
         """Take a request; `answer` is called exactly once, now or later."""
         try:
             self._decide(request, answer)
+        except RequestError as error:
+            self._refuse(error, answer)
+        except StorageError as error:
+            answer(UnavailableError(f"group {self._replica.group} cannot be read on this node: {error.message}"))
         except LogBrokerError as error:
+            answer(error)
+
+    def _refuse(self, error: RequestError, answer: Answer) -> None:
+        """Tell a refusal once what it rests on is committed: until then a lost term could make it untrue."""
+        if self._replica.is_serving:
+            self._replica.when_applied(self._ahead().applied_index, lambda: answer(error), answer)
+        else:
             answer(error)
 
     def on_leading(self) -> None:
@@ -517,7 +529,7 @@ class PartitionService:
         """Log time of the message at `offset`; 0 where there is none that can be read."""
         try:
             for entry in self._replica.log.data_from(offset, max_bytes=1):
-                return entry.append_ms
+                return entry.append_ms if entry.base_offset <= offset else 0
         except StorageError:
             return 0
         return 0

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, final
 
-from logbroker.errors import DiskFullError, OverloadedError
+from logbroker.errors import DiskFullError
 from logbroker.ids import GroupId, Index, ReplicaId, Term
 from logbroker.storage.ballast import Ballast, Room
 from logbroker.storage.flush import SPARE_NAME
@@ -70,6 +70,10 @@ class CommitJob:
     carried: tuple[WalFrame, ...] = ()
     """Uncommitted entries of older WAL files, written again first so that those files can be let go."""
     rolls: bool = False
+    beyond_max: bool = False
+    """This roll lets older files go, so it may take one more than the ring should have."""
+    has_begun: bool = False
+    """Something was written; before that a job that raised may be planned again."""
     seals: bool = False
     room: Room | None = None
     """Room level to go to before anything else; AMPLE tries to make the ballast again."""
@@ -83,18 +87,21 @@ class CommitJob:
 
         Raises:
             StoreFailedError: the node must stop.
-            OverloadedError: the WAL has no free file; nothing was written.
+            DiskFullError, OverloadedError: there is no room for a replica's birth or a WAL file; if `has_begun` is
+                false, nothing was promised and the same may be planned again.
         """
-        if self.rolls and not self.wal.can_roll():
-            raise OverloadedError("the write-ahead log waits for a flush")
         if self.room is not None:
             self._change_room(self.room)
         self._reserve()
         for birth in self.births:
             self.disk.mkdir(replica_directory(birth.group, birth.replica))
-            self.votes.add(birth.replica)
+            if self.votes.get(birth.replica) is None:
+                self.votes.add(birth.replica)
         if self.births:
             self.disk.sync_dir(GROUPS_DIRECTORY)
+        if self.rolls:
+            self.wal.make_room(beyond_max=self.beyond_max)
+        self.has_begun = True
         votes = {write.replica: write.vote for write in self.writes if write.vote is not None}
         if votes:
             self.votes.save(votes)

@@ -97,6 +97,7 @@ class NodeStore:
         self._next_flush: FlushJob | None = None
         self._checkpoint: CheckpointJob | None = None
         self._dead_directories: list[str] = []
+        self._dropped: list[DroppedSegments] = []
         self._retired: list[File] = []
         self._wants_roll = False
         self._stalled = False
@@ -166,12 +167,15 @@ class NodeStore:
                     requests[write.replica] = request
         carried: tuple[WalFrame, ...] = ()
         rolls = self.wants_roll or not self._wal.fits(size)
-        self._stalled = rolls and not self._wal.can_roll()
-        if self._stalled:
-            return None
+        beyond_max = rolls and not self._wal.can_roll()
         if rolls:
-            self._wants_roll = False
             carried = self._plan_boundary(self.options.wal.file_bytes - size)
+            # The ring is full. A roll that plans a flush will free it again; any other waits for the flush under way.
+            self._stalled = beyond_max and self._next_flush is None
+            if self._stalled:
+                return None
+            self._wants_roll = False
+        self._stalled = False
         self._commit = CommitJob(
             self._disk,
             self._wal,
@@ -182,9 +186,10 @@ class NodeStore:
             tuple(deaths),
             carried,
             rolls,
-            seals,
-            room,
-            requests,
+            beyond_max,
+            seals=seals,
+            room=room,
+            room_requests=requests,
         )
         return self._commit
 
@@ -214,9 +219,19 @@ class NodeStore:
         return job.refused
 
     def abandon_commit(self, job: CommitJob) -> None:
-        """The job raised before it wrote anything; it may be planned again."""
+        """The job raised before it began to write; all of it, the flush that its roll allowed too, is planned again."""
         invariant(job is self._commit, "a commit is abandoned that is not the one running")
         self._commit = None
+        for request in job.granted:
+            self._retire(request.log.take_room(request))
+        if job.room_reached is not None:
+            self.room = job.room_reached
+        flush, self._next_flush = self._next_flush, None
+        if job.rolls and flush is not None:
+            for piece in flush.pieces:
+                piece.log.forget_flush()
+            self._dropped = [*flush.dropped, *self._dropped]
+            self._dead_directories = [*flush.dead_directories, *self._dead_directories]
 
     # Flushes.
 
@@ -327,7 +342,12 @@ class NodeStore:
         return tuple(carried)
 
     def _make_flush(self, pieces: Sequence[FlushPiece]) -> FlushJob:
-        dropped = [found for replica in self.replicas for found in self._drop(replica)]
+        damaged = self._index.take_damaged()
+        for stored in self.replicas.values():
+            if (stored.log.group, stored.log.replica) in damaged:
+                stored.log.needs_reindex = True
+        dropped = [*self._dropped, *(found for replica in self.replicas for found in self._drop(replica))]
+        self._dropped = []
         rebuilds = [self._rebuild(stored, pieces) for stored in self.replicas.values() if stored.log.needs_reindex]
         flushed = {piece.log.replica: piece for piece in pieces}
         rows = []

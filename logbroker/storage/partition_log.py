@@ -423,6 +423,10 @@ class PartitionLog:
         self._flushing = FlushPiece(self, self.epoch, state.directory, spare, True, SEGMENT_HEADER_BYTES, entries, row)
         return self._flushing
 
+    def forget_flush(self) -> None:
+        """The piece planned last will not be written."""
+        self._flushing = None
+
     def on_flushed(self, piece: FlushPiece) -> File | None:
         """The piece and the record that names it are durable; returns the file that was rolled away from."""
         if piece.epoch != self.epoch:

@@ -32,7 +32,7 @@ from logbroker.storage.node_store import NodeStore, StoredReplica, StoreOptions
 from logbroker.storage.partition_log import LogState, PartitionLog
 from logbroker.storage.segment import SEGMENT_SUFFIX, SegmentRow, segment_path
 from logbroker.storage.votes import VoteStore
-from logbroker.storage.wal import WAL_DIRECTORY, Wal, first_state, make_ring_file
+from logbroker.storage.wal import FREE, WAL_DIRECTORY, Wal, file_path, first_state, make_ring_file
 from logbroker.storage.wal_format import FrameKind, WalFrame, WalPosition, entry_frame, life_frame
 from logbroker.storage.wal_scan import ScannedFrame, WalScan, WalScanner
 
@@ -316,12 +316,17 @@ class _Recovery:
         state = scan.state
         if state is None:
             raise CorruptBatchError("the write-ahead log was not scanned")
+        for number in [number for number, use in state.uses.items() if use == FREE]:
+            # A file whose making was cut short by a crash or a full disk is no place for a commit.
+            if self._disk.size(file_path(number)) < self._options.wal.file_bytes:
+                del state.uses[number]
         for number in range(1, self._options.wal.initial_files + 1):
             if number not in state.uses:
                 make_ring_file(self._disk, number, self._options.wal.file_bytes)
                 state.uses[number] = 0
         wal = Wal(self._disk, self._options.wal, state, self._identity.salt_crc)
-        wal.roll(beyond_max=True)
+        self._with_room(lambda: wal.make_room(beyond_max=True))
+        wal.roll()
         wal.commit([_written_again(frame) for frame in scan.unsynced if not frame.is_damaged])
         wal.seal()
         return wal
@@ -359,7 +364,7 @@ class _Recovery:
         stored = StoredReplica(log, lost=self._lost.get(state.replica, ""))
         if not state.directory:
             return stored
-        loaded = load_checkpoints(self._disk, state.directory)
+        loaded = load_checkpoints(self._disk, state.directory, group=state.group)
         stored.newest_checkpoint = max(checkpoint_indexes(self._disk, state.directory), default=Index(0))
         self._notes.extend(loaded.damaged)
         usable = [found for found in loaded.checkpoints if found[0].index <= state.last_index]

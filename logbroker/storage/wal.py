@@ -143,15 +143,29 @@ class Wal:
         if not self._sealed and self.fits(PAGE_BYTES):
             self.commit(())
 
-    def roll(self, *, beyond_max: bool = False) -> WalPosition:
-        """Take the next file; the next commit begins at its start. Returns that position.
+    def make_room(self, *, beyond_max: bool = False) -> None:
+        """See to it that there is a free file for the next `roll`, which then cannot fail.
 
-        Recovery may go `beyond_max`: it cannot wait for a flush.
+        Recovery may go `beyond_max`, and so may a roll that lets older files go.
 
         Raises:
             OverloadedError: every file is still needed and the ring has `max_files`.
+            DiskFullError: there is no room for another file.
         """
-        number = self._take_free(beyond_max=beyond_max)
+        if FREE in self._uses.values():
+            return
+        number = max(self._uses, default=0) + 1
+        if number > self._options.max_files and not beyond_max:
+            raise OverloadedError(
+                f"the write-ahead log has {len(self._uses)} files of {self._options.max_files}, all needed"
+            )
+        make_ring_file(self._disk, number, self._options.file_bytes)
+        self._uses[number] = FREE
+
+    def roll(self) -> WalPosition:
+        """Take a free file; the next commit begins at its start. Returns that position. Call `make_room` before."""
+        number = next((number for number, use in sorted(self._uses.items()) if use == FREE), 0)
+        invariant(number > 0, "the write-ahead log is rolled without a free file")
         self._left_at = self._synced_through
         use = self._position.use + 1
         self._uses[number] = use
@@ -168,18 +182,6 @@ class Wal:
         for file in self._files.values():
             file.close()
         self._files.clear()
-
-    def _take_free(self, *, beyond_max: bool) -> int:
-        for number, use in sorted(self._uses.items()):
-            if use == FREE:
-                return number
-        number = max(self._uses, default=0) + 1
-        if number > self._options.max_files and not beyond_max:
-            raise OverloadedError(
-                f"the write-ahead log has {len(self._uses)} files of {self._options.max_files}, all needed"
-            )
-        make_ring_file(self._disk, number, self._options.file_bytes)
-        return number
 
     def _file_of(self, use: int) -> File:
         number = next(number for number, held in self._uses.items() if held == use)
