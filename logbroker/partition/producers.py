@@ -1,6 +1,7 @@
 """Idempotent producers of one partition: the last five batches of each, at most 10,000 producers.
 
-Kafka's rules (ProducerStateEntry, KIP-98), so that any client that retries with its sequence numbers appends once.
+Kafka's rules (ProducerStateEntry, KIP-98), one of them stricter, so that a client that retries with its sequence
+numbers appends once.
 """
 
 from __future__ import annotations

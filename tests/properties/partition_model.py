@@ -99,9 +99,11 @@ class Model:
         return ("produced", base, count)
 
     def judge(self, producer: tuple[int, int, int] | None, count: int) -> object:
-        if producer is None or producer[0] not in self.producers:
+        if producer is None:
             return "fits"
         producer_id, epoch, sequence = producer
+        if producer_id not in self.producers:
+            return "fits" if sequence == 0 else "out_of_order"
         known = self.producers[producer_id]
         if epoch < known.epoch:
             return "fenced"

@@ -218,7 +218,7 @@ class PartitionAgainstModel(RuleBasedStateMachine):
     def produce_in_sequence(self, producer: int, epoch: int, count: int, way: str, data: st.DataObject) -> None:
         known = self.model.producers.get(producer)
         sequence = 0
-        if known is not None and way == "any":
+        if way == "any":
             sequence = data.draw(st.integers(0, 20))
         elif known is not None and way == "next":
             epoch, sequence = known.epoch, known.batches[-1][1] + 1

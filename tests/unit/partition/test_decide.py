@@ -143,6 +143,16 @@ def test_a_delayed_message_that_is_due_is_leased_as_it_is() -> None:
     assert changes(ask(machine, max_count=9, now_ms=700)) == (Lease(D, ((0, 1), (2, 3)), 30_700, "c", 0, 0),)
 
 
+def test_a_decision_for_an_earlier_time_does_not_see_what_a_later_one_saw() -> None:
+    """B24: a deadline is never shortened, not by a look ahead either."""
+    machine = with_messages(2)
+    lease = receive(machine, 2, hide_ms=2000)
+    change(machine, Nack(D, lease, ((1, 2),), 2000, ""))
+    assert leased_ranges(ask(machine, max_count=9, now_ms=2000)) == ((0, 2),)
+    assert isinstance(ask(machine, max_count=9, now_ms=1999), NothingAvailable)
+    assert decide_expire(machine, now_ms=1999) == ()
+
+
 def test_a_lease_has_at_most_so_many_ranges() -> None:
     machine = with_messages(6)
     lease = receive(machine, 6)

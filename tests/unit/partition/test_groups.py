@@ -86,6 +86,17 @@ def test_a_lease_cannot_lose_more_than_it_holds() -> None:
     assert len(leases) == 0
 
 
+def test_a_lease_that_has_ended_leaves_nothing_of_its_request() -> None:
+    """B38."""
+    leases = LeaseTable()
+    leases.add(LeaseRecord(5, ((0, 2),), 2, "c", 8, 9))
+    leases.reduce(5, 1)
+    assert leases.find(8, 9) is not None
+    leases.reduce(5, 1)
+    assert leases.find(8, 9) is None
+    assert len(leases._by_request) == 0
+
+
 def test_a_history_remembers_each_id_once() -> None:
     record = RewindRecord(1, 1, False, "", 0, 0, False, (0, 0, 0))
     with pytest.raises(CorruptBatchError, match="one id twice"):

@@ -26,8 +26,9 @@ def judge(producers: Producers, producer: int, sequence: int, *, epoch: int = 0,
     return producers.judge(producer, epoch=epoch, base_sequence=sequence, count=count)
 
 
-def test_an_unknown_producer_may_begin_at_zero_in_any_epoch() -> None:
+def test_an_unknown_producer_begins_at_zero_in_any_epoch() -> None:
     assert judge(Producers(), 1, 0, epoch=5) is None
+    assert judge(Producers(), 1, 1, epoch=5) == OutOfOrder(0)
 
 
 def test_the_next_sequence_fits_and_no_other_does() -> None:
@@ -79,8 +80,9 @@ def test_the_least_recent_producer_makes_room() -> None:
     record(producers, MAX_PRODUCERS, 0, at=MAX_PRODUCERS)
     assert len(producers) == MAX_PRODUCERS
     assert judge(producers, 0, 0) == Duplicate(0)
-    # Forgotten, or it would be a duplicate.
+    # Forgotten: it would be a duplicate, and the next sequence would fit.
     assert judge(producers, 1, 0) is None
+    assert judge(producers, 1, 1) == OutOfOrder(0)
     assert judge(producers, 2, 0) == Duplicate(0)
 
 
