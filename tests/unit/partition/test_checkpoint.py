@@ -66,6 +66,13 @@ def test_a_retry_finds_its_lease_after_a_restart() -> None:
     assert copy.holdings(D, record.lease) == machine.holdings(D, record.lease) != ()  # type: ignore[arg-type]
 
 
+def test_rewinds_that_were_forgotten_stay_so_after_a_restart() -> None:
+    machine = with_messages(1)
+    change(machine, *[Rewind(D, i, 0, "") for i in range(1, 258)])
+    copy, _ = decode(b"".join(encode_slices(machine, META)))
+    assert copy.group(D).rewinds.forgotten_id == 1
+
+
 def test_the_state_is_that_of_the_call_not_of_the_slices() -> None:
     machine = worked_on()
     digest = machine.digest()
