@@ -308,6 +308,13 @@ class Replica:
 
     def pump(self) -> None:
         """Take every Ready there is; afterwards messages are sent, entries applied and writes queued."""
+        self._take_all()
+        if self.service is not None and self.failed is None:
+            self.service.after_pump()
+            # What became available was leased to those who waited: that is ready too.
+            self._take_all()
+
+    def _take_all(self) -> None:
         while self.failed is None and self.core.has_ready():
             try:
                 self._take(self.core.ready())
@@ -316,8 +323,6 @@ class Replica:
                 self._limit_apply()
             except LogBrokerError as error:
                 self._fail(error)
-        if self.service is not None and self.failed is None:
-            self.service.after_pump()
 
     # Proposals and reads.
 
