@@ -163,7 +163,8 @@ def _is_sound(path: Path, *, stops: int, verify_limit_bytes: int) -> bool:
     if data.stat().st_size > verify_limit_bytes:
         return stops == 0
     try:
-        return not lmdb_verify.verify(os.fspath(path), subdir=True)
+        problems: object = lmdb_verify.verify(os.fspath(path), subdir=True)  # type: ignore[no-untyped-call]  # ships no types
+        return not problems
     except lmdb_verify.VerifyError:
         return False
 
@@ -174,7 +175,7 @@ def _has_all_pages(data: Path) -> bool:
         first = file.read(_META.size)
         if len(first) < _META.size:
             return False
-        page_bytes = _META.unpack(first)[5]
+        page_bytes: int = _META.unpack(first)[5]
         if not 512 <= page_bytes <= 65536:
             return False
         file.seek(page_bytes)
