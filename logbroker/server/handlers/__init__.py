@@ -1,0 +1,71 @@
+"""What each kind of request does: looked up in the catalogue, sent to a partition or to the meta group, and answered.
+
+Handlers run inside the dispatch of a message, so they do not wait; what has to wait is started as a task of the
+connection with `run_task`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from logbroker.server.handlers.admin import (
+    create_token,
+    delete_token,
+    list_queues,
+    list_tokens,
+    metadata,
+    status,
+)
+from logbroker.server.handlers.groups import create_group, delete_group, rewind
+from logbroker.server.handlers.produce import produce
+from logbroker.server.handlers.queues import alter_queue, create_queue, delete_queue, describe_queue
+from logbroker.server.handlers.receive import receive, release
+from logbroker.server.handlers.settle import ack, extend, nack
+from logbroker.wire.requests import (
+    Ack,
+    AlterQueue,
+    CreateGroup,
+    CreateQueue,
+    CreateToken,
+    DeleteGroup,
+    DeleteQueue,
+    DeleteToken,
+    DescribeQueue,
+    Extend,
+    ListQueues,
+    ListTokens,
+    Metadata,
+    Nack,
+    Produce,
+    Receive,
+    Release,
+    Request,
+    Rewind,
+    Status,
+)
+
+if TYPE_CHECKING:
+    from logbroker.server.session import Handler
+
+HANDLERS: dict[type[Request], Handler] = {
+    Metadata: metadata,
+    Produce: produce,
+    Receive: receive,
+    Ack: ack,
+    Nack: nack,
+    Extend: extend,
+    Release: release,
+    Rewind: rewind,
+    CreateQueue: create_queue,
+    AlterQueue: alter_queue,
+    DeleteQueue: delete_queue,
+    ListQueues: list_queues,
+    DescribeQueue: describe_queue,
+    CreateGroup: create_group,
+    DeleteGroup: delete_group,
+    CreateToken: create_token,
+    DeleteToken: delete_token,
+    ListTokens: list_tokens,
+    Status: status,
+}
+"""Every kind of request but Hello and Ping, which the session answers by itself."""

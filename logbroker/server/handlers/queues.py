@@ -1,0 +1,176 @@
+"""Queues: made, altered and deleted by the meta group; described by their partitions' leaders."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, assert_never
+
+import trio
+
+from logbroker.errors import LogBrokerError
+from logbroker.ids import META_GROUP, QueueName
+from logbroker.node.catalogue import commands, rows
+from logbroker.node.catalogue.rows import ReplicaState
+from logbroker.node.requests import StateReply, StateRequest
+from logbroker.server.fan_out import ask_partitions
+from logbroker.server.handlers.admin import queue_info
+from logbroker.server.handlers.groups import spread_groups
+from logbroker.wire.requests import (
+    Done,
+    GroupCounts,
+    PartitionDescription,
+    QueueDescription,
+    ReplicaDescription,
+)
+
+if TYPE_CHECKING:
+    from logbroker.ids import GroupId
+    from logbroker.node.catalogue.rows import QueueRow, ReplicaRow
+    from logbroker.node.requests import Reply
+    from logbroker.server.service import ClientService
+    from logbroker.server.session import Exchange
+    from logbroker.wire.requests import AlterQueue, CreateQueue, DeleteQueue, DescribeQueue
+
+LEADER_WAIT_S = 5.0
+"""How long the maker of a queue waits for its partitions to be led; they will be, so it is no error if they are not."""
+LEADER_LOOK_S = 0.02
+
+
+def create_queue(exchange: Exchange, request: CreateQueue, body: bytes) -> None:
+    """The same queue once more is no error: the first reply may have been lost."""
+    service, settings = exchange.service, request.settings
+    command = commands.CreateQueue(
+        QueueName(request.name),
+        rows.QueueSettings(
+            partitions=settings.partitions,
+            retention_ms=settings.retention_ms,
+            hide_ms=settings.hide_ms,
+            max_wait_ms=settings.max_wait_ms,
+            max_delivery_count=settings.max_delivery_count,
+        ),
+    )
+
+    async def work() -> Done:
+        await service.backend.propose_catalogue(command)
+        await _wait_led(service, request.name)
+        return Done(request.rid)
+
+    exchange.group = META_GROUP
+    exchange.start(work)
+
+
+def alter_queue(exchange: Exchange, request: AlterQueue, body: bytes) -> None:
+    service, changes = exchange.service, request.changes
+    command = commands.AlterQueue(
+        QueueName(request.name),
+        partitions=changes.partitions,
+        retention_ms=changes.retention_ms,
+        hide_ms=changes.hide_ms,
+        max_wait_ms=changes.max_wait_ms,
+        max_delivery_count=changes.max_delivery_count,
+    )
+
+    async def work() -> Done:
+        await service.backend.propose_catalogue(command)
+        if changes.partitions is not None:
+            await _wait_led(service, request.name)
+            await spread_groups(service, request.name)
+        return Done(request.rid)
+
+    exchange.group = META_GROUP
+    exchange.start(work)
+
+
+def delete_queue(exchange: Exchange, request: DeleteQueue, body: bytes) -> None:
+    service = exchange.service
+
+    async def work() -> Done:
+        await service.backend.propose_catalogue(commands.DeleteQueue(QueueName(request.name)))
+        return Done(request.rid)
+
+    exchange.group = META_GROUP
+    exchange.start(work)
+
+
+async def _wait_led(service: ClientService, name: str) -> None:
+    """Wait a while until every partition has a leader, so that the next request is not refused for want of one."""
+    backend = service.backend
+    with trio.move_on_after(LEADER_WAIT_S):
+        while True:
+            row = backend.catalogue.queue(name)
+            if row is None or all(backend.leader_node(group) for group in row.groups):
+                return
+            await trio.sleep(LEADER_LOOK_S)
+
+
+def describe_queue(exchange: Exchange, request: DescribeQueue, body: bytes) -> None:
+    """Counts come from each partition's leader, exact as of this request; what cannot be had is told beside it."""
+    service = exchange.service
+    row = service.queue(request.name)
+
+    async def work() -> QueueDescription:
+        answers = await ask_partitions(service.backend, [(group, StateRequest()) for group in row.groups])
+        partitions = [
+            _partition(service, row, number, group, answer)
+            for number, (group, answer) in enumerate(zip(row.groups, answers, strict=True))
+        ]
+        return QueueDescription(request.rid, info=queue_info(service, row), partitions=partitions)
+
+    exchange.start(work)
+
+
+def _partition(
+    service: ClientService, row: QueueRow, number: int, group: GroupId, answer: Reply | LogBrokerError
+) -> PartitionDescription:
+    backend = service.backend
+    leader = backend.leader_node(group) or 0
+    term = backend.term(group)
+    replicas = _replicas(service, group, leader)
+    if not isinstance(answer, StateReply):
+        problem = answer.message if isinstance(answer, LogBrokerError) else f"partition {number} answers {answer}"
+        return PartitionDescription(
+            partition=number, log_start=0, log_end=0, leader=leader, term=term, replicas=replicas, problem=problem
+        )
+    return PartitionDescription(
+        partition=number,
+        log_start=answer.log_start,
+        log_end=answer.log_end,
+        leader=leader,
+        term=term,
+        replicas=replicas,
+        append_ms=answer.append_ms,
+        groups=[
+            GroupCounts(
+                name=state.group,
+                available=state.available,
+                leased=state.leased,
+                delayed=state.delayed,
+                acked_ahead=state.acked_ahead,
+                dead=0,
+                oldest_offset=state.oldest_offset,
+                oldest_ms=state.oldest_ms,
+            )
+            for state in answer.groups
+        ],
+    )
+
+
+def _replicas(service: ClientService, group: GroupId, leader: int) -> list[ReplicaDescription]:
+    row = service.backend.catalogue.group(group)
+    if row is None:
+        return []
+    return [
+        ReplicaDescription(replica=replica.replica, node=replica.node, role=_role(replica, leader))
+        for replica in row.replicas
+    ]
+
+
+def _role(replica: ReplicaRow, leader: int) -> str:
+    match replica.state:
+        case ReplicaState.VOTER:
+            return "leader" if replica.node == leader else "voter"
+        case ReplicaState.LEARNER:
+            return "learner"
+        case ReplicaState.LEAVING:
+            return "outgoing"
+        case _ as never:
+            assert_never(never)

@@ -1,0 +1,95 @@
+"""Receive and release: a lease, and the stored batches that hold its messages."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING
+
+from logbroker.errors import InvalidArgumentError, StaleLeaseError
+from logbroker.ids import GroupId, GroupName, LeaseId
+from logbroker.node.requests import ReceiveReply, ReceiveRequest, ReleaseRequest
+from logbroker.wire.requests import BatchPart, Done, Received
+
+if TYPE_CHECKING:
+    from logbroker.errors import LogBrokerError
+    from logbroker.server.session import Exchange
+    from logbroker.wire.requests import Receive, Release
+
+MAX_RELEASED_LEASES = 1_000
+
+
+def receive(exchange: Exchange, request: Receive, body: bytes) -> None:
+    """Counts, sizes and waits beyond the limits are taken as the limit; they are "up to" anyway."""
+    service = exchange.service
+    limits = service.limits
+    queue = service.queue(request.queue)
+    group = service.partition(request.queue, request.partition)
+    if request.hide_ms > limits.max_hide_ms:
+        raise InvalidArgumentError(f"hide_ms {request.hide_ms:,} is above limits.max_hide_ms {limits.max_hide_ms:,}")
+    asked = ReceiveRequest(
+        GroupName(request.group),
+        max_count=min(request.max_count, limits.max_receive_count),
+        hide_ms=request.hide_ms,
+        wait_ms=min(request.wait_ms, limits.max_wait_ms, queue.settings.max_wait_ms),
+        max_bytes=min(request.max_bytes, limits.max_receive_bytes),
+        consumer=request.consumer,
+        session=request.session,
+        request_id=request.request_id,
+    )
+    exchange.ask(group, asked, partial(_answer, exchange, request, group))
+
+
+def _answer(exchange: Exchange, request: Receive, group: GroupId, reply: ReceiveReply) -> None:
+    consumer_group = GroupName(request.group)
+    if reply.lease and (exchange.is_over or not exchange.session.still_allows(exchange)):
+        exchange.service.handover.unwanted((group, reply.lease), consumer_group)
+        return
+    parts = [
+        BatchPart(
+            size_bytes=len(part.batch),
+            base_offset=part.base_offset,
+            append_ms=part.append_ms,
+            ranges=list(part.ranges),
+            repacked=part.repacked,
+        )
+        for part in reply.parts
+    ]
+    received = Received(
+        request.rid,
+        lease=reply.lease,
+        visible_at_ms=reply.visible_at_ms,
+        hide_left_ms=reply.hide_left_ms,
+        parts=parts,
+    )
+    batches = b"".join([part.batch for part in reply.parts])
+    if not exchange.reply(received, batches) or not reply.lease:
+        return
+    exchange.session.hand_over(group, reply.lease, consumer_group)
+    traffic = exchange.service.measures.queue(request.queue)
+    traffic.received_messages += sum([end - start for part in reply.parts for start, end, _ in part.ranges])
+    traffic.received_bytes += len(batches)
+
+
+def release(exchange: Exchange, request: Release, body: bytes) -> None:
+    """Give back leases that nobody has seen. One that is over already needs nothing."""
+    if len(request.leases) > MAX_RELEASED_LEASES:
+        raise InvalidArgumentError(f"{len(request.leases)} leases in one release; the most is {MAX_RELEASED_LEASES}")
+    group = exchange.service.partition(request.queue, request.partition)
+    left = len(request.leases)
+    if not left:
+        exchange.reply(Done(request.rid))
+
+    def on_reply(_: object) -> None:
+        nonlocal left
+        left -= 1
+        if not left:
+            exchange.reply(Done(request.rid))
+
+    def on_error(error: LogBrokerError) -> None:
+        if isinstance(error, StaleLeaseError):
+            on_reply(None)
+        else:
+            exchange.fail(error)
+
+    for lease in request.leases:
+        exchange.ask(group, ReleaseRequest(GroupName(request.group), LeaseId(lease)), on_reply, on_error)

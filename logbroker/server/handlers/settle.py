@@ -1,0 +1,62 @@
+"""Ack, nack and extend: ranges of leases, settled in one change."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING, TypeAlias
+
+from logbroker.errors import InvalidArgumentError
+from logbroker.ids import GroupName, LeaseId
+from logbroker.node.requests import AckRequest, ExtendRequest, NackRequest
+from logbroker.wire.requests import Ack, Settled, SettleResult
+
+if TYPE_CHECKING:
+    from logbroker.node import requests as node_requests
+    from logbroker.server.session import Exchange
+    from logbroker.wire.requests import Extend, Nack
+
+    Items: TypeAlias = tuple[tuple[LeaseId, node_requests.Ranges], ...]
+
+
+def ack(exchange: Exchange, request: Ack, body: bytes) -> None:
+    _settle(exchange, request, AckRequest(GroupName(request.group), _items(request)))
+
+
+def nack(exchange: Exchange, request: Nack, body: bytes) -> None:
+    asked = NackRequest(GroupName(request.group), _items(request), delay_ms=request.delay_ms, reason=request.reason)
+    _settle(exchange, request, asked)
+
+
+def extend(exchange: Exchange, request: Extend, body: bytes) -> None:
+    limit = exchange.service.limits.max_hide_ms
+    if request.hide_ms > limit:
+        raise InvalidArgumentError(f"hide_ms {request.hide_ms:,} is above limits.max_hide_ms {limit:,}")
+    _settle(exchange, request, ExtendRequest(GroupName(request.group), _items(request), hide_ms=request.hide_ms))
+
+
+def _items(request: Ack | Nack | Extend) -> Items:
+    return tuple([(LeaseId(lease), tuple(ranges)) for lease, ranges in request.items])
+
+
+def _settle(exchange: Exchange, request: Ack | Nack | Extend, asked: AckRequest | NackRequest | ExtendRequest) -> None:
+    group = exchange.service.partition(request.queue, request.partition)
+    exchange.ask(group, asked, partial(_answer, exchange, request))
+
+
+def _answer(exchange: Exchange, request: Ack | Nack | Extend, reply: node_requests.SettleReply) -> None:
+    is_ack = isinstance(request, Ack)
+    exchange.reply(Settled(request.rid, results=[_result(result, is_ack=is_ack) for result in reply.results]))
+    traffic = exchange.service.measures.queue(request.queue)
+    traffic.settled_messages += sum([result.done_count for result in reply.results])
+
+
+def _result(result: node_requests.SettleResult, *, is_ack: bool) -> SettleResult:
+    # What retention took cannot come again: for an ack that is as good as acked, for the others there is nothing to do.
+    already = result.already + result.expired if is_ack else result.already
+    stale = result.stale if is_ack else result.stale + result.expired
+    return SettleResult(
+        done=result.done_count,
+        already=sum([end - start for start, end in already]),
+        stale=[] if result.rewound else list(stale),
+        rewound=list(stale) if result.rewound else [],
+    )

@@ -1,0 +1,275 @@
+"""Metrics in Prometheus' text form: first a snapshot is gathered, then it is rendered; counters start at 0.
+
+Everything that has a label for each partition can be left out (`with_partitions`), because it grows with them.
+"""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING, final
+
+from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    InfoMetricFamily,
+    Metric,
+)
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
+from prometheus_client.registry import Collector
+
+from logbroker.errors import ShuttingDownError, UnavailableError
+from logbroker.node.requests import StateReply, StateRequest
+from logbroker.server.fan_out import ask_partitions
+from logbroker.server.measures import DURATION_BOUNDS_S
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+    from logbroker.ids import GroupId
+    from logbroker.node.node_status import NodeStatistics, NodeStatus
+    from logbroker.server.measures import Measures
+    from logbroker.server.service import ClientService
+
+CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
+STATE_WAIT_S = 2.0
+
+Place = tuple[str, int]
+"""Queue and partition."""
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """What is rendered. `states` are of the partitions led here; None where partitions are left out."""
+
+    measures: Measures
+    released_leases: int
+    status: NodeStatus
+    statistics: NodeStatistics | None
+    places: dict[GroupId, Place]
+    queues: Sequence[str]
+    states: dict[Place, StateReply] | None
+    disk_total_bytes: int
+    disk_free_bytes: int
+
+
+async def gather(service: ClientService, *, with_partitions: bool) -> Snapshot:
+    """Ask the node, and where wanted each partition that is led here."""
+    backend = service.backend
+    status = backend.status()
+    statistics: NodeStatistics | None = None
+    queues: list[str] = []
+    places: dict[GroupId, Place] = {}
+    try:
+        statistics = backend.statistics()
+        rows = backend.catalogue.queues()
+        queues = [row.name for row in rows]
+        places = {group: (row.name, number) for row in rows for number, group in enumerate(row.groups)}
+    except (ShuttingDownError, UnavailableError):
+        # Not running yet, or not in a cluster yet: what there is is shown all the same.
+        pass
+    states: dict[Place, StateReply] | None = None
+    if with_partitions:
+        led = [group.group for group in status.groups if group.is_serving and group.group in places]
+        answers = await ask_partitions(backend, [(group, StateRequest()) for group in led], wait_s=STATE_WAIT_S)
+        states = {
+            places[group]: answer for group, answer in zip(led, answers, strict=True) if isinstance(answer, StateReply)
+        }
+    usage = shutil.disk_usage(service.settings.node.data_dir)
+    return Snapshot(
+        service.measures,
+        service.handover.released,
+        status,
+        statistics,
+        places,
+        queues,
+        states,
+        usage.total,
+        usage.free,
+    )
+
+
+def render(snapshot: Snapshot) -> bytes:
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(_Families(snapshot))
+    ProcessCollector(registry=registry)
+    PlatformCollector(registry=registry)
+    GCCollector(registry=registry)
+    return generate_latest(registry)
+
+
+@final
+class _Families(Collector):
+    def __init__(self, snapshot: Snapshot) -> None:
+        self._snapshot = snapshot
+
+    def collect(self) -> Iterable[Metric]:
+        snapshot = self._snapshot
+        yield InfoMetricFamily("logbroker_build", "Version of the program.", value={"version": _version()})
+        yield _gauge("logbroker_ready", "1 while this node may be sent clients.", snapshot.status.is_ready)
+        yield _gauge("logbroker_problems", "Problems that `logbroker status` names.", len(snapshot.status.problems))
+        yield from _connections(snapshot.measures)
+        yield from _requests(snapshot.measures)
+        yield from _queues(snapshot)
+        yield _counter("logbroker_released_leases", "Leases given back unread.", snapshot.released_leases)
+        yield _gauge("logbroker_storage_size_bytes", "Size of the data directory's disk.", snapshot.disk_total_bytes)
+        yield _gauge("logbroker_storage_free_bytes", "Free on it.", snapshot.disk_free_bytes)
+        if snapshot.statistics is not None:
+            yield from _node(snapshot.statistics)
+            yield from _links(snapshot.statistics)
+        if snapshot.states is not None:
+            yield from _raft(snapshot)
+            yield from _partitions(snapshot.states)
+
+
+def _gauge(name: str, text: str, value: float) -> Metric:
+    return GaugeMetricFamily(name, text, value=value)
+
+
+def _counter(name: str, text: str, value: float) -> Metric:
+    return CounterMetricFamily(name, text, value=value)
+
+
+def _version() -> str:
+    try:
+        return version("logbroker")
+    except PackageNotFoundError:
+        return "unknown"
+
+
+def _connections(measures: Measures) -> Iterator[Metric]:
+    yield _gauge("logbroker_connections", "Client connections.", measures.connections)
+    yield _gauge(
+        "logbroker_connections_unauthenticated", "Of these, those that have not said hello.", measures.unauthenticated
+    )
+    yield _counter("logbroker_connections_accepted", "Client connections accepted.", measures.accepted)
+    refused = CounterMetricFamily("logbroker_connections_refused", "Turned away, by limit.", labels=["reason"])
+    for reason in ("max_connections", "max_connections_per_address", "max_unauthenticated_connections"):
+        refused.add_metric([reason], measures.refused.get(reason, 0))
+    yield refused
+    closed = CounterMetricFamily("logbroker_connections_closed", "Ended by this side, by code.", labels=["code"])
+    for code, count in sorted(measures.closed.items()):
+        closed.add_metric([str(int(code))], count)
+    yield closed
+    yield _counter("logbroker_plain_http_requests", "Plain HTTP on the client port.", measures.plain_http)
+    yield _counter("logbroker_websocket_messages_in", "WebSocket messages received.", measures.messages_in)
+    yield _counter("logbroker_websocket_bytes_in", "Bytes of these.", measures.bytes_in)
+    yield _counter("logbroker_websocket_messages_out", "WebSocket messages sent.", measures.messages_out)
+    yield _counter("logbroker_websocket_bytes_out", "Bytes of these.", measures.bytes_out)
+
+
+def _requests(measures: Measures) -> Iterator[Metric]:
+    yield _gauge("logbroker_waiting_receives", "Receives without their reply.", measures.waiting_receives)
+    durations = HistogramMetricFamily(
+        "logbroker_request_duration_seconds", "From a request to its reply; a receive's wait counts.", labels=["api"]
+    )
+    for kind, found in sorted(measures.requests.items()):
+        total = 0
+        buckets: list[tuple[str, float]] = []
+        for bound, count in zip([*map(str, DURATION_BOUNDS_S), "+Inf"], found.counts, strict=True):
+            total += count
+            buckets.append((bound, total))
+        durations.add_metric([kind.lower()], buckets, found.total_s)
+    yield durations
+    errors = CounterMetricFamily("logbroker_request_errors", "Error replies.", labels=["code"])
+    for code, count in sorted(measures.errors.items()):
+        errors.add_metric([code], count)
+    yield errors
+
+
+_TRAFFIC = (
+    ("messages_in", "produced_messages", "Messages produced through this node."),
+    ("bytes_in", "produced_bytes", "Bytes of their batches."),
+    ("messages_out", "received_messages", "Messages handed out by this node."),
+    ("bytes_out", "received_bytes", "Bytes of their batches."),
+    ("messages_settled", "settled_messages", "Messages acked, nacked or extended through this node."),
+)
+
+
+def _queues(snapshot: Snapshot) -> Iterator[Metric]:
+    for name, field, text in _TRAFFIC:
+        family = CounterMetricFamily(f"logbroker_queue_{name}", text, labels=["queue"])
+        for queue in snapshot.queues:
+            traffic = snapshot.measures.queues.get(queue)
+            family.add_metric([queue], 0 if traffic is None else getattr(traffic, field))
+        yield family
+
+
+def _node(found: NodeStatistics) -> Iterator[Metric]:
+    engine, loop = found.engine, found.loop
+    yield _counter("logbroker_storage_commits", "Group commits, one sync each.", engine.commits)
+    yield _counter("logbroker_storage_committed_bytes", "Entries written by them.", engine.committed_bytes)
+    yield _counter("logbroker_storage_refused_writes", "Writes that had no room.", engine.refused_writes)
+    yield _counter("logbroker_storage_flushes", "Flushes to segments.", engine.flushes)
+    yield _counter("logbroker_storage_checkpoints", "Checkpoints written.", engine.checkpoints)
+    yield _gauge("logbroker_failed_groups", "Groups of this node that have stopped.", engine.failed_groups)
+    busy = CounterMetricFamily("logbroker_storage_thread_busy_seconds", "Time in jobs.", labels=["thread"])
+    jobs = CounterMetricFamily("logbroker_storage_thread_jobs", "Jobs done.", labels=["thread"])
+    slowest = GaugeMetricFamily("logbroker_storage_thread_slowest_seconds", "The slowest job.", labels=["thread"])
+    for name, thread in (("log", found.log_thread), ("flusher", found.flusher_thread)):
+        busy.add_metric([name], thread.busy_s)
+        jobs.add_metric([name], thread.jobs)
+        slowest.add_metric([name], thread.slowest_s)
+    yield from (busy, jobs, slowest)
+    yield _counter("logbroker_loop_turns", "Turns of the event loop that carried something out.", loop.turns)
+    yield _counter("logbroker_loop_late_ticks", "Ticks that came late enough to look dead.", loop.late_ticks)
+    yield _gauge("logbroker_loop_lateness_seconds", "How late the last tick was.", loop.lateness_ms / 1000)
+
+
+def _links(found: NodeStatistics) -> Iterator[Metric]:
+    connected = GaugeMetricFamily("logbroker_peer_connected", "1 while both directions are up.", labels=["node"])
+    sent = CounterMetricFamily("logbroker_peer_sent_bytes", "Bytes sent to it.", labels=["node"])
+    received = CounterMetricFamily("logbroker_peer_received_bytes", "Bytes received from it.", labels=["node"])
+    dropped = CounterMetricFamily("logbroker_peer_dropped_frames", "Frames that were not sent.", labels=["node"])
+    buffered = GaugeMetricFamily("logbroker_peer_buffered_bytes", "Bytes waiting to be sent.", labels=["node"])
+    for link in found.links:
+        labels = [str(link.node)]
+        connected.add_metric(labels, link.is_sending and link.is_receiving)
+        sent.add_metric(labels, link.sent_bytes)
+        received.add_metric(labels, link.received_bytes)
+        dropped.add_metric(labels, link.dropped_frames)
+        buffered.add_metric(labels, link.buffered_bytes)
+    yield from (connected, sent, received, dropped, buffered)
+
+
+def _raft(snapshot: Snapshot) -> Iterator[Metric]:
+    labels = ["queue", "partition"]
+    term = GaugeMetricFamily("logbroker_raft_term", "Raft term.", labels=labels)
+    commit = GaugeMetricFamily("logbroker_raft_commit_index", "Highest committed index.", labels=labels)
+    applied = GaugeMetricFamily("logbroker_raft_applied_index", "Highest applied index.", labels=labels)
+    leads = GaugeMetricFamily("logbroker_raft_is_leader", "1 where this node leads.", labels=labels)
+    for group in snapshot.status.groups:
+        queue, partition = snapshot.places.get(group.group, ("", 0))
+        place = [queue or "(catalogue)", str(partition)]
+        term.add_metric(place, group.term)
+        commit.add_metric(place, group.commit)
+        applied.add_metric(place, group.applied)
+        leads.add_metric(place, group.is_leader)
+    yield from (term, commit, applied, leads)
+
+
+def _partitions(states: dict[Place, StateReply]) -> Iterator[Metric]:
+    by_partition, by_group = ["queue", "partition"], ["group", "queue", "partition"]
+    earliest = GaugeMetricFamily("logbroker_partition_earliest_offset", "Log start.", labels=by_partition)
+    latest = GaugeMetricFamily("logbroker_partition_latest_offset", "Log end.", labels=by_partition)
+    lag = GaugeMetricFamily("logbroker_consumergroup_lag", "Messages not settled.", labels=by_group)
+    lag_s = GaugeMetricFamily(
+        "logbroker_consumergroup_lag_seconds", "Age of the oldest message not settled, in log time.", labels=by_group
+    )
+    messages = GaugeMetricFamily("logbroker_queue_messages", "Messages by state.", labels=[*by_group, "state"])
+    for (queue, number), state in sorted(states.items()):
+        place = [queue, str(number)]
+        earliest.add_metric(place, state.log_start)
+        latest.add_metric(place, state.log_end)
+        for group in state.groups:
+            counts = {"available": group.available, "leased": group.leased, "delayed": group.delayed}
+            lag.add_metric([group.group, *place], sum(counts.values()))
+            age_ms = state.append_ms - group.oldest_ms if group.oldest_ms else 0
+            lag_s.add_metric([group.group, *place], max(age_ms, 0) / 1000)
+            for name, count in counts.items():
+                messages.add_metric([group.group, *place, name], count)
+    yield from (earliest, latest, lag, lag_s, messages)

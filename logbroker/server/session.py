@@ -1,0 +1,532 @@
+"""One client's session without its transport: messages in, requests to the node, replies out.
+
+Synchronous. The transport (`connection`) hands in messages, takes messages to send, and ends the connection when
+`closing` is set. Every frame of a message is dispatched before the transport waits again; what answers at once, and
+what answers in one turn of the node, leaves in one message.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, final
+
+import trio
+
+from logbroker.errors import (
+    LogBrokerError,
+    OverloadedError,
+    RemoteProtocolError,
+    RequestError,
+    ShuttingDownError,
+    UnauthenticatedError,
+    UnavailableError,
+    UnknownOutcomeError,
+)
+from logbroker.ids import GroupId, GroupName, LeaseId
+from logbroker.server.auth import authorize
+from logbroker.server.closing import CloseCode, Closing
+from logbroker.server.service import CATCH_UP_S, CatalogueMiss, ClientService, Identity
+from logbroker.wire.protocol import ServerProtocol, State
+from logbroker.wire.requests import AnyReply, AnyRequest, Hello, Receive, Welcome
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Mapping
+
+    from logbroker.node.requests import Reply, Request
+    from logbroker.wire.requests import Request as WireRequest
+
+logger = logging.getLogger(__name__)
+
+WRITE_WAIT = "it may have been carried out; repeating it is safe where it names producer, sequence or request id"
+
+
+class Transport(Protocol):
+    """What a session asks of the connection that carries it."""
+
+    def wake_writer(self) -> None:
+        """There may be something to send, or the connection is to end."""
+
+    def wake_reader(self) -> None:
+        """`is_full` may be false again."""
+
+    def on_greeted(self) -> None:
+        """The client has said who it is."""
+
+    def start_soon(self, work: Callable[..., Awaitable[object]], *args: Any) -> None:  # noqa: ANN401  the work's own
+        """Run a task that ends with the connection at the latest."""
+
+
+@final
+class Exchange:
+    """One request until its reply. Replies that come after its end are dropped."""
+
+    __slots__ = (
+        "began_s",
+        "body_bytes",
+        "deadline_s",
+        "epoch",
+        "group",
+        "is_last_try",
+        "is_over",
+        "request",
+        "session",
+    )
+
+    def __init__(
+        self, session: Session, request: AnyRequest, body_bytes: int, *, began_s: float, deadline_s: float
+    ) -> None:
+        self.session = session
+        self.request = request
+        self.body_bytes = body_bytes
+        self.began_s = began_s
+        self.deadline_s = deadline_s
+        self.epoch = session.epoch
+        """Of the catalogue by which it was let through."""
+        self.group: GroupId | None = None
+        """The Raft group that it was sent to; None while it is known to none."""
+        self.is_last_try = False
+        """The catalogue had time to catch up: what is missing from it does not exist."""
+        self.is_over = False
+
+    @property
+    def rid(self) -> int:
+        return self.request.rid
+
+    @property
+    def service(self) -> ClientService:
+        return self.session.service
+
+    def reply(self, reply: AnyReply, body: bytes = b"") -> bool:
+        """Answer it; False where nobody is there to hear it any more."""
+        return not self.is_over and self.session.finish(self, reply, body)
+
+    def fail(self, error: LogBrokerError) -> None:
+        if not self.is_over:
+            self.session.finish(self, self.service.error_reply(error, rid=self.rid, group=self.group), b"")
+
+    def ask(
+        self,
+        group: GroupId,
+        request: Request,
+        on_reply: Callable[[Any], None],
+        on_error: Callable[[LogBrokerError], None] | None = None,
+    ) -> None:
+        """Send `request` to the partition and give its reply to `on_reply`, late ones too.
+
+        An error is the answer by itself, or goes to `on_error`.
+        """
+        self.group = group
+        self.service.backend.submit(group, request, partial(self._answer, on_reply, on_error or self.fail))
+
+    def start(self, work: Callable[[], Awaitable[AnyReply]]) -> None:
+        """Let a task of the connection find the reply; LogBrokerError is one."""
+        self.session.start(self, work)
+
+    def _answer(
+        self,
+        on_reply: Callable[[Any], None],
+        on_error: Callable[[LogBrokerError], None],
+        result: Reply | LogBrokerError,
+    ) -> None:
+        # Called in a turn of the node: a mistake made here is this connection's, not the node's.
+        try:
+            if isinstance(result, LogBrokerError):
+                on_error(result)
+            else:
+                on_reply(result)
+        except Exception:
+            logger.exception("answer_failed kind=%s", type(self.request).__name__)
+            self.session.crash()
+
+
+Handler: TypeAlias = Callable[[Exchange, Any, bytes], None]
+
+
+@final
+class Session:
+    """See the module. Times are readings of the service's clock, in seconds."""
+
+    def __init__(
+        self,
+        service: ClientService,
+        transport: Transport,
+        handlers: Mapping[type[WireRequest], Handler],
+        *,
+        address: str,
+    ) -> None:
+        self.service = service
+        self.address = address
+        self.identity: Identity | None = None
+        self.is_greeted = False
+        """It has said who it is, once."""
+        self.closing: Closing | None = None
+        self.heard_s = now_s = service.clock()
+        self.sending_since_s: float | None = None
+        """When the message that is being sent was handed over."""
+        self.epoch = -1
+        """Of the catalogue by which `identity` was looked up."""
+        self.name = ""
+        """What the client calls itself."""
+        self._transport = transport
+        self._handlers = handlers
+        self._opened_s = now_s
+        self._protocol = ServerProtocol(limits=service.wire_limits)
+        self._open: dict[int, Exchange] = {}
+        self._inflight_bytes = 0
+        self._taken_bytes = 0
+        self._waiting_receives = 0
+        # Leases whose reply is in the buffer, with the position in the outgoing bytes where that reply ends.
+        self._unwritten: deque[tuple[int, GroupId, LeaseId, GroupName]] = deque()
+        self._closing_since_s: float | None = None
+        self._is_ended = False
+
+    # What the transport looks at.
+
+    @property
+    def is_full(self) -> bool:
+        """Too much is unanswered or unsent: no message is taken until some of it is gone."""
+        limits = self.service.limits
+        return (
+            self._inflight_bytes >= limits.max_inflight_bytes
+            or self._protocol.pending_bytes > limits.max_reply_bytes // 2
+        )
+
+    @property
+    def outstanding_count(self) -> int:
+        return len(self._open)
+
+    # Messages.
+
+    def take(self, message: bytes) -> None:
+        """Take one message and dispatch its requests."""
+        self.heard_s = now_s = self.service.clock()
+        if self.closing is not None:
+            return
+        measures = self.service.measures
+        measures.messages_in += 1
+        measures.bytes_in += len(message)
+        try:
+            requests = self._protocol.receive(message)
+        except RemoteProtocolError as error:
+            self.break_off(error, CloseCode.BAD_REQUEST)
+            return
+        if requests and self._is_still_welcome():
+            for request, body in requests:
+                if isinstance(request, Hello):
+                    self._greet(request)
+                else:
+                    self._begin(request, body, now_s)
+        if self._protocol.pending_bytes:
+            self._transport.wake_writer()
+
+    def next_message(self) -> bytes | None:
+        """The next message to send. The transport says with `on_sent` that it is written."""
+        if self.closing is not None and not self.closing.flushes:
+            return None
+        message = self._protocol.next_message()
+        if message is not None:
+            self._taken_bytes += len(message)
+        return message
+
+    def on_sent(self, message_bytes: int) -> None:
+        """Everything that `next_message` gave is written."""
+        measures = self.service.measures
+        measures.messages_out += 1
+        measures.bytes_out += message_bytes
+        unwritten = self._unwritten
+        while unwritten and unwritten[0][0] <= self._taken_bytes:
+            _, group, lease, _ = unwritten.popleft()
+            self.service.handover.written((group, lease), self)
+        self._transport.wake_reader()
+
+    # Replies.
+
+    def finish(self, exchange: Exchange, reply: AnyReply, body: bytes) -> bool:
+        """Put the reply of an exchange into the buffer; False where the connection has said its last word."""
+        self._forget(exchange)
+        service = self.service
+        service.measures.note_request(type(exchange.request).__name__, service.clock() - exchange.began_s)
+        if self._protocol.state is State.CLOSED:
+            return False
+        self._protocol.reply(reply, body)
+        if self._protocol.pending_bytes > service.limits.max_reply_bytes:
+            self.close(
+                Closing(
+                    CloseCode.TRY_AGAIN_LATER,
+                    f"{self._protocol.pending_bytes} bytes of replies wait; limits.max_reply_bytes is exceeded",
+                    flushes=False,
+                )
+            )
+        self._transport.wake_writer()
+        self._transport.wake_reader()
+        return True
+
+    def hand_over(self, group: GroupId, lease: LeaseId, consumer_group: GroupName) -> None:
+        """The reply put in last carries this lease: it goes back if the reply is never written."""
+        self._unwritten.append((self._taken_bytes + self._protocol.pending_bytes, group, lease, consumer_group))
+        self.service.handover.begin((group, lease), self)
+
+    def start(self, exchange: Exchange, work: Callable[[], Awaitable[AnyReply]]) -> None:
+        """Carry out what has to wait, in a task that ends with the connection."""
+        self._transport.start_soon(self._carry_out, exchange, work)
+
+    async def _carry_out(self, exchange: Exchange, work: Callable[[], Awaitable[AnyReply]]) -> None:
+        try:
+            reply = await work()
+        except LogBrokerError as error:
+            exchange.fail(error)
+        else:
+            exchange.reply(reply)
+
+    # Time.
+
+    def check(self) -> None:
+        """End what has taken too long: requests, and the connection itself. And what may not go on."""
+        if self.closing is not None:
+            return
+        now_s = self.service.clock()
+        timeouts = self.service.settings.timeouts
+        if not self.is_greeted:
+            if now_s - self._opened_s >= timeouts.hello_ms / 1000:
+                self.close(Closing(CloseCode.TIMEOUT, f"no hello within {timeouts.hello_ms} ms"))
+            return
+        # While it is not read from, its pings are not heard either; the send deadline watches it then.
+        if now_s - self.heard_s >= timeouts.idle_ms / 1000 and not self.is_full:
+            self.close(Closing(CloseCode.TIMEOUT, f"nothing was heard for {timeouts.idle_ms} ms"))
+            return
+        if self._is_still_welcome():
+            self._end_overdue(now_s)
+
+    def is_stuck(self) -> bool:
+        """The client takes nothing, or does not let go: the connection is to be dropped without another word."""
+        now_s, timeouts = self.service.clock(), self.service.settings.timeouts
+        if self._closing_since_s is not None and now_s - self._closing_since_s >= 2 * timeouts.close_ms / 1000:
+            return True
+        return self.sending_since_s is not None and now_s - self.sending_since_s >= timeouts.send_ms / 1000
+
+    def _end_overdue(self, now_s: float) -> None:
+        request_s = self.service.settings.timeouts.request_ms / 1000
+        overdue = []
+        for exchange in self._open.values():
+            # In the order they began; only receives last longer than the rest.
+            if exchange.began_s + request_s > now_s:
+                break
+            if exchange.deadline_s <= now_s:
+                overdue.append(exchange)
+        for exchange in overdue:
+            kind = type(exchange.request).__name__
+            if isinstance(exchange.request, Receive):
+                exchange.fail(UnavailableError(f"{kind} was not answered in time"))
+            else:
+                exchange.fail(UnknownOutcomeError(f"{kind} was not decided in {request_s:g} s", hint=WRITE_WAIT))
+
+    # The end.
+
+    def close(self, closing: Closing) -> None:
+        """Let the transport end the connection; the first word counts."""
+        if self.closing is None:
+            self.closing = closing
+            self._closing_since_s = self.service.clock()
+            self._transport.wake_writer()
+            self._transport.wake_reader()
+
+    def break_off(self, error: LogBrokerError, code: CloseCode) -> None:
+        """End it because of `error`, which the client is told."""
+        if self._protocol.state is not State.CLOSED:
+            self._protocol.reply(self.service.error_reply(error, rid=0, group=None))
+        self.close(Closing(code, error.message))
+
+    def crash(self) -> None:
+        """A mistake of ours; what it left behind is not to be relied on."""
+        self.close(Closing(CloseCode.SERVER_ERROR, "the server made a mistake; its log says which", flushes=False))
+
+    def stop_waiting(self) -> None:
+        """The node stops: long polls are answered at once; the rest has its time still."""
+        for exchange in [exchange for exchange in self._open.values() if isinstance(exchange.request, Receive)]:
+            exchange.fail(ShuttingDownError(f"node {self.service.backend.node} is shutting down"))
+
+    def shut_down(self) -> None:
+        """The node is gone: everything is answered, and the connection ends."""
+        node = self.service.backend.node
+        self.stop_waiting()
+        for exchange in list(self._open.values()):
+            exchange.fail(UnknownOutcomeError(f"node {node} shut down before it was decided", hint=WRITE_WAIT))
+        self.close(Closing(CloseCode.GOING_AWAY, f"node {node} is shutting down"))
+
+    def end(self) -> None:
+        """The connection is gone: whoever still answers answers nobody, and unread leases go back."""
+        if self._is_ended:
+            return
+        self._is_ended = True
+        if not self.is_greeted:
+            self.service.measures.unauthenticated -= 1
+        for exchange in list(self._open.values()):
+            self._forget(exchange)
+        for _, group, lease, consumer_group in self._unwritten:
+            self.service.handover.lost((group, lease), consumer_group, self)
+        self._unwritten.clear()
+        self._protocol.close()
+
+    # Inside.
+
+    def _greet(self, hello: Hello) -> None:
+        try:
+            version = self._protocol.negotiate()
+            identity = self.service.identify(hello.token)
+        except UnauthenticatedError as error:
+            if self.service.may_be_behind():
+                # The token may be younger than the catalogue here.
+                self._transport.start_soon(self._greet_later, hello)
+            else:
+                self._turn_away(hello, error)
+        except LogBrokerError as error:
+            self._turn_away(hello, error)
+        else:
+            self._welcome(hello, identity, version)
+
+    async def _greet_later(self, hello: Hello) -> None:
+        error: LogBrokerError | None = None
+        with trio.move_on_after(CATCH_UP_S):
+            while True:
+                await self.service.backend.wait_catalogue_change()
+                try:
+                    identity = self.service.identify(hello.token)
+                except UnauthenticatedError:
+                    continue
+                except LogBrokerError as failure:
+                    error = failure
+                    break
+                self._welcome(hello, identity, self._protocol.negotiate())
+                return
+        self._turn_away(hello, error or UnauthenticatedError("the token is not known to this cluster"))
+
+    def _welcome(self, hello: Hello, identity: Identity, version: int) -> None:
+        service = self.service
+        self.identity = identity
+        self.is_greeted = True
+        self.name = hello.client
+        self.epoch = service.catalogue_epoch()
+        service.measures.unauthenticated -= 1
+        self._transport.on_greeted()
+        self._protocol.reply(
+            Welcome(
+                hello.rid,
+                version=version,
+                node=service.backend.node,
+                cluster=service.settings.cluster.name,
+                limits=service.wire_limits,
+                ping_ms=service.settings.timeouts.ping_ms,
+            )
+        )
+        self._transport.wake_writer()
+
+    def _turn_away(self, hello: Hello, error: LogBrokerError) -> None:
+        if self._protocol.state is State.CLOSED:
+            return
+        self._protocol.reply(self.service.error_reply(error, rid=hello.rid, group=None))
+        match error:
+            case UnauthenticatedError():
+                code = CloseCode.UNAUTHENTICATED
+            case RequestError():
+                code = CloseCode.BAD_REQUEST
+            case _:
+                code = CloseCode.TRY_AGAIN_LATER
+        self.close(Closing(code, error.message))
+
+    def still_allows(self, exchange: Exchange) -> bool:
+        """Whether the request would be let through with the rights of this moment; False ends it."""
+        if not self._is_still_welcome() or self.identity is None:
+            return False
+        if exchange.epoch != self.epoch:
+            try:
+                authorize(self.identity.principal, exchange.request)
+            except LogBrokerError as error:
+                exchange.fail(error)
+                return False
+        return True
+
+    def _is_still_welcome(self) -> bool:
+        """Look at the rights again if the catalogue is another; a token that is gone ends the connection."""
+        identity = self.identity
+        if identity is None:
+            return True
+        epoch = self.service.catalogue_epoch()
+        if epoch == self.epoch:
+            return True
+        self.epoch = epoch
+        try:
+            self.identity = self.service.renew(identity)
+        except UnavailableError:
+            return True
+        if self.identity is None:
+            self.break_off(UnauthenticatedError("the token was deleted"), CloseCode.UNAUTHENTICATED)
+            return False
+        return True
+
+    def _begin(self, request: AnyRequest, body: bytes, now_s: float) -> None:
+        service = self.service
+        deadline_s = now_s + service.settings.timeouts.request_ms / 1000
+        is_receive = isinstance(request, Receive)
+        if isinstance(request, Receive):
+            deadline_s += min(request.wait_ms, service.limits.max_wait_ms) / 1000
+        exchange = Exchange(self, request, len(body), began_s=now_s, deadline_s=deadline_s)
+        self._open[request.rid] = exchange
+        self._inflight_bytes += len(body)
+        if is_receive:
+            self._waiting_receives += 1
+            service.measures.waiting_receives += 1
+            if service.measures.waiting_receives > service.limits.max_waiting_receives:
+                exchange.fail(
+                    OverloadedError(
+                        f"{service.measures.waiting_receives} receives wait on this node, "
+                        f"limits.max_waiting_receives is {service.limits.max_waiting_receives}"
+                    )
+                )
+                return
+        if service.is_stopping:
+            exchange.fail(ShuttingDownError(f"node {service.backend.node} is shutting down"))
+            return
+        self._dispatch(exchange, body)
+
+    def _dispatch(self, exchange: Exchange, body: bytes) -> None:
+        if not self._try(exchange, body):
+            self._transport.start_soon(self._dispatch_later, exchange, body)
+
+    def _try(self, exchange: Exchange, body: bytes) -> bool:
+        """Have it done; False where the catalogue here lacks something and may be behind."""
+        identity = self.identity
+        if identity is None or exchange.is_over:
+            return True
+        request = exchange.request
+        try:
+            authorize(identity.principal, request)
+            self._handlers[type(request)](exchange, request, body)
+        except LogBrokerError as error:
+            exchange.fail(error)
+        except CatalogueMiss as miss:
+            if not exchange.is_last_try and self.service.may_be_behind():
+                return False
+            exchange.fail(miss.error)
+        return True
+
+    async def _dispatch_later(self, exchange: Exchange, body: bytes) -> None:
+        """Give the catalogue here a moment to learn of what another node may have committed already."""
+        until_s = trio.current_time() + CATCH_UP_S
+        while True:
+            with trio.move_on_at(until_s) as scope:
+                await self.service.backend.wait_catalogue_change()
+            exchange.is_last_try = scope.cancelled_caught
+            if self._try(exchange, body):
+                return
+
+    def _forget(self, exchange: Exchange) -> None:
+        exchange.is_over = True
+        if self._open.pop(exchange.rid, None) is None:
+            return
+        self._inflight_bytes -= exchange.body_bytes
+        if isinstance(exchange.request, Receive):
+            self._waiting_receives -= 1
+            self.service.measures.waiting_receives -= 1
