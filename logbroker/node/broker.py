@@ -28,12 +28,14 @@ from logbroker.errors import (
 from logbroker.ids import META_GROUP, GroupId, Index, NodeId
 from logbroker.node.bootstrap import FirstBoot
 from logbroker.node.catalogue import Catalogue, CatalogueLimits, Outcome
+from logbroker.node.catalogue.bounds import MAX_RETENTION_MS
 from logbroker.node.catalogue.rows import NodeRow
 from logbroker.node.catalogue_service import CatalogueService
 from logbroker.node.cluster_file import ClusterFile
 from logbroker.node.cluster_messages import ClusterMessage, decode_cluster_message, encode_cluster_message
 from logbroker.node.cluster_tasks import ClusterTasks
 from logbroker.node.engine import Engine, EngineOptions, RequestService
+from logbroker.node.forwarding import Forwarder
 from logbroker.node.machine_kinds import machine_kind
 from logbroker.node.node_clock import ReadingClock
 from logbroker.node.node_status import GroupStatus, NodeStatistics, NodeStatus, PeerStatus, leaderless
@@ -135,6 +137,7 @@ class Broker:
             random_ms=lambda below: random.randrange(max(1, below)),
             tls=peer_tls(settings),
         )
+        self._forwarder = Forwarder(send=self._peers.send, is_connected=self._peers.is_connected, submit=self.submit)
 
     # Life.
 
@@ -303,6 +306,21 @@ class Broker:
             waiter.is_abandoned = True
             raise
 
+    async def ask_leader(self, group: GroupId, request: Request) -> Reply:
+        """As `ask`, wherever the partition is led: counts, consumer groups and rewinds are taken to another node.
+
+        Raises:
+            LogBrokerError: the reply was an error, or no leader is known.
+            UnknownOutcomeError: no answer came, and it may have been carried out.
+        """
+        leader = self.leader_node(group)
+        if leader is None:
+            # A node without a replica of the group has no other way to know.
+            raise NotLeaderError(f"no leader of group {group} is known to node {self.node}")
+        if leader == self.node:
+            return await self.ask(group, request)
+        return await self._forwarder.ask(leader, group, request, timeout_ms=self.settings.timeouts.request_ms)
+
     @property
     def catalogue(self) -> Catalogue:
         """The applied catalogue of this node, which may be behind the leader's.
@@ -349,6 +367,16 @@ class Broker:
     def leader_node(self, group: GroupId) -> NodeId | None:
         """The node thought to lead a group; None where that is not known here."""
         return None if self._engine is None else self._engine.leader_node(group)
+
+    def term(self, group: GroupId) -> int:
+        """The newest term that this node knows of a group; 0 where it holds no replica."""
+        replica = None if self._engine is None else self._engine.replicas.get(group)
+        return 0 if replica is None else replica.core.term
+
+    def report(self, commands: Sequence[Command]) -> None:
+        """Take commands to the leader of the meta group, or lose them: whoever reports says it again."""
+        if self._cluster is not None:
+            self._cluster.report(commands)
 
     def accept_clock(self) -> None:
         """The operator's word that this node's wall clock is right."""
@@ -403,6 +431,7 @@ class Broker:
             self.node,
             b"" if self._me is None else self._me.incarnation,
             to_node,
+            "" if self._me is None else self._me.peer_address,
             initial,
         )
 
@@ -414,6 +443,7 @@ class Broker:
     def on_link_lost(self, node: NodeId) -> None:
         engine, turns, cluster = self._running()
         engine.peer_disconnected(node)
+        self._forwarder.on_link_lost(node)
         if not self._peers.hears(node):
             cluster.on_peer_gone(node)
         turns.wake()
@@ -433,6 +463,10 @@ class Broker:
                     engine.deliver(node, decode_peer_message(payload, cluster_id[:CLUSTER_TAG_BYTES]))
             case FrameKind.CLUSTER:
                 cluster.on_message(node, incarnation, decode_cluster_message(payload))
+            case FrameKind.ASKED:
+                self._forwarder.on_asked(node, payload)
+            case FrameKind.ANSWERED:
+                self._forwarder.on_answered(node, payload)
             case _:
                 raise RemoteProtocolError(f"node {node} sent a frame of kind {kind}")
 
@@ -453,7 +487,9 @@ class Broker:
 
     def _make_service(self, replica: Replica, engine: Engine) -> RequestService:
         if replica.group != META_GROUP:
-            return PartitionService(replica, engine, PartitionSettings(), self._batch_limits)
+            # Until the catalogue has said what holds, nothing is deleted that any queue may keep.
+            settings = PartitionSettings(retention_s=MAX_RETENTION_MS // 1000)
+            return PartitionService(replica, engine, settings, self._batch_limits)
         return CatalogueService(replica, limits=self._catalogue_limits, bootstrap=self._bootstrap_command)
 
     def _meta_service(self) -> CatalogueService | None:

@@ -78,7 +78,7 @@ class ClusterTasks:
         self._inbox: deque[_Input] = deque()
         self._has_input = trio.Event()
         self.dropped = 0
-        self.placement = Placement(engine, me, self._report, set_address)
+        self.placement = Placement(engine, me, self.report, set_address)
 
     @property
     def cluster_id(self) -> bytes:
@@ -109,6 +109,18 @@ class ClusterTasks:
     def on_catalogue(self) -> None:
         """The applied catalogue is another one."""
         self.placement.reconcile(self._now_ms())
+
+    def report(self, commands: Sequence[Command]) -> None:
+        """Take commands to the meta leader. Where there is none they are lost, and said again later."""
+        service = self._service()
+        if service is not None and service.replica.is_serving:
+            for command in commands:
+                service.propose(command, _ignore)
+            self._wake()
+            return
+        leader = self._engine.leader_node(META_GROUP)
+        if leader is not None and leader != self._me.node:
+            self._send(leader, Report(encode_commands(commands)))
 
     async def run(self) -> NoReturn:
         """Take part until cancelled; a save under way is finished first."""
@@ -228,18 +240,6 @@ class ClusterTasks:
             if isinstance(command, REPORTED):
                 service.propose(command, _ignore)
         self._wake()
-
-    def _report(self, commands: Sequence[Command]) -> None:
-        """Take commands to the meta leader. Where there is none they are lost, and said again later."""
-        service = self._service()
-        if service is not None and service.replica.is_serving:
-            for command in commands:
-                service.propose(command, _ignore)
-            self._wake()
-            return
-        leader = self._engine.leader_node(META_GROUP)
-        if leader is not None and leader != self._me.node:
-            self._send(leader, Report(encode_commands(commands)))
 
     @property
     def catalogue(self) -> Catalogue | None:

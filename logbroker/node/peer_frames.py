@@ -37,6 +37,9 @@ class FrameKind(IntEnum):
     """A message of `peer_messages`."""
     CLUSTER = 4
     """A message of `cluster_messages`."""
+    ASKED = 5
+    """A request for a partition that the receiver leads, and back: see `forwarding`."""
+    ANSWERED = 6
 
 
 @final
@@ -49,6 +52,8 @@ class InitialNodeRow(msgspec.Struct, frozen=True, array_like=True, forbid_unknow
 class Hello(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag=_MAGIC):
     """Who dials, and whom it thinks it dials. `cluster_id` is empty on a node that has none yet.
 
+    `peer_address` is where it says it is reached: a node that moved cannot hear the cluster before that is known.
+
     The nodes of the first boot are sent whole and not only as a hash: a refusal names what differs.
     """
 
@@ -58,6 +63,7 @@ class Hello(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=
     node: Node
     incarnation: Incarnation
     to_node: Node
+    peer_address: Text
     initial_nodes: Annotated[tuple[InitialNodeRow, ...], msgspec.Meta(max_length=MAX_MEMBERS)]
 
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Protocol, final
 
 import trio
 
-from logbroker.errors import LogBrokerError, RemoteProtocolError
+from logbroker.errors import InvalidArgumentError, LogBrokerError, RemoteProtocolError
 from logbroker.ids import NodeId
 from logbroker.node.peer_frames import (
     MAX_HELLO_BYTES,
@@ -123,6 +123,8 @@ class LinkStatistics:
 class _Link:
     node: NodeId
     address: str
+    # Another address that the node itself named; tried where the first one fails.
+    other_address: str = ""
     buffer: deque[bytes] = field(default_factory=deque)
     buffered_bytes: int = 0
     is_sending: bool = False
@@ -302,6 +304,8 @@ class Peers:
             self._note_fault(link, fault)
             if link.connects > before:
                 backoff_ms = self._options.least_backoff_ms
+            elif link.other_address:
+                link.address, link.other_address = link.other_address, link.address
             # Half of it is jitter, so that nodes that lost each other at once do not meet again at once.
             with trio.move_on_after((backoff_ms / 2 + self._random_ms(backoff_ms // 2 + 1)) / 1000):
                 await link.redial.wait()
@@ -438,6 +442,11 @@ class Peers:
 
     async def _receive(self, hello: Hello, stream: trio.abc.Stream, splitter: FrameSplitter) -> None:
         node = hello.node
+        link = self._links.get(node)
+        if link is not None and hello.peer_address not in ("", link.address):
+            link.other_address = hello.peer_address
+            if not link.is_sending:
+                link.redial.set()
         splitter.limit(self._options.max_frame_bytes)
         with trio.CancelScope() as scope:
             incoming = _Incoming(hello.incarnation, stream, scope)
@@ -518,6 +527,12 @@ def _first_line(group: BaseExceptionGroup[BaseException]) -> str:
 
 
 def split_address(address: str) -> tuple[str, int]:
-    """`host:port`, an IPv6 host in brackets."""
+    """Take `host:port` apart; an IPv6 host stands in brackets.
+
+    Raises:
+        InvalidArgumentError: it is something else.
+    """
     host, _, port = address.rpartition(":")
+    if not host or not (port.isascii() and port.isdigit()) or int(port) > 65_535:
+        raise InvalidArgumentError(f"peer address {address!r} is not host:port")
     return host.strip("[]"), int(port)

@@ -219,6 +219,8 @@ class Placement:
     _reported_ms: dict[Command, int] = field(default_factory=dict)
     _fit_since_ms: dict[GroupId, int] = field(default_factory=dict)
     _seen: tuple[int, int] = (-1, -1)
+    _settings_due: bool = True
+    _addresses: dict[NodeId, str] = field(default_factory=dict)
 
     def catalogue(self) -> Catalogue | None:
         """The applied catalogue of this node, or None where no replica of the meta group is here."""
@@ -241,6 +243,7 @@ class Placement:
     def _on_born(self, replica: Replica) -> None:
         self._births.discard(replica.id)
         self._newborn.append(replica.group)
+        self._settings_due = True
 
     def first_leaders(self) -> None:
         """Do not let the members of a new group wait for each other: the first of them asks for votes at once.
@@ -284,9 +287,13 @@ class Placement:
         if seen != self._seen:
             self._seen = seen
             self._set_routes(catalogue)
-            self._set_settings(catalogue)
+            self._settings_due = True
         if not is_current or not catalogue.is_bootstrapped:
             return
+        if self._settings_due:
+            # Of a state that is current alone: an older one may say a shorter retention than holds by now.
+            self._settings_due = False
+            self._set_settings(catalogue)
         self._do_duties(catalogue, now_ms)
         self._lead(catalogue, now_ms)
 
@@ -295,7 +302,9 @@ class Placement:
 
     def _set_routes(self, catalogue: Catalogue) -> None:
         for node in catalogue.nodes():
-            if node.node != self.me.node and node.peer_address:
+            # Only what is new here: a node may have told its links of another address since.
+            if node.node != self.me.node and node.peer_address != self._addresses.get(node.node, ""):
+                self._addresses[node.node] = node.peer_address
                 self.set_address(node.node, node.peer_address)
         for group in catalogue.groups():
             for row in group.replicas:

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 from logbroker.ids import META_GROUP, NodeId, ReplicaId
 from logbroker.node.bootstrap import FirstBoot, FirstBootMachine, Step
 from logbroker.node.catalogue import meta_replicas
-from logbroker.node.catalogue.commands import Bootstrap
 from logbroker.node.catalogue.rows import GroupRow, NodeRow, ReplicaRow, ReplicaState
 from logbroker.node.cluster_file import ClusterState
 from logbroker.node.cluster_messages import Join, Joined, Phase
@@ -17,6 +16,7 @@ from logbroker.node.cluster_messages import Join, Joined, Phase
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
+    from logbroker.node.catalogue.commands import Bootstrap
     from logbroker.node.cluster_messages import ClusterMessage
 
 

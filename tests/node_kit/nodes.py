@@ -12,7 +12,7 @@ import trio
 
 from logbroker.config import Settings
 from logbroker.errors import LogBrokerError, UnavailableError
-from logbroker.ids import META_GROUP, GroupId, NodeId
+from logbroker.ids import META_GROUP, GroupId, NodeId, QueueName
 from logbroker.node.broker import Broker, BrokerArguments
 from logbroker.node.catalogue.commands import CreateQueue
 from logbroker.node.catalogue.outcomes import QueueStands
@@ -65,17 +65,19 @@ class Nodes:
         self._nursery = nursery
         self._root = root
         self._changes = changes
+        self._own_initial: dict[int, list[dict[str, object]]] = {}
         ports = free_ports(count)
-        self._initial = [
+        self._initial: list[dict[str, object]] = [
             {"id": number, "peer": f"127.0.0.1:{port}", "client": f"ws://127.0.0.1:{port + 1}"}
             for number, port in enumerate(ports, start=1)
         ]
 
     def settings(self, number: int) -> Settings:
-        port = int(str(self._initial[number - 1]["peer"]).rpartition(":")[2])
+        initial = self._own_initial.get(number, self._initial)
+        port = int(str(initial[number - 1]["peer"]).rpartition(":")[2])
         sections: dict[str, dict[str, object]] = {
             "node": {"id": number, "data_dir": self.directory(number)},
-            "cluster": {"name": "test", "size": len(self._initial), "initial_nodes": self._initial},
+            "cluster": {"name": "test", "size": len(self._initial), "initial_nodes": initial},
             "listeners": {"peer": {"host": "127.0.0.1", "port": port}},
             "storage": {
                 "wal_file_bytes": 1 << 20,
@@ -125,6 +127,12 @@ class Nodes:
             await self._ended[number].wait()
         del self.brokers[number]
 
+    def move(self, number: int) -> None:
+        """Give a node another address; the others still have the old one in their configuration."""
+        own = [dict(row) for row in self._initial]
+        own[number - 1]["peer"] = f"127.0.0.1:{free_ports(1)[0]}"
+        self._own_initial[number] = own
+
     def wipe(self, number: int) -> None:
         shutil.rmtree(self.directory(number))
 
@@ -163,7 +171,7 @@ class Nodes:
                     await trio.sleep(POLL_S)
 
     async def create_queue(self, name: str, *, partitions: int = 1) -> tuple[GroupId, ...]:
-        outcome = await self.propose(CreateQueue(name, QueueSettings(partitions=partitions)))  # type: ignore[arg-type]
+        outcome = await self.propose(CreateQueue(QueueName(name), QueueSettings(partitions=partitions)))
         assert isinstance(outcome, QueueStands)
         return outcome.queue.groups
 

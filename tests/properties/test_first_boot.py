@@ -56,7 +56,7 @@ class FirstBoots(RuleBasedStateMachine):
         armed = [True]
 
         def fails(node: int) -> bool:
-            return node == number and armed and armed.pop()
+            return node == number and bool(armed) and armed.pop()
 
         self.network.save_fails = fails
 

@@ -2,17 +2,33 @@
 
 from __future__ import annotations
 
+import errno
 import threading
 from typing import TYPE_CHECKING
 
 import pytest
 import trio
 
-from logbroker.errors import NotFoundError, NotLeaderError, UnavailableError
-from logbroker.ids import DEFAULT_GROUP, META_GROUP, GroupId
-from logbroker.node.catalogue.commands import DeleteQueue
+from logbroker.config import Settings
+from logbroker.errors import (
+    ConfigurationError,
+    InvalidArgumentError,
+    NotFoundError,
+    NotLeaderError,
+    ShuttingDownError,
+    StoreFailedError,
+    UnavailableError,
+    UnknownOutcomeError,
+)
+from logbroker.ids import DEFAULT_GROUP, META_GROUP, GroupId, GroupName, NodeId, Offset, QueueName
+from logbroker.node.broker import Broker, BrokerArguments
+from logbroker.node.catalogue.commands import AlterQueue, DeleteQueue
+from logbroker.node.partition_service import PartitionService
 from logbroker.node.requests import (
     AckRequest,
+    CreateGroupRequest,
+    EarliestTarget,
+    GroupReply,
     ProduceReply,
     ProduceRequest,
     ReceiveReply,
@@ -22,6 +38,7 @@ from logbroker.node.requests import (
     StateRequest,
 )
 from logbroker.record.batch import Record, decode_batch, encode_batch
+from logbroker.storage.disk import DataDirectoryInUseError
 from tests.node_kit.nodes import Nodes, running_nodes, until
 
 if TYPE_CHECKING:
@@ -203,7 +220,7 @@ async def test_a_deleted_queue_leaves_no_replica_behind(tmp_path: Path) -> None:
         await nodes.start(1, 2, 3)
         (group,) = await nodes.create_queue("orders")
         await produce(nodes, group, b"a")
-        await nodes.propose(DeleteQueue("orders"))  # type: ignore[arg-type]
+        await nodes.propose(DeleteQueue(QueueName("orders")))
         await until(
             lambda: all(
                 [status.group for status in broker.status().groups] == [META_GROUP] for broker in nodes.brokers.values()
@@ -221,7 +238,7 @@ async def test_only_the_meta_leader_takes_commands_and_the_others_name_it(tmp_pa
         leader = (await nodes.led()).node
         other = next(broker for number, broker in nodes.brokers.items() if number != leader)
         with pytest.raises(NotLeaderError) as caught:
-            await other.propose_catalogue(DeleteQueue("orders"))  # type: ignore[arg-type]
+            await other.propose_catalogue(DeleteQueue(QueueName("orders")))
         assert caught.value.leader == leader
         assert isinstance(await nodes.refused(DeleteQueue("orders")), NotFoundError)  # type: ignore[arg-type]
 
@@ -261,3 +278,91 @@ async def test_nothing_is_left_behind(tmp_path: Path) -> None:
     left = [thread.name for thread in threading.enumerate() if thread.name.startswith("logbroker-")]
     assert left == []
     assert threading.active_count() <= before + 3  # trio keeps idle threads of its own pool for a while
+
+
+async def test_a_failed_sync_ends_the_node_with_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    failed: list[Broker] = []
+
+    async def runs() -> None:
+        async with running_nodes(tmp_path, 1) as nodes:
+            await nodes.start(1)
+            (group,) = await nodes.create_queue("orders")
+            failed.append(await nodes.led(group))
+            # Not the write of the batch fails but its sync: nothing may be written any more, and nobody is confirmed.
+            monkeypatch.setattr("os.fdatasync", _no_sync)
+            with pytest.raises(UnknownOutcomeError):
+                await failed[0].ask(group, ProduceRequest(batch(b"a")))
+            await trio.sleep_forever()
+
+    with pytest.raises(BaseExceptionGroup) as caught:
+        await runs()
+    assert caught.group_contains(StoreFailedError, match="sync failed")
+    with pytest.raises(ShuttingDownError):
+        await failed[0].ask(GroupId(1), StateRequest())
+
+
+def _no_sync(handle: int) -> None:
+    raise OSError(errno.EIO, "Input/output error")
+
+
+async def test_questions_reach_the_leader_from_any_node(tmp_path: Path) -> None:
+    async with running_nodes(tmp_path, 3) as nodes:
+        await nodes.start(1, 2, 3)
+        (group,) = await nodes.create_queue("orders")
+        await produce(nodes, group, b"a", b"b")
+        other = next(broker for number, broker in nodes.brokers.items() if number != nodes.leader(group))
+        await until(lambda: other.leader_node(group) is not None, "the follower knows the leader")
+        reply = await other.ask_leader(group, StateRequest())
+        assert isinstance(reply, StateReply)
+        assert reply.log_end == 2
+        created = await other.ask_leader(group, CreateGroupRequest(GroupName("billing"), EarliestTarget()))
+        assert created == GroupReply(GroupName("billing"), Offset(0))
+        assert other.term(group) == nodes.brokers[nodes.leader(group)].term(group) > 0
+
+
+async def test_the_settings_of_a_queue_reach_its_partitions_and_a_changed_address_the_catalogue(tmp_path: Path) -> None:
+    async with running_nodes(tmp_path, 3) as nodes:
+        await nodes.start(1, 2, 3)
+        (group,) = await nodes.create_queue("orders")
+        await nodes.propose(AlterQueue(QueueName("orders"), retention_ms=60_000))
+        await until(lambda: _retention_s(nodes.brokers[2], group) == 60, "the partition has the new retention")
+        await nodes.kill(3)
+        nodes.move(3)
+        await nodes.start(3)
+        await until(
+            lambda: (
+                (row := nodes.brokers[1].catalogue.node(NodeId(3))) is not None
+                and row.peer_address == nodes.settings(3).peer_address
+            ),
+            "the catalogue has the new address",
+        )
+        await until(lambda: not any(nodes.problems().values()), f"all connected; {nodes.problems()}")
+
+
+def _retention_s(broker: Broker, group: GroupId) -> int:
+    engine = broker._engine
+    service = None if engine is None else engine.services.get(group)
+    return service.settings.retention_s if isinstance(service, PartitionService) else 0
+
+
+async def test_a_node_number_belongs_to_one_data_directory(tmp_path: Path) -> None:
+    async with running_nodes(tmp_path, 1) as nodes:
+        await nodes.start(1)
+        with pytest.raises(DataDirectoryInUseError):
+            await Broker(nodes.settings(1)).run()
+
+
+async def test_a_port_that_is_taken_is_named(tmp_path: Path) -> None:
+    async with running_nodes(tmp_path, 3) as nodes:
+        settings = nodes.settings(1)
+        listeners = await trio.open_tcp_listeners(settings.listeners.peer.port, host="127.0.0.1")
+        with pytest.raises(ConfigurationError, match=r"listeners\.peer cannot listen on 127\.0\.0\.1"):
+            await Broker(settings).run()
+        for listener in listeners:
+            await listener.aclose()
+
+
+def test_an_operator_may_leave_out_only_nodes_that_exist(tmp_path: Path) -> None:
+    settings = Settings.model_validate({"node": {"data_dir": tmp_path}})
+    with pytest.raises(InvalidArgumentError, match="--without 5: not other nodes"):
+        Broker(settings, BrokerArguments((NodeId(5),)))

@@ -1,0 +1,334 @@
+"""What a node does because of the catalogue, decision by decision; moves are played through to their end."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import msgspec
+import pytest
+
+from logbroker.ids import META_GROUP, GroupId, Index, NodeId, ReplicaId
+from logbroker.node.catalogue.commands import (
+    DeleteQueue,
+    JoinNode,
+    PromoteReplica,
+    RemoveReplica,
+    SetMembers,
+    StartMove,
+    StopMove,
+)
+from logbroker.node.placement import (
+    MAX_LEARNER_LAG,
+    Creation,
+    GroupStep,
+    decide_duties,
+    decide_step,
+    preferred_leader,
+)
+from logbroker.raft.config_change import ChangeKind, ConfigChange, ConfigProposal, Transition, change_config
+from logbroker.raft.core import ProgressStatus
+from logbroker.raft.messages import ConfState
+from logbroker.raft.progress import ProgressState
+from tests.unit.node.catalogue.kit import apply, cluster, create, join, life, node
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from logbroker.node.catalogue import Catalogue
+    from logbroker.node.placement import Duties
+
+LAST = Index(1_000)
+PARTITION = GroupId(1)
+
+
+def duties(
+    catalogue: Catalogue,
+    number: int = 1,
+    *,
+    held: dict[int, int] | None = None,
+    lost: Iterable[int] = (),
+    alive: int = 1,
+) -> Duties:
+    return decide_duties(
+        catalogue,
+        NodeId(number),
+        life(alive),
+        held={ReplicaId(replica): GroupId(group) for replica, group in (held or {}).items()},
+        lost={ReplicaId(replica): "torn" for replica in lost},
+    )
+
+
+def with_queue() -> Catalogue:
+    """Nodes 1 to 3 with meta replicas 1 to 3; group 1 with replicas 4 to 6 on them, the first on node 2."""
+    catalogue = cluster()
+    create(catalogue, "q")
+    return catalogue
+
+
+def on(catalogue: Catalogue, number: int) -> int:
+    row = catalogue.group(GroupId(1))
+    assert row is not None
+    return next(held.replica for held in row.replicas if held.node == number)
+
+
+# Own replicas.
+
+
+def test_what_is_missing_is_created_as_the_empty_log_has_it() -> None:
+    catalogue = with_queue()
+    assert duties(catalogue, held={1: 0}).create == (
+        Creation(GroupId(1), ReplicaId(on(catalogue, 1)), (ReplicaId(4), ReplicaId(5), ReplicaId(6))),
+    )
+
+
+def test_what_is_held_is_left_alone() -> None:
+    catalogue = with_queue()
+    found = duties(catalogue, held={1: 0, on(catalogue, 1): 1})
+    assert (found.create, found.remove, found.report, found.problems) == ((), (), (), ())
+
+
+def test_another_life_of_the_node_creates_nothing_that_is_not_its_own() -> None:
+    assert duties(with_queue(), alive=2).create == ()
+
+
+def test_a_new_life_creates_its_new_replicas_with_the_first_voters_and_so_has_no_vote() -> None:
+    catalogue = with_queue()
+    join(catalogue, 1, alive=2)
+    meta, partition = duties(catalogue, alive=2).create
+    assert meta.voters == (1, 2, 3)
+    assert meta.replica not in meta.voters
+    assert partition.voters == (4, 5, 6)
+    assert partition.replica not in partition.voters
+
+
+def test_a_replica_of_a_deleted_queue_is_removed() -> None:
+    catalogue = with_queue()
+    mine = on(catalogue, 1)
+    apply(catalogue, DeleteQueue("q"))  # type: ignore[arg-type]
+    assert duties(catalogue, held={1: 0, mine: 1}).remove == (mine,)
+
+
+def test_a_replica_that_the_catalogue_has_never_named_is_kept_and_reported() -> None:
+    found = duties(with_queue(), held={1: 0, 99: 7})
+    assert found.remove == ()
+    assert found.problems == ("replica 99 of group 7 is not known to the catalogue; it is kept",)
+
+
+def test_a_lost_replica_is_not_created_again_but_its_replacement_is_asked_for() -> None:
+    catalogue = with_queue()
+    mine = on(catalogue, 1)
+    found = duties(catalogue, held={1: 0, mine: 1}, lost=[mine])
+    assert found.create == ()
+    assert found.report == (StartMove(GroupId(1), ReplicaId(mine), NodeId(1)),)
+    assert found.problems == (f"replica {mine} is lost and waits for its replacement: torn",)
+
+
+def test_a_lost_replica_whose_group_is_forgotten_is_neither_removed_nor_created() -> None:
+    # Without a flush record only the ids are known; all of them seem to be of group 0.
+    catalogue = with_queue()
+    mine = on(catalogue, 1)
+    found = duties(catalogue, held={1: 0, mine: 0}, lost=[1, mine])
+    assert (found.create, found.remove) == ((), ())
+    assert len(found.report) == 2
+
+
+def test_the_replacement_of_a_lost_replica_is_created_beside_it() -> None:
+    catalogue = with_queue()
+    mine = on(catalogue, 1)
+    apply(catalogue, StartMove(GroupId(1), ReplicaId(mine), NodeId(1)))
+    found = duties(catalogue, held={1: 0, mine: 1}, lost=[mine])
+    assert [creation.replica for creation in found.create] == [7]
+    assert found.report == ()
+
+
+def test_a_replacement_waits_until_the_old_replica_on_the_same_node_is_gone() -> None:
+    catalogue = with_queue()
+    mine = on(catalogue, 1)
+    apply(catalogue, StartMove(GroupId(1), ReplicaId(mine), NodeId(1)))
+    assert duties(catalogue, held={1: 0, mine: 1}).create == ()
+
+
+def test_a_leaving_voter_that_was_never_created_is_created_for_its_vote() -> None:
+    catalogue = with_queue()
+    join(catalogue, 4)
+    apply(catalogue, SetMembers(tuple(map(NodeId, (2, 3, 4)))))
+    mine = on(catalogue, 1)
+    assert [creation.replica for creation in duties(catalogue, held={1: 0}).create] == [mine]
+
+
+# The groups that this node leads.
+
+
+def progress(replica: int, *, match: int = LAST, state: ProgressState = ProgressState.REPLICATE) -> ProgressStatus:
+    return ProgressStatus(
+        ReplicaId(replica), state, Index(match), Index(match + 1), False, False, True, 0, 0, False, Index(0)
+    )
+
+
+def conf(*voters: int, learners: tuple[int, ...] = ()) -> ConfState:
+    return ConfState(tuple(map(ReplicaId, voters)), tuple(map(ReplicaId, learners)))
+
+
+def step(
+    catalogue: Catalogue,
+    configuration: ConfState,
+    *others: ProgressStatus,
+    own: int = 4,
+    group: GroupId = PARTITION,
+) -> GroupStep:
+    row = catalogue.group(group)
+    assert row is not None
+    known = {status.replica for status in others}
+    statuses = [progress(replica) for replica in configuration.members() if replica not in known]
+    return decide_step(row, own=ReplicaId(own), conf=configuration, progress=[*statuses, *others], last_index=LAST)
+
+
+def changes(found: GroupStep) -> list[tuple[str, int]]:
+    return [] if found.change is None else [(change.kind.name, change.replica) for change in found.change.changes]
+
+
+def moving() -> Catalogue:
+    """Replica 5 of group 1 is to be replaced by replica 7 on a new node 4."""
+    catalogue = with_queue()
+    join(catalogue, 4)
+    apply(catalogue, StartMove(GroupId(1), ReplicaId(5), NodeId(4)))
+    return catalogue
+
+
+def test_a_group_at_rest_is_left_alone() -> None:
+    assert step(with_queue(), conf(4, 5, 6)) == GroupStep()
+
+
+def test_who_is_to_come_becomes_a_learner_first() -> None:
+    assert changes(step(moving(), conf(4, 5, 6))) == [("ADD_LEARNER", 7)]
+
+
+@pytest.mark.parametrize(
+    "status",
+    [
+        progress(7, match=LAST - MAX_LEARNER_LAG - 1),
+        progress(7, state=ProgressState.SNAPSHOT),
+        progress(7, state=ProgressState.PROBE),
+        progress(7, match=0),
+    ],
+)
+def test_a_learner_that_is_not_filled_is_waited_for(status: ProgressStatus) -> None:
+    assert step(moving(), conf(4, 5, 6, learners=(7,)), status) == GroupStep()
+
+
+def test_a_learner_that_does_not_answer_is_waited_for() -> None:
+    silent = ProgressStatus(
+        ReplicaId(7), ProgressState.REPLICATE, LAST, Index(LAST + 1), True, False, False, 0, 0, False, Index(0)
+    )
+    assert step(moving(), conf(4, 5, 6, learners=(7,)), silent) == GroupStep()
+
+
+def test_a_filled_learner_comes_as_the_one_it_replaces_goes() -> None:
+    found = step(moving(), conf(4, 5, 6, learners=(7,)))
+    assert changes(found) == [("ADD_VOTER", 7), ("REMOVE", 5)]
+    assert found.change is not None
+    assert found.change.transition is Transition.IMPLICIT
+
+
+def test_nothing_is_asked_for_while_the_configuration_is_joint() -> None:
+    joint = change_config(
+        conf(4, 5, 6, learners=(7,)),
+        ConfigProposal(
+            (ConfigChange(ChangeKind.ADD_VOTER, ReplicaId(7)), ConfigChange(ChangeKind.REMOVE, ReplicaId(5))),
+            Transition.IMPLICIT,
+        ),
+    )
+    assert step(moving(), joint) == GroupStep()
+
+
+def test_what_is_done_is_reported_in_its_order() -> None:
+    catalogue = moving()
+    assert step(catalogue, conf(4, 6, 7)).report == (PromoteReplica(GroupId(1), ReplicaId(7)),)
+    apply(catalogue, PromoteReplica(GroupId(1), ReplicaId(7)))
+    assert step(catalogue, conf(4, 6, 7)).report == (RemoveReplica(GroupId(1), ReplicaId(5)),)
+    apply(catalogue, RemoveReplica(GroupId(1), ReplicaId(5)))
+    assert step(catalogue, conf(4, 6, 7)) == GroupStep()
+
+
+def test_a_leader_that_is_replaced_hands_over_first() -> None:
+    found = step(moving(), conf(4, 5, 6, learners=(7,)), own=5)
+    assert found.hands_over
+    assert found.change is None
+
+
+def test_a_move_that_was_stopped_takes_the_learner_out_again() -> None:
+    catalogue = moving()
+    apply(catalogue, StopMove(GroupId(1), ReplicaId(7)))
+    assert changes(step(catalogue, conf(4, 5, 6, learners=(7,)))) == [("REMOVE", 7)]
+    assert step(catalogue, conf(4, 5, 6)).report == (RemoveReplica(GroupId(1), ReplicaId(7)),)
+
+
+def test_a_stop_that_came_after_the_change_brings_the_old_voter_back_and_then_takes_the_new_one_out() -> None:
+    catalogue = moving()
+    apply(catalogue, StopMove(GroupId(1), ReplicaId(7)))
+    # The configuration had taken 7 in and 5 out already.
+    assert changes(step(catalogue, conf(4, 6, 7))) == [("ADD_LEARNER", 5)]
+    assert changes(step(catalogue, conf(4, 6, 7, learners=(5,)))) == [("ADD_VOTER", 5)]
+    assert changes(step(catalogue, conf(4, 5, 6, 7))) == [("REMOVE", 7)]
+
+
+def test_a_voter_goes_with_nothing_in_its_place_only_after_all_who_come_have_come() -> None:
+    catalogue = with_queue()
+    apply(catalogue, SetMembers((NodeId(1),)))
+    stays = on(catalogue, 1)
+    going = sorted({4, 5, 6} - {stays})
+    assert changes(step(catalogue, conf(4, 5, 6), own=stays)) == [("REMOVE", going[0])]
+    left = sorted({stays, going[1]})
+    assert changes(step(catalogue, conf(*left), own=stays)) == [("REMOVE", going[1])]
+
+
+def test_the_last_voter_is_never_removed() -> None:
+    catalogue = with_queue()
+    apply(catalogue, SetMembers((NodeId(1),)))
+    gone = next(replica for replica in (4, 5, 6) if replica != on(catalogue, 1))
+    row = catalogue.group(GroupId(1))
+    assert row is not None
+    alone = msgspec.structs.replace(row, replicas=tuple(held for held in row.replicas if held.replica == gone))
+    found = decide_step(alone, own=ReplicaId(gone), conf=conf(gone), progress=[progress(gone)], last_index=LAST)
+    assert found == GroupStep()
+
+
+def test_a_node_with_an_emptied_disk_is_replaced_in_every_group() -> None:
+    catalogue = with_queue()
+    join(catalogue, 3, alive=2)
+    mine = {row.group: row for row in catalogue.groups()}
+    for group, lost in ((META_GROUP, 3), (GroupId(1), on(catalogue, 3))):
+        voters = [held.replica for held in mine[group].replicas if held.replica in mine[group].initial]
+        new = next(held.replica for held in mine[group].replicas if held.replica not in voters)
+        assert changes(step(catalogue, conf(*voters), own=voters[0], group=group)) == [("ADD_LEARNER", new)]
+        filled = step(catalogue, conf(*voters, learners=(new,)), own=min(set(voters) - {lost}), group=group)
+        old = next(held.replica for held in mine[group].replicas if held.node == 3 and held.replica in voters)
+        assert changes(filled) == [("ADD_VOTER", new), ("REMOVE", old)]
+
+
+# Who leads.
+
+
+def test_the_first_replica_of_a_group_is_preferred_once_it_could_lead() -> None:
+    row = with_queue().group(GroupId(1))
+    assert row is not None
+    first = row.replicas[0].replica
+    other = row.replicas[1].replica
+    known = [progress(held.replica) for held in row.replicas]
+    assert preferred_leader(row, own=other, progress=known) == first
+    assert preferred_leader(row, own=first, progress=known) == 0
+    lagging = [progress(held.replica, state=ProgressState.PROBE) for held in row.replicas]
+    assert preferred_leader(row, own=other, progress=lagging) == 0
+
+
+def test_nobody_is_preferred_in_a_group_that_moves() -> None:
+    row = moving().group(GroupId(1))
+    assert row is not None
+    assert preferred_leader(row, own=ReplicaId(6), progress=[progress(held.replica) for held in row.replicas]) == 0
+
+
+def test_the_same_row_of_a_node_is_not_reported_again() -> None:
+    catalogue = with_queue()
+    before = catalogue.epoch
+    apply(catalogue, JoinNode(node(1)))
+    assert catalogue.epoch == before

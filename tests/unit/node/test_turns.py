@@ -1,0 +1,105 @@
+"""The loop's watchdog and its beat."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, cast
+
+import pytest
+import trio
+
+from logbroker.errors import StoreFailedError
+from logbroker.node.store_threads import StoreThread
+from logbroker.node.turns import Turns
+
+if TYPE_CHECKING:
+    from logbroker.errors import LogBrokerError
+    from logbroker.node.engine import Engine
+
+
+class QuietEngine:
+    """As much of an engine as the loop touches, with nothing to do."""
+
+    def __init__(self) -> None:
+        self.ticked_at: list[float] = []
+        self.pumps = 0
+        self.failed: LogBrokerError | None = None
+
+    def tick(self) -> None:
+        self.ticked_at.append(round(trio.current_time() - self.began, 3))
+
+    def pump(self) -> None:
+        self.pumps += 1
+
+    def take_peer_messages(self) -> dict[int, list[object]]:
+        return {}
+
+    def next_commit(self) -> None:
+        return None
+
+    def next_background(self) -> None:
+        return None
+
+    began = 0.0
+
+
+def turns(engine: QuietEngine) -> Turns:
+    engine.began = trio.current_time()
+    return Turns(
+        cast("Engine", engine),
+        log_thread=StoreThread("log"),
+        flusher_thread=StoreThread("flusher"),
+        tick_ms=100,
+        send=lambda node, messages: None,
+        after_turn=lambda: None,
+    )
+
+
+async def test_ticks_keep_the_beat(autojump_clock: trio.testing.MockClock) -> None:
+    engine = QuietEngine()
+    with trio.move_on_after(0.55):
+        await turns(engine).run_ticks()
+    assert engine.ticked_at == [0.1, 0.2, 0.3, 0.4, 0.5]
+
+
+async def test_a_late_loop_skips_what_it_missed_and_says_so_once(
+    mock_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    engine = QuietEngine()
+    loop = turns(engine)
+    with caplog.at_level(logging.WARNING):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(loop.run_ticks)
+            await trio.testing.wait_all_tasks_blocked()
+            # As if something had held the loop up for a second: the clock jumps, nobody ran meanwhile.
+            for _ in range(2):
+                mock_clock.jump(1.05)
+                await trio.testing.wait_all_tasks_blocked()
+            nursery.cancel_scope.cancel()
+    assert engine.ticked_at == [1.05, 2.1]
+    statistics = loop.statistics()
+    assert (statistics.ticks, statistics.skipped_ticks, statistics.late_ticks) == (2, 18, 2)
+    assert statistics.worst_lateness_ms == pytest.approx(1_000, abs=60)
+    assert [record.message for record in caplog.records] == ["loop_late late_ms=950 count=1"]
+
+
+async def test_many_inputs_before_the_task_runs_are_one_turn() -> None:
+    engine = QuietEngine()
+    loop = turns(engine)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(loop.run_turns)
+        await trio.testing.wait_all_tasks_blocked()
+        for _ in range(10):
+            loop.wake()
+        await trio.testing.wait_all_tasks_blocked()
+        assert engine.pumps == 1
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_failed_engine_ends_the_turns() -> None:
+    engine = QuietEngine()
+    loop = turns(engine)
+    engine.failed = StoreFailedError("sync failed")
+    loop.wake()
+    with pytest.raises(StoreFailedError, match="sync failed"):
+        await loop.run_turns()
