@@ -157,7 +157,8 @@ class Engine:
         self._senders: dict[tuple[GroupId, ReplicaId], SnapshotSender] = {}
         self._receivers: dict[GroupId, SnapshotReceiver] = {}
         self._checkpoints: dict[ReplicaId, tuple[Index, Term, ConfState]] = {}
-        self._room_wanted: Room | None = None
+        # The ballast is made, or found to be there, with the first commit.
+        self._room_wanted: Room | None = Room.AMPLE
         self._wants_seal = False
         self._without_room: set[ReplicaId] = set()
         self._commit_again_at_tick = 0
@@ -628,6 +629,11 @@ class Engine:
         if receiver is None:
             if chunk.position != 0:
                 return
+            if chunk.index <= replica.core.commit:
+                # Nothing new, or installed already: the directory it would go to may be the log itself.
+                refused = SnapshotAck(chunk.group, chunk.to, chunk.sender, chunk.index, chunk.term, 0, refused=True)
+                self._send(sender, refused)
+                return
             receiver = self._begin_receiving(replica, chunk)
         try:
             job = receiver.take(chunk)
@@ -729,7 +735,7 @@ class Engine:
 
     def _take_copy(self, copy: EntryCopy) -> None:
         replica = self.replicas.get(copy.group)
-        if replica is None or replica.id != copy.to:
+        if replica is None or replica.id != copy.to or copy.entry.group != replica.group:
             return
         job = replica.log.repair(copy.entry)
         if job is not None:

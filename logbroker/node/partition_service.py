@@ -304,15 +304,19 @@ class PartitionService:
         committed = self._applied().next_offset
         count = size = 0
         for start, end in ranges:
-            for entry in self._replica.log.data_from(Offset(start), max_bytes=max_bytes):
-                if entry.base_offset >= min(end, committed):
-                    break
-                size += len(entry.payload)
-                if size > max_bytes and count:
+            reached, end = start, min(end, committed)
+            while reached < end:
+                before = reached
+                for entry in self._replica.log.data_from(Offset(reached), max_bytes=max_bytes):
+                    size += len(entry.payload)
+                    if size > max_bytes and count:
+                        return count
+                    count += min(end, entry.next_offset) - max(reached, entry.base_offset)
+                    reached = entry.next_offset
+                    if reached >= end:
+                        break
+                if reached == before:
                     return count
-                count += min(end, committed, entry.next_offset) - max(start, entry.base_offset)
-            if end > committed:
-                break
         return count
 
     def _answer_lease(self, request: ReceiveRequest, outcome: outcomes.Outcome, answer: Answer) -> None:

@@ -42,6 +42,8 @@ class ReplicaRow(msgspec.Struct, array_like=True, frozen=True):
     previous_term: int
     initial_conf: bytes
     segments: tuple[SegmentEntry, ...] = ()
+    lost: str = ""
+    """Why the replica is lost as a voter, for good; empty for a sound one."""
 
 
 @final

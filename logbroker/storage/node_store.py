@@ -17,7 +17,7 @@ from logbroker.storage.commit import Birth, CommitJob, ReplicaWrite
 from logbroker.storage.entry_codec import encoded_bytes
 from logbroker.storage.flush import CheckpointJob, DroppedSegments, FlushJob, IndexRebuild
 from logbroker.storage.flush_record import FlushRecord, ReplicaRow
-from logbroker.storage.lives import InstallBody, replica_directory
+from logbroker.storage.lives import InstallBody, encode_body, replica_directory
 from logbroker.storage.partition_log import FlushPiece, LogOptions, LogState, PartitionLog, RoomRequest
 from logbroker.storage.segment import SegmentRow
 from logbroker.storage.wal import Wal, WalOptions
@@ -93,6 +93,9 @@ class NodeStore:
         self._record_sequence = record_sequence
         self._wal_start = wal_start
         self._commit: CommitJob | None = None
+        # The commit that carries the uncommitted entries for the flush planned with it.
+        self._carrier: CommitJob | None = None
+        self._short_of_room: set[ReplicaId] = set()
         self._flush: FlushJob | None = None
         self._next_flush: FlushJob | None = None
         self._checkpoint: CheckpointJob | None = None
@@ -160,18 +163,25 @@ class NodeStore:
         requests: dict[ReplicaId, RoomRequest] = {}
         for write in writes:
             new_bytes = sum(map(encoded_bytes, write.entries))
-            size += sum(map(entry_frame_bytes, write.entries)) + LIFE_FRAME_BYTES * (write.install is not None)
+            size += sum(map(entry_frame_bytes, write.entries))
+            if write.install is not None:
+                size += LIFE_FRAME_BYTES + len(encode_body(write.install))
             if new_bytes and write.install is None:
                 request = self.replicas[write.replica].log.plan_room(new_bytes)
                 if request is not None:
                     requests[write.replica] = request
+        for replica in self._short_of_room - requests.keys():
+            request = self.replicas[replica].log.plan_room(0) if replica in self.replicas else None
+            if request is not None:
+                requests[replica] = request
         carried: tuple[WalFrame, ...] = ()
         rolls = self.wants_roll or not self._wal.fits(size)
         beyond_max = rolls and not self._wal.can_roll()
+        planned = self._next_flush
         if rolls:
             carried = self._plan_boundary(self.options.wal.file_bytes - size)
-            # The ring is full. A roll that plans a flush will free it again; any other waits for the flush under way.
-            self._stalled = beyond_max and self._next_flush is None
+            # The ring is full. A roll that plans a flush will free it again; any other waits for the one that is late.
+            self._stalled = beyond_max and self._next_flush is planned
             if self._stalled:
                 return None
             self._wants_roll = False
@@ -191,6 +201,8 @@ class NodeStore:
             room=room,
             room_requests=requests,
         )
+        if self._next_flush is not planned:
+            self._carrier = self._commit
         return self._commit
 
     def finish_commit(self, job: CommitJob) -> set[ReplicaId]:
@@ -199,6 +211,7 @@ class NodeStore:
         self._commit = None
         for request in job.granted:
             self._retire(request.log.take_room(request))
+            self._short_of_room.discard(request.log.replica)
         if job.room_reached is not None:
             self.room = job.room_reached
         for birth in job.births:
@@ -214,6 +227,9 @@ class NodeStore:
                 self._switch(stored, write.install)
             if write.entries:
                 stored.log.append(write.entries)
+                if write.install is not None:
+                    # The new log has no files yet; they are made with the next commit, before anything is flushed.
+                    self._short_of_room.add(write.replica)
         for replica in job.deaths:
             self._bury(replica)
         return job.refused
@@ -226,8 +242,10 @@ class NodeStore:
             self._retire(request.log.take_room(request))
         if job.room_reached is not None:
             self.room = job.room_reached
+        if job is not self._carrier:
+            return
         flush, self._next_flush = self._next_flush, None
-        if job.rolls and flush is not None:
+        if flush is not None:
             for piece in flush.pieces:
                 piece.log.forget_flush()
             self._dropped = [*flush.dropped, *self._dropped]
@@ -236,8 +254,11 @@ class NodeStore:
     # Flushes.
 
     def take_flush(self) -> FlushJob | None:
-        """The flush to run next, if one is planned and neither a flush nor the commit that carries for it runs."""
-        if self._flush is not None or self._commit is not None:
+        """The flush to run next, if one is planned and neither a flush nor the commit that carries for it runs.
+
+        Other commits may run beside it: under load one always does.
+        """
+        if self._flush is not None or (self._commit is not None and self._commit is self._carrier):
             return None
         self._flush, self._next_flush = self._next_flush, None
         return self._flush
@@ -297,7 +318,7 @@ class NodeStore:
         """Close every file. No job may be running."""
         for stored in self.replicas.values():
             stored.log.close()
-        self._flush = None
+        self._flush = self._next_flush = None
         self._close_retired()
         self._votes.close()
         self._index.close()
@@ -309,7 +330,8 @@ class NodeStore:
             self._retired.append(file)
 
     def _close_retired(self) -> None:
-        if self._flush is None:
+        # A flush that is planned, and not taken yet, writes into some of them.
+        if self._flush is None and self._next_flush is None:
             for file in self._retired:
                 file.close()
             self._retired.clear()
@@ -320,7 +342,7 @@ class NodeStore:
         Everything durable is either flushed by the plan or carried, so that the log from the new file on is complete.
         While a flush is under way, or the carried entries do not fit, there is no boundary and the ring grows.
         """
-        if self._flush is not None or self._next_flush is not None:
+        if self._flush is not None or self._next_flush is not None or self._short_of_room:
             return ()
         pieces: list[FlushPiece] = []
         carried: list[WalFrame] = []
@@ -410,6 +432,7 @@ class NodeStore:
 
     def _bury(self, replica: ReplicaId) -> None:
         stored = self.replicas.pop(replica)
+        self._short_of_room.discard(replica)
         self._retired.extend(stored.log.replace(stored.log.state))
         self._dead_directories.append(stored.log.state.directory)
 

@@ -52,6 +52,8 @@ class LogState:
     segments: list[SegmentRow] = field(default_factory=list)
     tail: list[Entry] = field(default_factory=list)
     """Entries after the last segment, dense by index."""
+    lost: str = ""
+    """Why the replica may never act as a voter again; empty for a sound one."""
     damaged: dict[Index, Term] = field(default_factory=dict)
     """Entries known to exist whose bytes are lost here; `tail` holds a stand-in with an empty head."""
 
@@ -77,6 +79,7 @@ class LogState:
             self.previous_term,
             self.initial_conf,
             tuple(SegmentEntry(s.base_index, s.last_index, s.last_term, s.length_bytes) for s in self.segments),
+            self.lost,
         )
 
     @classmethod
@@ -93,6 +96,7 @@ class LogState:
             Index(row.previous_index),
             Term(row.previous_term),
             segments,
+            lost=row.lost,
         )
 
 
@@ -293,7 +297,12 @@ class PartitionLog:
             return None
         if entry.index <= state.flushed_index:
             path = segment_path(state.directory, self._segment_of(entry.index).base_index)
-            return RepairJob(self._disk, self, self.epoch, path, self._position_of(entry.index), entry)
+            try:
+                position = self._position_of(entry.index)
+            except DamageError:
+                # The head before it is damaged too; once that is mended this one is fetched again.
+                return None
+            return RepairJob(self._disk, self, self.epoch, path, position, entry)
         state.tail[entry.index - state.flushed_index - 1] = entry
         self._tail_offsets = [kept.next_offset for kept in state.tail]
         self._unflushed_bytes = sum(map(encoded_bytes, state.tail))

@@ -10,6 +10,8 @@ from __future__ import annotations
 import functools
 from typing import TYPE_CHECKING, final
 
+import msgspec
+
 from logbroker.entry import Entry, EntryKind
 from logbroker.errors import ConfigurationError, CorruptBatchError, DiskFullError, invariant
 from logbroker.ids import GroupId, Index, NodeId, Offset, ReplicaId, Term
@@ -122,7 +124,7 @@ class _Recovery:
         self._index = index
         self._notes = notes
         self._states: dict[ReplicaId, LogState] = {}
-        self._lost: dict[ReplicaId, str] = {}
+        self._lost_for_good: set[ReplicaId] = set()
         self._deleted: set[ReplicaId] = set()
         self._born: dict[ReplicaId, WalPosition] = {}
 
@@ -131,21 +133,45 @@ class _Recovery:
         record = read_record(self._disk, self._identity.salt_crc)
         if record is None:
             return self._without_record(votes)
-        # The copy that was read may be in the page cache alone, and its predecessor needs WAL files that this one
-        # lets go.
-        self._with_room(lambda: write_record(self._disk, record, self._identity.salt_crc))
+        # The copy that was read may be in the page cache alone, and its predecessor needs WAL files that it lets go.
+        self._with_room(functools.partial(write_record, self._disk, record, self._identity.salt_crc))
         for row in record.replicas:
             self._states[ReplicaId(row.replica)] = self._open_row(row)
         scan = WalScanner(self._disk, self._identity.salt_crc, WalPosition(record.wal_use, 0)).scan()
         for frame in scan.frames:
             self._replay(frame)
-        self._note_losses(scan)
-        wal = self._go_on(scan)
+        self._note_losses(scan, votes)
         self._mend_votes(votes)
-        self._remove_unnamed()
+        self._miss_directories()
         replicas = {replica: self._stored(state) for replica, state in self._states.items()}
+        record = self._record_losses(record)
+        wal = self._go_on(scan)
+        self._remove_unnamed()
         self._mend_index(replicas)
         self._reserve(replicas)
+        return self._store(votes, wal, replicas, record)
+
+    def _without_record(self, votes: VoteStore) -> NodeStore:
+        """Both copies of the flush record are gone: every replica of the node is lost, and says so for good."""
+        self._notes.append(f"neither copy of the flush record ({', '.join(COPIES)}) is readable")
+        directories = _directories_by_replica(self._disk)
+        for replica in votes.replicas():
+            group, directory = directories.get(replica, (GroupId(0), ""))
+            self._states[replica] = LogState(group, replica, directory)
+            self._lose(replica, "the flush record is lost")
+        scan = WalScanner(self._disk, self._identity.salt_crc, WalPosition(1, 0)).scan()
+        scan.unsynced.clear()
+        wal = self._go_on(scan)
+        record = FlushRecord(1, wal.position.use, tuple(state.row() for state in self._states.values()))
+        self._with_room(lambda: write_record(self._disk, record, self._identity.salt_crc))
+        replicas = {
+            replica: StoredReplica(self._log(state), lost=state.lost) for replica, state in self._states.items()
+        }
+        return self._store(votes, wal, replicas, record)
+
+    def _store(
+        self, votes: VoteStore, wal: Wal, replicas: dict[ReplicaId, StoredReplica], record: FlushRecord
+    ) -> NodeStore:
         return NodeStore(
             self._disk,
             self._identity,
@@ -159,34 +185,31 @@ class _Recovery:
             notes=self._notes,
         )
 
-    def _without_record(self, votes: VoteStore) -> NodeStore:
-        """Both copies of the flush record are gone: every replica of the node is lost, and says so."""
-        self._notes.append(f"neither copy of the flush record ({', '.join(COPIES)}) is readable")
-        for replica in votes.replicas():
-            self._states[replica] = LogState(GroupId(0), replica, "")
-            self._lost[replica] = "the flush record is lost"
-        scan = WalScanner(self._disk, self._identity.salt_crc, WalPosition(1, 0)).scan()
-        scan.unsynced.clear()
-        wal = self._go_on(scan)
-        replicas = {replica: self._stored(state) for replica, state in self._states.items()}
-        start = wal.position.use
-        return NodeStore(
-            self._disk,
-            self._identity,
-            self._options,
-            wal=wal,
-            votes=votes,
-            index=self._index,
-            replicas=replicas,
-            record_sequence=0,
-            wal_start=start,
-            notes=self._notes,
-        )
+    def _record_losses(self, record: FlushRecord) -> FlushRecord:
+        """Make it durable that replicas are lost, before the log goes on: a later start would find nothing wrong."""
+        lost = {replica: state for replica, state in self._states.items() if state.lost}
+        if not lost.keys() - self._lost_for_good:
+            return record
+        rows = [
+            msgspec.structs.replace(row, lost=lost[ReplicaId(row.replica)].lost) if row.replica in lost else row
+            for row in record.replicas
+        ]
+        known = {row.replica for row in record.replicas}
+        for replica, state in lost.items():
+            if replica not in known:
+                unborn = LogState(state.group, replica, state.directory, state.initial_conf, lost=state.lost)
+                rows.append(unborn.row())
+        after = FlushRecord(record.sequence + 1, record.wal_use, tuple(rows))
+        self._with_room(lambda: write_record(self._disk, after, self._identity.salt_crc))
+        return after
 
     # Segments.
 
     def _open_row(self, row: ReplicaRow) -> LogState:
         state = LogState.of_row(row)
+        if state.lost:
+            self._lost_for_good.add(state.replica)
+            self._notes.append(f"replica {state.replica} is lost as a voter: {state.lost}")
         for segment in state.segments:
             self._cut(state, segment)
         return state
@@ -203,7 +226,7 @@ class _Recovery:
         except MissingFileError:
             size = 0
         if size < segment.length_bytes:
-            self._lose(state.replica, f"{path} has {size} bytes of the {segment.length_bytes} recorded")
+            self._mark_lost(state, f"{path} has {size} bytes of the {segment.length_bytes} recorded")
 
     # The WAL.
 
@@ -221,7 +244,6 @@ class _Recovery:
                 self._replay_install(frame)
             case FrameKind.DELETE:
                 self._states.pop(replica, None)
-                self._lost.pop(replica, None)
                 self._deleted.add(replica)
             case _:
                 pass
@@ -290,12 +312,15 @@ class _Recovery:
             Term(body.previous_term),
             segments,
         )
+        # What was wrong with the log that the snapshot replaced does not matter any more, unless it was found by an
+        # earlier start: then the snapshot was installed before.
+        if replica in self._lost_for_good:
+            state.lost = self._states[replica].lost
         self._states[replica] = state
-        self._lost.pop(replica, None)
         for segment in segments:
             self._cut(state, segment)
 
-    def _note_losses(self, scan: WalScan) -> None:
+    def _note_losses(self, scan: WalScan, votes: VoteStore) -> None:
         for stretch in scan.lost:
             self._notes.append(
                 f"the write-ahead log is unreadable from {stretch.start.use}:{stretch.start.offset} "
@@ -306,6 +331,10 @@ class _Recovery:
         if not scan.lost and not scan.is_headless:
             return
         last_loss = max((stretch.end for stretch in scan.lost), default=WalPosition(0, 0))
+        for replica in votes.replicas():
+            # A slot without a log: the replica's CREATE may have stood there, and its id must not be used again.
+            if replica not in self._states and replica not in self._deleted:
+                self._states[replica] = LogState(GroupId(0), replica, "")
         for replica in self._states:
             # Who was born after the unreadable stretch had nothing in it.
             if replica not in self._born or self._born[replica] < last_loss:
@@ -341,6 +370,11 @@ class _Recovery:
         for replica in known - set(self._states):
             votes.remove(replica)
 
+    def _miss_directories(self) -> None:
+        for state in self._states.values():
+            if state.directory and not self._disk.is_directory(state.directory):
+                self._mark_lost(state, f"its directory {state.directory} is missing")
+
     def _remove_unnamed(self) -> None:
         """Remove what neither the record nor the WAL names: spares, half-received snapshots, deleted replicas."""
         named = {state.directory for state in self._states.values()}
@@ -349,7 +383,7 @@ class _Recovery:
             if directory not in named:
                 remove_tree(self._disk, directory)
         for state in self._states.values():
-            if state.directory:
+            if not state.lost:
                 self._remove_unnamed_files(state)
 
     def _remove_unnamed_files(self, state: LogState) -> None:
@@ -359,23 +393,28 @@ class _Recovery:
             if path not in kept and (name.endswith(SEGMENT_SUFFIX) or name.endswith(".spare") or name.endswith(".tmp")):
                 self._disk.unlink(path)
 
+    def _log(self, state: LogState) -> PartitionLog:
+        return PartitionLog(self._disk, self._index, state, self._options.log)
+
     def _stored(self, state: LogState) -> StoredReplica:
-        log = PartitionLog(self._disk, self._index, state, self._options.log)
-        stored = StoredReplica(log, lost=self._lost.get(state.replica, ""))
-        if not state.directory:
-            return stored
+        stored = StoredReplica(self._log(state))
+        if not state.lost:
+            self._load_checkpoints(stored, state)
+        stored.lost = state.lost
+        return stored
+
+    def _load_checkpoints(self, stored: StoredReplica, state: LogState) -> None:
         loaded = load_checkpoints(self._disk, state.directory, group=state.group)
         stored.newest_checkpoint = max(checkpoint_indexes(self._disk, state.directory), default=Index(0))
         self._notes.extend(loaded.damaged)
         usable = [found for found in loaded.checkpoints if found[0].index <= state.last_index]
-        if len(usable) < len(loaded.checkpoints) and not stored.lost:
-            stored.lost = f"a checkpoint lies ahead of the log's last index {state.last_index}"
+        if len(usable) < len(loaded.checkpoints):
+            self._mark_lost(state, f"a checkpoint lies ahead of the log's last index {state.last_index}")
         if usable:
             stored.checkpoint = usable[0]
             stored.kept_log_starts = [Index(header.log_start_index) for header, _ in reversed(usable[:2])]
-        elif state.previous_index and not stored.lost:
-            stored.lost = f"no readable checkpoint, and the log begins at index {state.previous_index + 1}"
-        return stored
+        elif state.previous_index:
+            self._mark_lost(state, f"no readable checkpoint, and the log begins at index {state.previous_index + 1}")
 
     def _mend_index(self, replicas: dict[ReplicaId, StoredReplica]) -> None:
         """Let the index follow the log: it may be ahead of the record or behind it after a crash, or gone."""
@@ -407,9 +446,23 @@ class _Recovery:
             write()
 
     def _lose(self, replica: ReplicaId, why: str) -> None:
-        if replica not in self._lost:
-            self._lost[replica] = why
-            self._notes.append(f"replica {replica} is lost as a voter: {why}")
+        self._mark_lost(self._states[replica], why)
+
+    def _mark_lost(self, state: LogState, why: str) -> None:
+        if not state.lost:
+            state.lost = why
+            self._notes.append(f"replica {state.replica} is lost as a voter: {why}")
+
+
+def _directories_by_replica(disk: Disk) -> dict[ReplicaId, tuple[GroupId, str]]:
+    """Group and directory of each replica, read from the names alone; the newest where a snapshot was installed."""
+    found: dict[ReplicaId, tuple[GroupId, str]] = {}
+    for name in disk.list(GROUPS_DIRECTORY):
+        group, _, rest = name.partition("-")
+        replica = rest.partition(".")[0]
+        if group.isdecimal() and replica.isdecimal():
+            found[ReplicaId(int(replica))] = (GroupId(int(group)), f"{GROUPS_DIRECTORY}/{name}")
+    return found
 
 
 def _written_again(frame: ScannedFrame) -> WalFrame:
