@@ -54,6 +54,8 @@ if TYPE_CHECKING:
     from logbroker.storage.node_store import NodeStore, StoredReplica
 
 ROOM_RETRY_TICKS = 10
+STUCK_TICKS = 10
+"""A commit that has not returned for longer than this counts as a sync that never will: leaders hand over."""
 FETCH_TICKS = 5
 MIN_FREE_BYTES = 64 << 20
 
@@ -162,6 +164,7 @@ class Engine:
         self._wants_seal = False
         self._without_room: set[ReplicaId] = set()
         self._commit_again_at_tick = 0
+        self._commit_ticks = 0
         self._ticks = 0
         self._is_draining = False
         self._commits = self._committed_bytes = self._flushes = self._written_checkpoints = self._refused = 0
@@ -178,6 +181,7 @@ class Engine:
         self._ticks += 1
         self._clock.tick()
         self._without_room.clear()
+        self._commit_ticks = 0 if self._commit is None else self._commit_ticks + 1
         for peer in self._peers.values():
             peer.heard_ticks += 1
         for replica in list(self.replicas.values()):
@@ -294,7 +298,7 @@ class Engine:
 
     def commit_done(self, job: CommitJob) -> None:
         """The job's `run` returned."""
-        self._commit = None
+        self._commit, self._commit_ticks = None, 0
         refused = self.store.finish_commit(job)
         committing, self._committing = self._committing, []
         creating, self._creating = self._creating, []
@@ -475,6 +479,9 @@ class Engine:
 
     def monotonic_ms(self) -> int:
         return self._clock.monotonic_ms()
+
+    def is_stuck(self) -> bool:
+        return self.store.is_stalled or self._commit_ticks > STUCK_TICKS
 
     def on_conf(self, group: GroupId, conf: ConfState) -> None:
         if self._on_conf is not None:

@@ -115,6 +115,9 @@ class ReplicaHost(Protocol):
     def may_stamp(self) -> bool:
         """False once this node's clock is known to be off: what it leads it hands over, before it stamps anything."""
 
+    def is_stuck(self) -> bool:
+        """A sync does not return, or the WAL waits for a flush that is late: nothing here becomes durable."""
+
     def on_conf(self, group: GroupId, conf: ConfState) -> None: ...
 
     def on_group_failed(self, group: GroupId, error: LogBrokerError) -> None: ...
@@ -294,6 +297,11 @@ class Replica:
     def step(self, message: Message) -> None:
         if self.failed is None:
             self._call(lambda: self.core.step(message))
+
+    def campaign(self) -> None:
+        """Ask for votes now, not after a timeout: for the first voter of a new group, and for a sole voter."""
+        if self.failed is None:
+            self._call(self.core.campaign)
 
     def peer_lost(self, replica: ReplicaId) -> None:
         """The connection to another replica's node closed: if it led, its lease ends here."""
@@ -671,7 +679,7 @@ class Replica:
 
     def _guard_candidacy(self) -> None:
         """A damaged replica, or one whose clock is off, does not campaign and hands leadership over."""
-        is_sound = not self.log.is_damaged and not self._store.is_stalled
+        is_sound = not self.log.is_damaged and not self._host.is_stuck()
         may = is_sound and self._host.may_lead()
         if may != self._may_campaign:
             self._may_campaign = may

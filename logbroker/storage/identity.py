@@ -48,7 +48,7 @@ def read_identity(disk: Disk) -> NodeIdentity | None:
                 f"{NODE_FILE} has format {body['format']}, this program reads up to {FORMAT_VERSION}",
                 hint="start a newer version of logbroker on this data directory",
             )
-        return NodeIdentity(NodeId(body["node"]), bytes.fromhex(body["incarnation"]), bytes.fromhex(body["salt"]))
+        return NodeIdentity(NodeId(int(body["node"])), bytes.fromhex(body["incarnation"]), bytes.fromhex(body["salt"]))
     except (StorageError, ValueError, KeyError, TypeError):
         return None
 

@@ -22,7 +22,6 @@ from logbroker.storage.disk import Disk, MissingFileError
 from logbroker.storage.flush import IndexRebuild, rebuild_rows, remove_tree
 from logbroker.storage.flush_record import COPIES, FlushRecord, ReplicaRow, read_record, write_record
 from logbroker.storage.identity import (
-    NODE_FILE,
     TOKEN_BYTES,
     NodeIdentity,
     read_identity,
@@ -77,11 +76,26 @@ def open_store(
             hint="give this node a data directory of its own",
         )
     sync_identity(disk)
+    if _has_forgotten_all(disk, identity):
+        notes = _set_aside(disk)
+        identity = _make_directory(
+            disk, options, NodeIdentity(node, random_bytes(TOKEN_BYTES), random_bytes(TOKEN_BYTES))
+        )
     return _Recovery(disk, options, identity, open_index(), notes).run()
 
 
+def _has_forgotten_all(disk: Disk, identity: NodeIdentity) -> bool:
+    """Neither flush record nor votes: nothing tells which replicas lived here, and their ids must not live again."""
+    if read_record(disk, identity.salt_crc) is not None:
+        return False
+    votes = VoteStore.open(disk, identity.salt)
+    replicas = votes.replicas()
+    votes.close()
+    return not replicas
+
+
 def _set_aside(disk: Disk) -> list[str]:
-    """Move whatever lies in a directory without a readable identity out of the way; nothing is deleted."""
+    """Move whatever lies in a directory that cannot be trusted out of the way; nothing is deleted."""
     names = [name for name in disk.list("") if name not in _KEPT_AT_ROOT]
     if not names:
         return []
@@ -93,7 +107,7 @@ def _set_aside(disk: Disk) -> list[str]:
         disk.rename(name, f"{place}/{name}")
     disk.sync_dir(place)
     disk.sync_dir("")
-    return [f"no readable {NODE_FILE}: what was in the data directory lies in {place}, this is a new incarnation"]
+    return [f"the node's own files are not readable: what was here lies in {place}, this is a new incarnation"]
 
 
 def _make_directory(disk: Disk, options: StoreOptions, identity: NodeIdentity) -> NodeIdentity:
