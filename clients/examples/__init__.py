@@ -1,0 +1,1 @@
+"""Programs that use logbroker as an application would."""
