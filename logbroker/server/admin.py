@@ -137,6 +137,10 @@ class AdminListener:
             return await answer(request)
         except LogBrokerError as error:
             return _error_reply(error)
+        except Exception:
+            # A mistake of ours, which must not look like a connection that was lost.
+            logger.exception("admin_page_failed path=%s", request.path)
+            return HttpReply(500, b"the server made a mistake; its log says which\n")
 
     # Pages.
 

@@ -6,10 +6,12 @@ Everything that has a label for each partition can be left out (`with_partitions
 from __future__ import annotations
 
 import shutil
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, final
 
+import trio
 from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
 from prometheus_client.core import (
     CounterMetricFamily,
@@ -21,7 +23,7 @@ from prometheus_client.core import (
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
 from prometheus_client.registry import Collector
 
-from logbroker.errors import ShuttingDownError, UnavailableError
+from logbroker.errors import UnavailableError
 from logbroker.node.requests import StateReply, StateRequest
 from logbroker.server.fan_out import ask_partitions
 from logbroker.server.measures import DURATION_BOUNDS_S
@@ -64,14 +66,13 @@ async def gather(service: ClientService, *, with_partitions: bool) -> Snapshot:
     statistics: NodeStatistics | None = None
     queues: list[str] = []
     places: dict[GroupId, Place] = {}
-    try:
+    # Not running yet, or not in a cluster yet: what there is is shown all the same.
+    with suppress(UnavailableError):
         statistics = backend.statistics()
+    with suppress(UnavailableError):
         rows = backend.catalogue.queues()
         queues = [row.name for row in rows]
         places = {group: (row.name, number) for row in rows for number, group in enumerate(row.groups)}
-    except (ShuttingDownError, UnavailableError):
-        # Not running yet, or not in a cluster yet: what there is is shown all the same.
-        pass
     states: dict[Place, StateReply] | None = None
     if with_partitions:
         led = [group.group for group in status.groups if group.is_serving and group.group in places]
@@ -79,7 +80,12 @@ async def gather(service: ClientService, *, with_partitions: bool) -> Snapshot:
         states = {
             places[group]: answer for group, answer in zip(led, answers, strict=True) if isinstance(answer, StateReply)
         }
-    usage = shutil.disk_usage(service.settings.node.data_dir)
+    try:
+        usage = await trio.to_thread.run_sync(shutil.disk_usage, service.settings.node.data_dir)
+        total_bytes, free_bytes = usage.total, usage.free
+    except OSError:
+        # The directory is made when the node opens it.
+        total_bytes = free_bytes = 0
     return Snapshot(
         service.measures,
         service.handover.released,
@@ -88,8 +94,8 @@ async def gather(service: ClientService, *, with_partitions: bool) -> Snapshot:
         places,
         queues,
         states,
-        usage.total,
-        usage.free,
+        total_bytes,
+        free_bytes,
     )
 
 

@@ -6,13 +6,12 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, final
 
 import h11
+import trio
 
 from logbroker.errors import LogBrokerError, RemoteProtocolError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-    import trio
 
 READ_BYTES = 16 * 1024
 LINGER_BYTES = 256 * 1024
@@ -71,6 +70,7 @@ class HttpConnection:
     def __init__(self, stream: trio.abc.Stream, *, max_head_bytes: int, max_body_bytes: int = 0) -> None:
         self.received = bytearray()
         self._stream = stream
+        self._max_head_bytes = max_head_bytes
         self._max_body_bytes = max_body_bytes
         self._http = h11.Connection(h11.SERVER, max_incomplete_event_size=max_head_bytes)
 
@@ -82,6 +82,9 @@ class HttpConnection:
         """
         event = await self._next_event()
         if isinstance(event, h11.Request):
+            # h11 bounds what is incomplete; a head that came whole may be larger by one read.
+            if len(self.received) - len(self._http.trailing_data[0]) > self._max_head_bytes:
+                raise HttpError(431, f"the head of the request is larger than {self._max_head_bytes} bytes")
             return HttpRequest(event.method.decode("ascii"), event.target.decode("latin-1"), _headers(event))
         return None
 
@@ -126,11 +129,16 @@ class HttpConnection:
         """Be ready for the connection's next request; False where there is none to come."""
         if self._http.our_state is not h11.DONE or self._http.their_state is not h11.DONE:
             return False
+        self.received = bytearray(self._http.trailing_data[0])
         self._http.start_next_cycle()
         return True
 
     async def linger(self) -> None:
-        """Read what is still coming, up to a bound; under a deadline of the caller's."""
+        """Before it is closed: take what is still coming, up to a bound; under a deadline of the caller's."""
+        if self._http.their_state in (h11.DONE, h11.CLOSED, h11.MUST_CLOSE):
+            return
+        if isinstance(self._stream, trio.SocketStream):
+            await self._stream.send_eof()
         left = LINGER_BYTES
         while left > 0:
             data = await self._stream.receive_some(READ_BYTES)

@@ -1,0 +1,154 @@
+"""The admin listener on a real socket, with a node behind it that is none."""
+
+from __future__ import annotations
+
+import json
+from contextlib import asynccontextmanager
+from functools import partial
+from typing import TYPE_CHECKING
+
+import trio
+from prometheus_client.parser import text_string_to_metric_families
+
+from logbroker.ids import GroupName, Offset
+from logbroker.node.catalogue import commands
+from logbroker.node.catalogue.rights import CLUSTER, Grant, Rights
+from logbroker.node.requests import GroupState, StateReply, StateRequest
+from logbroker.node.tokens import token_digest
+from logbroker.server.admin import AdminListener
+from tests.unit.server.kit import TOKEN, World
+from tests.unit.server.raw import send_bytes
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+
+@asynccontextmanager
+async def serving(world: World) -> AsyncIterator[int]:
+    listener = AdminListener(world.service, tls=lambda: None)
+    sockets = await trio.open_tcp_listeners(0, host="127.0.0.1")
+    async with trio.open_nursery() as nursery:
+        await nursery.start(partial(listener.run, list(sockets)))
+        yield sockets[0].socket.getsockname()[1]
+        nursery.cancel_scope.cancel()
+
+
+async def call(port: int, target: str, *, method: str = "GET", token: str = "") -> tuple[int, str]:
+    head = f"{method} {target} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n"
+    if token:
+        head += f"Authorization: Bearer {token}\r\n"
+    answer = (await send_bytes(port, f"{head}\r\n".encode())).decode()
+    return int(answer.split()[1]), answer.partition("\r\n\r\n")[2]
+
+
+def with_tokens(rights: Rights) -> World:
+    world = World.make(auth={"tokens": True})
+    world.backend.change(
+        commands.CreateToken("ops", token_digest(TOKEN), (Grant(CLUSTER, int(rights)),)),
+    )
+    return world
+
+
+async def test_a_healthy_node_is_live_and_ready() -> None:
+    async with serving(World.make()) as port:
+        assert await call(port, "/livez") == (200, "ok\n")
+        assert await call(port, "/healthz") == (200, "ok\n")
+        assert await call(port, "/readyz") == (200, "ready\n")
+        assert await call(port, "/startupz") == (200, "founded\n")
+        status, text = await call(port, "/readyz?verbose")
+    assert status == 200
+    assert text.splitlines() == ["[+]running ok", "[+]catalogue ok", "[+]leaders ok", "[+]accepting ok"]
+
+
+async def test_a_node_without_a_catalogue_is_live_and_says_why_it_is_not_ready() -> None:
+    world = World.make()
+    world.backend.has_catalogue = False
+    async with serving(world) as port:
+        assert (await call(port, "/livez"))[0] == 200
+        assert await call(port, "/readyz") == (503, "waits for node 2, which is not connected\n")
+        assert (await call(port, "/metrics"))[0] == 200
+
+
+async def test_a_group_without_a_leader_and_a_node_that_stops_are_not_ready() -> None:
+    world = World.make()
+    world.backend.leaders[1] = None
+    async with serving(world) as port:
+        assert await call(port, "/readyz") == (503, "group 1 has no leader\n")
+        world.backend.leaders[1] = 2
+        assert (await call(port, "/readyz"))[0] == 200
+        world.service.is_stopping = True
+        status, text = await call(port, "/readyz?verbose")
+    assert status == 503
+    assert "[-]accepting failed: the node is shutting down" in text
+
+
+async def test_the_status_names_groups_by_queue_and_partition() -> None:
+    async with serving(World.make()) as port:
+        status, text = await call(port, "/status")
+    page = json.loads(text)
+    assert (status, page["ready"], page["cluster"]["nodes"][1]["url"]) == (200, True, "ws://n2:4100")
+    assert [(group["queue"], group["partition"]) for group in page["groups"]] == [(None, None), ("orders", 0)]
+
+
+async def test_metrics_begin_at_zero_and_can_leave_partitions_out() -> None:
+    world = World.make()
+    state = GroupState(GroupName("default"), 5, 2, 1, 0, Offset(3), 1_000)
+    world.backend.replies[StateRequest] = StateReply(Offset(3), Offset(11), 4_000, (state,))
+    async with serving(world) as port:
+        _, text = await call(port, "/metrics")
+        _, without = await call(port, "/metrics?partitions=off")
+    found = {
+        (sample.name, tuple(sorted(sample.labels.items()))): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }
+    assert found["logbroker_queue_messages_in_total", (("queue", "orders"),)] == 0
+    assert found["logbroker_connections_accepted_total", ()] == 0
+    assert found["logbroker_partition_latest_offset", (("partition", "0"), ("queue", "orders"))] == 11
+    place = (("group", "default"), ("partition", "0"), ("queue", "orders"))
+    assert found["logbroker_consumergroup_lag", place] == 8
+    assert found["logbroker_consumergroup_lag_seconds", place] == 3
+    assert found["logbroker_queue_messages", (*place, ("state", "leased"))] == 2
+    assert "logbroker_raft_term" in text
+    assert 'partition="' not in without
+    assert "logbroker_queue_bytes_in_total" in without
+
+
+async def test_with_tokens_strangers_see_probes_and_operators_the_rest() -> None:
+    world = with_tokens(Rights.ADMIN)
+    async with serving(world) as port:
+        assert (await call(port, "/readyz"))[0] == 200
+        for page in ("/metrics", "/status"):
+            assert (await call(port, page))[0] == 401
+            assert (await call(port, page, token="x" * 40))[0] == 401
+            assert (await call(port, page, token=TOKEN))[0] == 200
+        assert (await call(port, "/api/v1/clock/accept", method="POST"))[0] == 401
+        assert world.backend.accepted_clocks == 0
+        assert (await call(port, "/api/v1/clock/accept", method="POST", token=TOKEN))[0] == 200
+        assert world.backend.accepted_clocks == 1
+
+
+async def test_a_token_that_is_no_operators_is_forbidden_everything_but_probes() -> None:
+    async with serving(with_tokens(Rights.PRODUCE | Rights.CONSUME)) as port:
+        for page in ("/metrics", "/status"):
+            status, text = await call(port, page, token=TOKEN)
+            assert (status, json.loads(text)["error"]["code"]) == (403, "forbidden")
+
+
+async def test_what_is_not_there_names_what_is() -> None:
+    async with serving(World.make()) as port:
+        status, text = await call(port, "/favicon.ico")
+        assert status == 404
+        assert "/readyz" in json.loads(text)["error"]["hint"]
+        assert (await call(port, "/livez", method="DELETE"))[0] == 404
+        assert (await call(port, "/livez", method="HEAD")) == (200, "")
+
+
+async def test_several_requests_come_on_one_connection_and_a_body_has_a_bound() -> None:
+    async with serving(World.make()) as port:
+        request = b"GET /livez HTTP/1.1\r\nHost: x\r\n"
+        answer = await send_bytes(port, request + b"\r\n" + request + b"Connection: close\r\n\r\n")
+        assert answer.count(b"HTTP/1.1 200") == 2
+        head = b"POST /api/v1/clock/accept HTTP/1.1\r\nHost: x\r\nContent-Length: 20000\r\n\r\n"
+        answer = await send_bytes(port, head + bytes(20_000))
+        assert answer.startswith(b"HTTP/1.1 413")
