@@ -747,6 +747,8 @@ class Engine:
         job = replica.log.repair(copy.entry)
         if job is not None:
             self._background.append(job)
+        else:
+            self.store.on_repaired(replica.id)
         replica.on_repaired()
 
     def _seek_room(self) -> None:

@@ -137,6 +137,10 @@ class NodeStore:
     def is_checkpointing(self) -> bool:
         return self._checkpoint is not None
 
+    def on_repaired(self, replica: ReplicaId) -> None:
+        """An entry of the tail came from a peer: its bytes, which were not known before, need room too."""
+        self._short_of_room.add(replica)
+
     def request_roll(self) -> None:
         """Let the next commit take a new WAL file, so that what is committed is flushed soon."""
         self._wants_roll = True
@@ -171,9 +175,11 @@ class NodeStore:
                 if request is not None:
                     requests[write.replica] = request
         for replica in self._short_of_room - requests.keys():
-            request = self.replicas[replica].log.plan_room(0) if replica in self.replicas else None
+            request = self.replicas[replica].log.plan_room(0)
             if request is not None:
                 requests[replica] = request
+            else:
+                self._short_of_room.discard(replica)
         carried: tuple[WalFrame, ...] = ()
         rolls = self.wants_roll or not self._wal.fits(size)
         beyond_max = rolls and not self._wal.can_roll()
