@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from logbroker.entry import Entry
-    from logbroker.ids import NodeId
     from logbroker.node.peer_messages import PeerMessage
     from logbroker.node.replica import Replica
     from logbroker.partition.groups import ConsumerGroup
@@ -39,7 +38,7 @@ _READ_BYTES = 1 << 20
 
 
 @final
-class _Seen:
+class Seen:
     """What was last seen of one replica in one process."""
 
     __slots__ = ("applied", "commit", "last_index", "last_term", "led_term", "term")
@@ -123,13 +122,20 @@ class ClusterChecker:
     def __init__(self, scheduler: Scheduler) -> None:
         self._scheduler = scheduler
         self._groups: dict[GroupId, GroupHistory] = {}
-        self._seen: dict[ReplicaId, _Seen] = {}
+        self._seen: dict[ReplicaId, Seen] = {}
 
     def history(self, group: GroupId) -> GroupHistory:
         history = self._groups.get(group)
         if history is None:
             history = self._groups[group] = GroupHistory(group)
         return history
+
+    def seen(self, replica: ReplicaId) -> Seen:
+        """What was last seen of a replica; made anew for each process."""
+        seen = self._seen.get(replica)
+        if seen is None:
+            seen = self._seen[replica] = Seen()
+        return seen
 
     def committed(self, group: GroupId) -> Index:
         """The highest index that any node has committed so far."""
@@ -162,14 +168,29 @@ class ClusterChecker:
         for stored in store.replicas.values():
             self._seen.pop(stored.log.replica, None)
 
-    def on_sent(self, sender: NodeId, message: PeerMessage) -> None:
-        """A message leaves a node."""
-        if not isinstance(message, RaftMessage):
+    def on_sent(self, node: SimulatedNode, message: PeerMessage) -> None:
+        """A message leaves a node: what it promises must be durable there already."""
+        if not isinstance(message, RaftMessage) or node.store is None:
             return
         raft = message.message
-        if raft.kind is MessageKind.VOTE_RESPONSE and not raft.reject:
+        stored = node.store.replicas.get(raft.sender)
+        if raft.reject or stored is None:
+            return
+        if raft.kind is MessageKind.VOTE_RESPONSE:
             self.history(message.group).note_vote(raft.sender, raft.term, raft.to)
-        del sender
+            durable = node.store.vote(raft.sender)
+            # A later term on the disk forbids any other vote in this one just as well.
+            if durable is None or (durable[0] <= raft.term and durable != (raft.term, raft.to)):
+                broken(
+                    "a vote is durable before it is given",
+                    f"replica {raft.sender} votes for {raft.to} in term {raft.term}, on its disk stands {durable}",
+                )
+        elif raft.kind is MessageKind.APPEND_RESPONSE and raft.index > stored.log.last_index():
+            broken(
+                "entries are durable before they are acknowledged",
+                f"replica {raft.sender} acknowledges {raft.index}, on its disk the log ends at "
+                f"{stored.log.last_index()}",
+            )
 
     def after_step(self, node: SimulatedNode) -> None:
         """A node has taken a turn."""
@@ -186,10 +207,7 @@ class ClusterChecker:
         self.history(operation.partition).answers.check(operation)
 
     def _look_at(self, node: SimulatedNode, replica: Replica) -> None:
-        core = replica.core
-        seen = self._seen.get(replica.id)
-        if seen is None:
-            seen = self._seen[replica.id] = _Seen()
+        core, seen = replica.core, self.seen(replica.id)
         if core.is_leader and seen.led_term != core.term:
             self.history(replica.group).note_leader(replica.id, core.term)
             seen.led_term = core.term
@@ -209,7 +227,7 @@ class ClusterChecker:
             if applied % _DIGEST_EVERY == 0:
                 self.history(replica.group).note_digest(applied, replica.machine.digest(), f"node {node.node}")
 
-    def _look_at_log(self, node: SimulatedNode, replica: Replica, seen: _Seen) -> None:
+    def _look_at_log(self, node: SimulatedNode, replica: Replica, seen: Seen) -> None:
         """Entries that are new in a log, whether they go on from the old end or replace it."""
         history, core = self.history(replica.group), replica.core
         start = _first_new(core, seen)
@@ -224,7 +242,7 @@ class ClusterChecker:
             history.note_entry(entry, previous_term, place)
             previous_term = entry.term
 
-    def _look_at_commit(self, node: SimulatedNode, replica: Replica, seen: _Seen) -> None:
+    def _look_at_commit(self, node: SimulatedNode, replica: Replica, seen: Seen) -> None:
         core, history = replica.core, self.history(replica.group)
         self._move(replica, "commit index", seen.commit, core.commit)
         if core.commit > core.last_index:
@@ -255,7 +273,7 @@ def _readable(core: RaftCore, start: Index, last: Index) -> Iterator[Entry]:
             start = Index(entry.index + 1)
 
 
-def _first_new(core: RaftCore, seen: _Seen) -> Index:
+def _first_new(core: RaftCore, seen: Seen) -> Index:
     """The first index at which a log differs from when it was last seen."""
     last = core.last_index
     if last >= seen.last_index >= core.first_index and core.term_at(seen.last_index) == seen.last_term:

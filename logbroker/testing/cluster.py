@@ -184,7 +184,7 @@ class SimulatedCluster:
     def send(self, sender: NodeId, outbox: dict[NodeId, list[PeerMessage]]) -> None:
         for to, messages in outbox.items():
             for message in messages:
-                self.checker.on_sent(sender, message)
+                self.checker.on_sent(self.nodes[sender], message)
             self.network.send(sender, to, _pack(messages))
 
     def on_frame(self, sender: NodeId, to: NodeId, frame: bytes) -> None:
@@ -225,7 +225,7 @@ class SimulatedCluster:
 
     def move_replica(self, random: Random) -> bool:
         """Replace the replica of some node by a new one on the same node, as a repair would."""
-        if not self.membership.is_settled:
+        if len(self.node_ids) < 3 or not self.membership.is_settled:
             return False
         self.membership.replace_replica(random.choice(self.groups), random.choice(self.node_ids))
         return True

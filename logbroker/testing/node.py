@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, final
 
 from logbroker.errors import (
+    DiskFullError,
     LogBrokerError,
     NotLeaderError,
-    OverloadedError,
     StorageError,
     StoreFailedError,
     UnknownOutcomeError,
@@ -155,6 +155,7 @@ class SimulatedNode:
         self._open: dict[int, _OpenRequest] = {}
         self._slow_us = 0
         self._stalled_until_us = 0
+        self._stalled: list[Callable[[], None]] = []
         self._crash_at_start = 0
         self._commit: CommitJob | None = None
         self._being_made: set[ReplicaId] = set()
@@ -189,8 +190,8 @@ class SimulatedNode:
             self._count("crash in recovery")
             self.cut_power()
             self._start_again_later()
-        except StoreFailedError:
-            self._count("disk failed in recovery")
+        except (StoreFailedError, DiskFullError) as error:
+            self._count(f"not started: {error.code}")
             self._end_process()
             self.disk = self.disk.kill()
             self._start_again_later()
@@ -285,10 +286,10 @@ class SimulatedNode:
     def heal(self) -> None:
         """End every fault of this node; it runs afterwards, or will in a moment."""
         self._slow_us = 0
-        self._stalled_until_us = 0
         self._crash_at_start = 0
         self.disk.heal()
         self.free_disk()
+        self.unstall_disk()
         if self._paused_until_us > self._scheduler.now_us:
             self._paused_until_us = self._scheduler.now_us
             self._plan_resume()
@@ -299,6 +300,7 @@ class SimulatedNode:
         engine, self.engine = self.engine, None
         self._open.clear()
         self._backlog.clear()
+        self._stalled.clear()
         self._paused_until_us = 0
         if engine is None or self.store is None:
             return
@@ -337,6 +339,13 @@ class SimulatedNode:
     def stall_disk(self, duration_us: int) -> None:
         """Let no job finish for a while."""
         self._stalled_until_us = max(self._stalled_until_us, self._scheduler.now_us + duration_us)
+
+    def unstall_disk(self) -> None:
+        """Let the jobs that hang return now."""
+        self._stalled_until_us = 0
+        stalled, self._stalled = self._stalled, []
+        for run in stalled:
+            run()
 
     def fail_next_sync(self, *, dropped: bool) -> bool:
         effect = Effect.ERROR_DROPPED if dropped else Effect.ERROR
@@ -426,6 +435,10 @@ class SimulatedNode:
 
     # The turn of the engine.
 
+    def wake(self) -> None:
+        """Let the engine look for work: something was asked of it behind its driver's back."""
+        self._touch()
+
     def _tick(self) -> None:
         self._later(TICK_US, self._tick)
         self._with_engine(Engine.tick)
@@ -511,8 +524,8 @@ class SimulatedNode:
         self._with_engine(lambda _: engine.commit_done(job))
 
     def _commit_failed(self, engine: Engine, job: CommitJob, error: LogBrokerError) -> None:
-        # After a failed disk the commit may be there or not; one that only waits for a file has written nothing.
-        if isinstance(error, OverloadedError):
+        # After a failed disk the commit may be there or not; one that only waits for room has written nothing.
+        if not job.has_begun:
             self._commit = None
         self._count(f"commit failed: {error.code}")
         self._with_engine(lambda _: engine.commit_failed(job, error))
@@ -529,7 +542,7 @@ class SimulatedNode:
 
         def run() -> None:
             if self._stalled_until_us > self._scheduler.now_us:
-                self._later(self._stalled_until_us - self._scheduler.now_us, run)
+                self._stall(run)
                 return
             try:
                 job.run()
@@ -542,6 +555,17 @@ class SimulatedNode:
                 self._later(after_us, done)
 
         self._later(before_us, run)
+
+    def _stall(self, run: Callable[[], None]) -> None:
+        """Hold a job back until the disk is no longer stalled."""
+        self._stalled.append(run)
+
+        def go_on() -> None:
+            if run in self._stalled:
+                self._stalled.remove(run)
+                run()
+
+        self._later(self._stalled_until_us - self._scheduler.now_us, go_on)
 
     def _disk_us(self) -> int:
         usual_us = int(self._options.commit_us * (0.5 + self._random.expovariate(1)))

@@ -35,6 +35,7 @@ class RunOptions:
     seconds: int = 60
     node_count: int = 3
     group_count: int | None = None
+    clock_speed: int | None = None
     plan: FaultPlan | None = None
     profile: WorkloadProfile | None = None
 
@@ -76,7 +77,7 @@ class Simulation:
                 node=NodeOptions(),
                 clock_offset_ms=self.plan.clock_offset_ms,
                 drift_ppm=self.plan.drift_ppm,
-                clock_speed=random.choice((1, 1, 4)),
+                clock_speed=options.clock_speed or random.choice((1, 1, 4)),
             ),
         )
         self.ledger = Ledger()

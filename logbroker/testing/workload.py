@@ -174,7 +174,6 @@ class Producer:
         self._route = Route(cluster, name, partition, self._random)
         self._life = 0
         self._stopped = False
-        self._is_known = False
         self._waiting: deque[_PendingBatch] = deque()
         self._begin_life()
 
@@ -194,7 +193,6 @@ class Producer:
         self._producer_id = self._random.getrandbits(62) + 1
         self._next_sequence = 0
         self._next_batch_number = 0
-        self._is_known = False
         for batch in self._waiting:
             if not batch.maybe_done and not batch.open_attempts:
                 self._ledger.refused.update(batch.values)
@@ -208,9 +206,8 @@ class Producer:
         self._scheduler.after(int(self._random.expovariate(1) * mean_us) + 1, self._next_batch)
         if self._random.random() < self._profile.producer_death_share:
             self._begin_life()
-        # A new producer id is announced by its first batch alone: the broker lets an unknown one begin anywhere.
-        # And nothing is sent that would push an unanswered batch out of the five that a broker remembers.
-        most = min(self._profile.max_in_flight, _MAX_IN_FLIGHT) if self._is_known else 1
+        # Nothing is sent that would push an unanswered batch out of the five that a broker remembers.
+        most = min(self._profile.max_in_flight, _MAX_IN_FLIGHT)
         if not self._waiting or self._next_batch_number - self._waiting[0].number < most:
             batch = self._make_batch(self._random.randint(1, self._profile.max_records))
             self._waiting.append(batch)
@@ -270,7 +267,6 @@ class Producer:
             self._ledger.confirmed_bytes += len(value)
         if batch in self._waiting:
             self._waiting.remove(batch)
-            self._is_known = True
 
 
 @final

@@ -6,12 +6,14 @@ import traceback
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, final
 
+from logbroker.testing.scenarios.cluster import CLUSTER_SCENARIOS
+from logbroker.testing.scenarios.store import STORE_SCENARIOS
 from logbroker.testing.violation import Violation
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-SCENARIOS: dict[str, Callable[[], dict[str, int]]] = {}
+SCENARIOS: dict[str, Callable[[], dict[str, int]]] = {**STORE_SCENARIOS, **CLUSTER_SCENARIOS}
 """Each returns counters of what it reached, none of which may be 0."""
 
 
