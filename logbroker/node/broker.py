@@ -44,6 +44,7 @@ from logbroker.node.peer_frames import PROTOCOL_VERSION, FrameKind, Hello, Initi
 from logbroker.node.peer_messages import (
     CLUSTER_TAG_BYTES,
     PeerMessage,
+    RaftMessage,
     decode_peer_message,
     encode_peer_message,
 )
@@ -54,6 +55,7 @@ from logbroker.node.requests import Answer, ReceiveReply, ReleaseRequest, Reply,
 from logbroker.node.store_threads import StoreThread
 from logbroker.node.turns import Turns
 from logbroker.partition.log_time import ClockSettings, Reading, Verdict
+from logbroker.raft.messages import MessageKind
 from logbroker.record.batch import BatchLimits
 from logbroker.storage.disk import RealDisk, open_data_directory
 from logbroker.storage.index import LmdbIndex
@@ -519,8 +521,8 @@ class Broker:
         if not cluster_id:
             return
         tag = cluster_id[:CLUSTER_TAG_BYTES]
-        for message in messages:
-            self._peers.send(node, FrameKind.RAFT, encode_peer_message(message, tag))
+        frames = [encode_peer_message(message, tag) for message in messages]
+        self._peers.send_many(node, FrameKind.RAFT, frames, at_once=any(map(is_urgent, messages)))
 
     def _send_cluster(self, node: NodeId, message: ClusterMessage) -> None:
         self._peers.send(node, FrameKind.CLUSTER, encode_cluster_message(message))
@@ -621,6 +623,13 @@ class Broker:
             return self.catalogue.is_bootstrapped
         except UnavailableError:
             return False
+
+
+def is_urgent(message: PeerMessage) -> bool:
+    """Whether a client waits for it: entries, and what acknowledges them. Beats, and news of commits, are not."""
+    if not isinstance(message, RaftMessage):
+        return False
+    return bool(message.message.entries) or message.message.kind is MessageKind.APPEND_RESPONSE
 
 
 def _ignore(_: Reply | LogBrokerError) -> None:

@@ -112,6 +112,33 @@ async def test_frames_arrive_in_order_and_many_share_a_read() -> None:
         assert (sent.sent_frames, sent.dropped_frames, received.received_frames) == (500, 0, 500)
 
 
+async def test_what_somebody_waits_for_is_sent_before_anything_else_runs() -> None:
+    one, two = Side(ONE), Side(TWO)
+    async with two_sides(one, two):
+        await connected(one, two)
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        one.peers.send_many(TWO, FrameKind.RAFT, [b"a", b"b"], at_once=True)
+        sent = one.peers.statistics()[TWO]
+        assert (sent.sends, sent.buffered_bytes) == (1, 0)
+        one.peers.send_many(TWO, FrameKind.RAFT, [b"c"], at_once=False)
+        assert one.peers.statistics()[TWO].sends == 1
+        await until(lambda: len(two.frames) == 3, "all arrive")
+        assert [payload for _, _, payload in two.frames] == [b"a", b"b", b"c"]
+
+
+async def test_what_does_not_fit_the_socket_at_once_follows_in_order() -> None:
+    one, two = Side(ONE, options=replace(OPTIONS, max_buffer_bytes=64 << 20)), Side(TWO)
+    async with two_sides(one, two):
+        await connected(one, two)
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        payloads = [bytes((number,)) * 200_000 for number in range(200)]
+        for payload in payloads:
+            one.peers.send_many(TWO, FrameKind.RAFT, [payload], at_once=True)
+        assert one.peers.statistics()[TWO].buffered_bytes > 0
+        await until(lambda: len(two.frames) == len(payloads), "all arrive")
+        assert [payload for _, _, payload in two.frames] == payloads
+
+
 async def test_a_large_frame_arrives_whole() -> None:
     one, two = Side(ONE), Side(TWO)
     async with two_sides(one, two):
