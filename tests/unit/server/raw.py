@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -77,6 +77,11 @@ class RawClient:
         frames.append(encode_frame(encode_header(requests[-1]), body))
         await self.websocket.send_message(b"".join(frames))
 
+    async def send_anyway(self, message: bytes | str) -> None:
+        """Send what will not be taken; the connection may be gone before all of it is sent."""
+        with suppress(ConnectionClosed):
+            await self.websocket.send_message(message)
+
     async def reply(self) -> tuple[AnyReply, bytes]:
         """The next reply; ConnectionClosed where there is none any more."""
         with trio.fail_after(10):
@@ -105,8 +110,8 @@ class RawClient:
 async def raw_client(port: int, *, token: str = "", greets: bool = True) -> AsyncIterator[RawClient]:
     """Connect; the connection is dropped at the end."""
     stream = await trio.open_tcp_stream("127.0.0.1", port)
-    async with trio.open_nursery() as nursery:
-        try:
+    try:
+        async with trio.open_nursery() as nursery:
             websocket = await wrap_client_stream(
                 nursery,
                 stream,
@@ -121,6 +126,7 @@ async def raw_client(port: int, *, token: str = "", greets: bool = True) -> Asyn
             if greets:
                 await client.ask(Hello(1, token=token, client="raw"))
             yield client
-        finally:
             nursery.cancel_scope.cancel()
-            await trio.aclose_forcefully(stream)
+    finally:
+        # Not inside the nursery: there it would be cancelled, and hide what the test has found.
+        await trio.aclose_forcefully(stream)

@@ -11,97 +11,17 @@ from logbroker.node.catalogue.rights import ALL_RIGHTS, CLUSTER, Grant, Principa
 from logbroker.server.auth import RULES, authorize, authorize_operator, may_see
 from logbroker.server.handlers import HANDLERS
 from logbroker.wire.requests import (
-    Ack,
-    AlterQueue,
     AnyRequest,
-    CreateGroup,
-    CreateQueue,
-    CreateToken,
-    DeleteGroup,
-    DeleteQueue,
-    DeleteToken,
-    DescribeQueue,
-    EarliestTarget,
-    Extend,
     Hello,
-    ListQueues,
-    ListTokens,
-    Metadata,
-    Nack,
     Ping,
     Produce,
-    QueueChanges,
-    QueueSettings,
-    Receive,
-    Release,
     Request,
-    Rewind,
-    Status,
 )
+from tests.unit.server.auth_table import WANTED, about
 
 OWN, OTHER = "own-orders", "other-orders"
 
-PRODUCE, CONSUME, REWIND, ADMIN = Rights.PRODUCE, Rights.CONSUME, Rights.REWIND, Rights.ADMIN
-
-
-def about(queue: str) -> dict[type[Request], AnyRequest]:
-    """One request of each kind, about `queue` where it is about one."""
-    return {
-        Metadata: Metadata(1, queues=[queue]),
-        Produce: Produce(1, queue=queue, partition=0),
-        Receive: Receive(
-            1,
-            queue=queue,
-            partition=0,
-            group="default",
-            max_count=1,
-            max_bytes=1,
-            hide_ms=1000,
-            wait_ms=0,
-            session=1,
-            request_id=1,
-        ),
-        Ack: Ack(1, queue=queue, partition=0, group="default", items=[]),
-        Nack: Nack(1, queue=queue, partition=0, group="default", items=[]),
-        Extend: Extend(1, queue=queue, partition=0, group="default", items=[], hide_ms=1000),
-        Release: Release(1, queue=queue, partition=0, group="default", leases=[]),
-        Rewind: Rewind(1, queue=queue, group="default", rewind_id=1, target=EarliestTarget()),
-        CreateQueue: CreateQueue(1, name=queue, settings=QueueSettings()),
-        AlterQueue: AlterQueue(1, name=queue, changes=QueueChanges()),
-        DeleteQueue: DeleteQueue(1, name=queue),
-        ListQueues: ListQueues(1),
-        DescribeQueue: DescribeQueue(1, name=queue),
-        CreateGroup: CreateGroup(1, queue=queue, group="billing", start=EarliestTarget()),
-        DeleteGroup: DeleteGroup(1, queue=queue, group="billing"),
-        CreateToken: CreateToken(1, name="shop", rights=["*:all"]),
-        DeleteToken: DeleteToken(1, name="shop"),
-        ListTokens: ListTokens(1),
-        Status: Status(1),
-    }
-
-
-# What each command asks for: any one of these rights on the queue, or on the cluster; None lets everybody ask.
-WANTED: dict[type[Request], tuple[tuple[Rights, ...], bool] | None] = {
-    Metadata: None,
-    ListQueues: None,
-    Produce: ((PRODUCE,), False),
-    Receive: ((CONSUME,), False),
-    Ack: ((CONSUME,), False),
-    Nack: ((CONSUME,), False),
-    Extend: ((CONSUME,), False),
-    Release: ((CONSUME,), False),
-    Rewind: ((REWIND,), False),
-    CreateQueue: ((ADMIN,), False),
-    AlterQueue: ((ADMIN,), False),
-    DeleteQueue: ((ADMIN,), False),
-    DescribeQueue: ((CONSUME, ADMIN), False),
-    CreateGroup: ((ADMIN,), False),
-    DeleteGroup: ((ADMIN,), False),
-    CreateToken: ((ADMIN,), True),
-    DeleteToken: ((ADMIN,), True),
-    ListTokens: ((ADMIN,), True),
-    Status: ((ADMIN,), True),
-}
+ADMIN, CONSUME, PRODUCE = Rights.ADMIN, Rights.CONSUME, Rights.PRODUCE
 
 KINDS = [kind for kind in get_args(AnyRequest) if kind not in (Hello, Ping)]
 

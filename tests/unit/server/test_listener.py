@@ -139,7 +139,7 @@ async def test_connections_beyond_a_limit_are_dropped_at_once(limit: str) -> Non
 
 async def test_more_bytes_than_a_hello_before_the_hello_end_the_connection() -> None:
     async with serving(service_of()) as (listener, port), raw_client(port, greets=False) as client:
-        await client.websocket.send_message(bytes(500_000))
+        await client.send_anyway(bytes(500_000))
         await client.wait_closed()
         await wait_until(lambda: listener.connection_count == 0)
 
@@ -149,13 +149,13 @@ async def test_more_bytes_than_a_hello_before_the_hello_end_the_connection() -> 
 
 async def test_a_text_message_is_closed_with_1003() -> None:
     async with serving(service_of()) as (_, port), raw_client(port) as client:
-        await client.websocket.send_message("hello?")
+        await client.send_anyway("hello?")
         assert (await client.wait_closed())[0] == 1003
 
 
 async def test_a_message_beyond_the_limit_is_closed_with_1009() -> None:
     async with serving(service_of()) as (_, port), raw_client(port) as client:
-        await client.websocket.send_message(bytes((2 << 20) + 1))
+        await client.send_anyway(bytes((2 << 20) + 1))
         assert (await client.wait_closed())[0] == 1009
 
 
@@ -173,7 +173,7 @@ async def test_a_message_beyond_the_limit_is_closed_with_1009() -> None:
 )
 async def test_a_message_that_breaks_the_protocol_is_told_why_and_closed_with_4400(message: bytes) -> None:
     async with serving(service_of()) as (_, port), raw_client(port) as client:
-        await client.websocket.send_message(message)
+        await client.send_anyway(message)
         error = expect(Error, (await client.reply())[0])
         assert (error.rid, error.code) == (0, "remote_protocol")
         assert (await client.wait_closed())[0] == 4400

@@ -1,0 +1,98 @@
+"""What every command asks for, and one request of each kind: the matrix that every door is held to."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from logbroker.node.catalogue.rights import Rights
+from logbroker.wire.requests import (
+    Ack,
+    AlterQueue,
+    AnyRequest,
+    CreateGroup,
+    CreateQueue,
+    CreateToken,
+    DeleteGroup,
+    DeleteQueue,
+    DeleteToken,
+    DescribeQueue,
+    EarliestTarget,
+    Extend,
+    ListQueues,
+    ListTokens,
+    Metadata,
+    Nack,
+    Produce,
+    QueueChanges,
+    QueueSettings,
+    Receive,
+    Release,
+    Request,
+    Rewind,
+    Status,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+PRODUCE, CONSUME, REWIND, ADMIN = Rights.PRODUCE, Rights.CONSUME, Rights.REWIND, Rights.ADMIN
+
+
+def about(queue: str, rid: Callable[[], int] = lambda: 1) -> dict[type[Request], AnyRequest]:
+    """One request of each kind, about `queue` where it is about one."""
+    return {
+        Metadata: Metadata(rid(), queues=[queue]),
+        Produce: Produce(rid(), queue=queue, partition=0),
+        Receive: Receive(
+            rid(),
+            queue=queue,
+            partition=0,
+            group="default",
+            max_count=1,
+            max_bytes=1,
+            hide_ms=1000,
+            wait_ms=0,
+            session=1,
+            request_id=1,
+        ),
+        Ack: Ack(rid(), queue=queue, partition=0, group="default", items=[]),
+        Nack: Nack(rid(), queue=queue, partition=0, group="default", items=[]),
+        Extend: Extend(rid(), queue=queue, partition=0, group="default", items=[], hide_ms=1000),
+        Release: Release(rid(), queue=queue, partition=0, group="default", leases=[]),
+        Rewind: Rewind(rid(), queue=queue, group="default", rewind_id=1, target=EarliestTarget()),
+        CreateQueue: CreateQueue(rid(), name=queue, settings=QueueSettings()),
+        AlterQueue: AlterQueue(rid(), name=queue, changes=QueueChanges()),
+        DeleteQueue: DeleteQueue(rid(), name=queue),
+        ListQueues: ListQueues(rid()),
+        DescribeQueue: DescribeQueue(rid(), name=queue),
+        CreateGroup: CreateGroup(rid(), queue=queue, group="billing", start=EarliestTarget()),
+        DeleteGroup: DeleteGroup(rid(), queue=queue, group="billing"),
+        CreateToken: CreateToken(rid(), name="shop", rights=["*:all"]),
+        DeleteToken: DeleteToken(rid(), name="shop"),
+        ListTokens: ListTokens(rid()),
+        Status: Status(rid()),
+    }
+
+
+# What each command asks for: any one of these rights on the queue, or on the cluster; None lets everybody ask.
+WANTED: dict[type[Request], tuple[tuple[Rights, ...], bool] | None] = {
+    Metadata: None,
+    ListQueues: None,
+    Produce: ((PRODUCE,), False),
+    Receive: ((CONSUME,), False),
+    Ack: ((CONSUME,), False),
+    Nack: ((CONSUME,), False),
+    Extend: ((CONSUME,), False),
+    Release: ((CONSUME,), False),
+    Rewind: ((REWIND,), False),
+    CreateQueue: ((ADMIN,), False),
+    AlterQueue: ((ADMIN,), False),
+    DeleteQueue: ((ADMIN,), False),
+    DescribeQueue: ((CONSUME, ADMIN), False),
+    CreateGroup: ((ADMIN,), False),
+    DeleteGroup: ((ADMIN,), False),
+    CreateToken: ((ADMIN,), True),
+    DeleteToken: ((ADMIN,), True),
+    ListTokens: ((ADMIN,), True),
+    Status: ((ADMIN,), True),
+}
