@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING
 
 import pytest
@@ -349,6 +350,22 @@ def test_a_good_copy_makes_a_segment_whole_and_durable(victim: int, at: int) -> 
     path, _ = made.position(victim)
     assert made.disk.is_synced(path)
     assert held(made.log) == [(index, 1) for index in range(1, 14)]
+
+
+def test_a_copy_behind_another_damaged_head_is_kept_for_later() -> None:
+    made = Made(count=8, flushed=8)
+    for victim in (5, 6):
+        made.flip(victim, at=10)
+    for index in range(1, 9):
+        with contextlib.suppress(UnavailableEntryError):
+            made.log.entries(Index(index), Index(index + 1), max_bytes=1)
+    assert made.log.repair(entry(6)) is None
+    for index in sorted(made.log.state.damaged):
+        job = made.log.repair(entry(index))
+        assert job is not None
+        job.run()
+        made.log.on_repaired(job)
+    assert held(made.log) == [(index, 1) for index in range(1, 9)]
 
 
 def test_a_copy_of_another_term_is_ignored() -> None:
