@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Protocol, assert_never, final
 
 from logbroker.entry import Entry, EntryKind
 from logbroker.errors import (
+    CorruptBatchError,
+    DamageError,
     InvalidArgumentError,
     LogBrokerError,
     NoRoomError,
@@ -66,7 +68,7 @@ from logbroker.raft.refusal import ProposalRefused
 from logbroker.record.batch import BatchLimits, check_batch, repack, stamp
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from logbroker.node.replica import Replica
 
@@ -101,6 +103,18 @@ class _Poll:
     request: ReceiveRequest
     deadline_ms: int
     answer: Answer
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class _Batch:
+    """One stored batch; `is_lost`: no good copy exists and `payload` is empty."""
+
+    base_offset: Offset
+    next_offset: Offset
+    append_ms: int
+    payload: bytes
+    is_lost: bool
 
 
 @final
@@ -199,7 +213,12 @@ class PartitionService:
     # Produce.
 
     def _produce(self, request: ProduceRequest, answer: Answer) -> None:
-        header = check_batch(request.batch, self._limits)
+        try:
+            header = check_batch(request.batch, self._limits)
+        except CorruptBatchError as fault:
+            # The sender's bytes are at fault, not this node's disk.
+            answer(fault)
+            return
         ahead = self._ahead()
         if not self._host.has_room(self._replica):
             raise NoRoomError(
@@ -304,20 +323,42 @@ class PartitionService:
         committed = self._applied().next_offset
         count = size = 0
         for start, end in ranges:
-            reached, end = start, min(end, committed)
-            while reached < end:
-                before = reached
-                for entry in self._replica.log.data_from(Offset(reached), max_bytes=max_bytes):
-                    size += len(entry.payload)
-                    if size > max_bytes and count:
-                        return count
-                    count += min(end, entry.next_offset) - max(reached, entry.base_offset)
-                    reached = entry.next_offset
-                    if reached >= end:
-                        break
-                if reached == before:
+            end = min(end, committed)
+            for batch in self._batches(start, end, max_bytes=max_bytes):
+                size += len(batch.payload)
+                if size > max_bytes and count:
                     return count
+                count += min(end, batch.next_offset) - max(start, batch.base_offset)
+            if end == committed:
+                break
         return count
+
+    def _batches(self, start: int, end: int, *, max_bytes: int) -> Iterator[_Batch]:
+        """The stored batches that hold [start, end).
+
+        Where this node's is the only copy and it is damaged, the batch comes without its bytes.
+
+        Raises:
+            DamageError: a batch is damaged here, and will come from a peer.
+        """
+        log = self._replica.log
+        at = Offset(start)
+        while at < end:
+            before = at
+            try:
+                for entry in log.data_from(at, max_bytes=max_bytes):
+                    yield _Batch(entry.base_offset, entry.next_offset, entry.append_ms, entry.payload, is_lost=False)
+                    at = entry.next_offset
+                    if at >= end:
+                        return
+            except DamageError:
+                extent = log.extent_of(at) if len(self._replica.conf.members()) == 1 else None
+                if extent is None:
+                    raise
+                yield _Batch(*extent, b"", is_lost=True)
+                at = extent[1]
+            if at == before:
+                return
 
     def _answer_lease(self, request: ReceiveRequest, outcome: outcomes.Outcome, answer: Answer) -> None:
         if not isinstance(outcome, outcomes.Leased):
@@ -334,28 +375,23 @@ class PartitionService:
 
     def _parts(self, ranges: Sequence[outcomes.LeasedRange]) -> list[Part]:
         """The stored batches that hold the leased ranges, each with its share of them."""
-        found: dict[int, tuple[Entry, list[tuple[int, int, int]]]] = {}
+        found: dict[int, tuple[_Batch, list[tuple[int, int, int]]]] = {}
         for held in ranges:
-            at = held.start
-            for entry in self._replica.log.data_from(held.start, max_bytes=1 << 62):
-                if entry.base_offset >= held.end:
-                    break
-                _, shares = found.setdefault(entry.base_offset, (entry, []))
-                end = min(held.end, entry.next_offset)
-                shares.append((max(at, entry.base_offset), end, held.deliveries))
-                at = Offset(end)
-                if end == held.end:
-                    break
-        return [self._part(entry, tuple(shares)) for entry, shares in found.values()]
+            for batch in self._batches(held.start, held.end, max_bytes=1 << 62):
+                _, shares = found.setdefault(batch.base_offset, (batch, []))
+                shares.append((max(held.start, batch.base_offset), min(held.end, batch.next_offset), held.deliveries))
+        return [self._part(batch, tuple(shares)) for batch, shares in found.values()]
 
-    def _part(self, entry: Entry, shares: tuple[tuple[int, int, int], ...]) -> Part:
+    def _part(self, batch: _Batch, shares: tuple[tuple[int, int, int], ...]) -> Part:
+        if batch.is_lost:
+            return Part(b"", batch.base_offset, batch.append_ms, shares, corrupt=True)
         leased = sum(end - start for start, end, _ in shares)
-        count = entry.next_offset - entry.base_offset
-        if len(entry.payload) * (count - leased) > REPACK_WASTE_BYTES * count:
+        count = batch.next_offset - batch.base_offset
+        if len(batch.payload) * (count - leased) > REPACK_WASTE_BYTES * count:
             keep = [(Offset(start), Offset(end)) for start, end, _ in shares]
-            batch = repack(entry.payload, keep, self._limits)
-            return Part(batch, entry.base_offset, entry.append_ms, shares, repacked=True)
-        return Part(entry.payload, entry.base_offset, entry.append_ms, shares)
+            smaller = repack(batch.payload, keep, self._limits)
+            return Part(smaller, batch.base_offset, batch.append_ms, shares, repacked=True)
+        return Part(batch.payload, batch.base_offset, batch.append_ms, shares)
 
     def _serve_polls(self, group: GroupName) -> None:
         polls = self._polls.get(group)
@@ -442,15 +478,15 @@ class PartitionService:
     # Rewind and groups.
 
     def _rewind(self, request: RewindRequest, answer: Answer) -> None:
-        start = self._resolve(request.target, clamp=request.clamp)
+        start, was_clamped = self._resolve(request.target, clamp=request.clamp)
         requested = _describe(request.target)
         choose = decide.decide_skip_to if request.forward else decide.decide_rewind
         decision = choose(
             self._ahead(), request.group, rewind_id=request.rewind_id, start_offset=start, requested=requested
         )
-        self._propose_decided(decision, lambda outcome: answer(self._rewound(outcome)), answer)
+        self._propose_decided(decision, lambda outcome: answer(self._rewound(outcome, was_clamped=was_clamped)), answer)
 
-    def _rewound(self, outcome: outcomes.Outcome) -> RewindReply | LogBrokerError:
+    def _rewound(self, outcome: outcomes.Outcome, *, was_clamped: bool) -> RewindReply | LogBrokerError:
         match outcome:
             case outcomes.Rewound():
                 moved = outcome.reopened_count + outcome.revoked_count
@@ -464,11 +500,11 @@ class PartitionService:
             self._append_ms_of(outcome.start_offset),
             moved,
             outcome.revoked_count,
-            outcome.clamped,
+            outcome.clamped or was_clamped,
         )
 
     def _create_group(self, request: CreateGroupRequest, answer: Answer) -> None:
-        start = self._resolve(request.start, clamp=True)
+        start, _ = self._resolve(request.start, clamp=True)
         decision = decide.decide_create_group(self._ahead(), request.group, start_offset=start)
         self._propose_decided(decision, lambda outcome: answer(_group_reply(request.group, outcome)), answer)
 
@@ -476,14 +512,14 @@ class PartitionService:
         decision = decide.decide_delete_group(self._ahead(), request.group)
         self._propose_decided(decision, lambda outcome: answer(_group_reply(request.group, outcome)), answer)
 
-    def _resolve(self, target: Target, *, clamp: bool) -> Offset:
-        """The offset a target names, as of every entry in the log, committed or not."""
+    def _resolve(self, target: Target, *, clamp: bool) -> tuple[Offset, bool]:
+        """The offset a target names, as of every entry in the log, and whether it is not the one asked for."""
         ahead = self._ahead()
         match target:
             case EarliestTarget():
-                return ahead.log_start_offset
+                return ahead.log_start_offset, False
             case LatestTarget():
-                return ahead.next_offset
+                return ahead.next_offset, False
             case OffsetTarget(offset):
                 wanted = offset
             case CountTarget(count):
@@ -494,27 +530,31 @@ class PartitionService:
                 return self._resolve_time(ms, clamp=clamp)
             case _:
                 assert_never(target)
-        if not clamp and not ahead.log_start_offset <= wanted <= ahead.next_offset:
+        effective = Offset(min(max(wanted, ahead.log_start_offset), ahead.next_offset))
+        if effective != wanted and not clamp:
             raise OffsetOutOfRangeError(
                 f"offset {wanted} is not in {ahead.log_start_offset}..{ahead.next_offset} of group {ahead.group_id}",
                 hint="ask for clamping to take the nearest offset that is there",
             )
-        return Offset(min(max(wanted, ahead.log_start_offset), ahead.next_offset))
+        return effective, effective != wanted
 
-    def _resolve_time(self, ms: int, *, clamp: bool) -> Offset:
+    def _resolve_time(self, ms: int, *, clamp: bool) -> tuple[Offset, bool]:
         now_ms = self._replica.stamp_ms()
         wanted_ms = ms if ms >= 0 else now_ms + ms
         if wanted_ms > now_ms and not clamp:
             raise InvalidArgumentError(f"time {wanted_ms} lies in the future of log time {now_ms}")
         ahead = self._ahead()
-        if not clamp and ahead.log_start_offset > 0:
+        is_gone, kept_ms = False, 0
+        if ahead.log_start_offset > 0:
             kept_ms = self._append_ms_of(ahead.log_start_offset) or now_ms
-            if wanted_ms < min(kept_ms, first_kept_ms(now_ms, retention_s=self.settings.retention_s)):
-                raise OffsetOutOfRangeError(
-                    f"time {wanted_ms} lies before {kept_ms}, the oldest message kept of group {ahead.group_id}",
-                    hint="ask for clamping to begin at the oldest message",
-                )
-        return max(self._first_offset_at(wanted_ms), ahead.log_start_offset)
+            is_gone = wanted_ms < min(kept_ms, first_kept_ms(now_ms, retention_s=self.settings.retention_s))
+        if is_gone and not clamp:
+            raise OffsetOutOfRangeError(
+                f"time {wanted_ms} lies before {kept_ms}, the oldest message kept of group {ahead.group_id}",
+                hint="ask for clamping to begin at the oldest message",
+            )
+        start = max(self._first_offset_at(wanted_ms), ahead.log_start_offset)
+        return start, is_gone or wanted_ms > now_ms
 
     def _first_offset_at(self, append_ms: int) -> Offset:
         log = self._replica.log

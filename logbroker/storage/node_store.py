@@ -21,7 +21,15 @@ from logbroker.storage.lives import InstallBody, encode_body, replica_directory
 from logbroker.storage.partition_log import FlushPiece, LogOptions, LogState, PartitionLog, RoomRequest
 from logbroker.storage.segment import SegmentRow
 from logbroker.storage.wal import Wal, WalOptions
-from logbroker.storage.wal_format import COMMIT_OVERHEAD_BYTES, WalFrame, WalPosition, entry_frame, entry_frame_bytes
+from logbroker.storage.wal_format import (
+    COMMIT_OVERHEAD_BYTES,
+    WalFrame,
+    WalPosition,
+    commit_size_bytes,
+    entry_frame,
+    entry_frame_bytes,
+    loss_frame,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -354,17 +362,24 @@ class NodeStore:
         carried: list[WalFrame] = []
         for replica, stored in self.replicas.items():
             log = stored.log
+            if stored.lost:
+                # It may never act on what it had; the record says so for good.
+                continue
             piece = log.plan_flush(log.committed)
             first_kept = log.flushed_index + 1 if piece is None else piece.row.last_index + 1
             if piece is not None:
                 pieces.append(piece)
             kept = log.state.tail[first_kept - log.flushed_index - 1 :]
-            if any(entry.index in log.state.damaged for entry in kept):
-                return ()
-            carried.extend(entry_frame(replica, entry) for entry in kept)
-        if sum(frame.size_bytes + LIFE_FRAME_BYTES // 64 for frame in carried) > min(
-            room_bytes, self.options.wal.file_bytes // 2
-        ):
+            # Of a damaged entry the loss is carried: index and term stay known until a peer sends the rest.
+            carried.extend(
+                loss_frame(replica, entry) if entry.index in log.state.damaged else entry_frame(replica, entry)
+                for entry in kept
+            )
+        # When the ring is full, letting go of its files is worth a whole one.
+        allowed = min(room_bytes, self.options.wal.file_bytes // 2) if self._wal.can_roll() else room_bytes
+        if commit_size_bytes(carried) > allowed:
+            for piece in pieces:
+                piece.log.forget_flush()
             return ()
         self._next_flush = self._make_flush(pieces)
         return tuple(carried)

@@ -322,7 +322,8 @@ class PartitionLog:
         Raises:
             DamageError: an entry on the way is unreadable on this node.
         """
-        start = self._index_holding(offset)
+        # Heads alone lead there: a damaged payload before it is no reason not to read this one.
+        start = self.index_of_offset(offset)
         taken = 0
         while start <= self._state.last_index:
             for entry in self._entries_from(start, max_bytes=max_bytes):
@@ -334,6 +335,21 @@ class PartitionLog:
                     taken += entry.size_bytes
                     if taken >= max_bytes:
                         return
+
+    def extent_of(self, offset: Offset) -> tuple[Offset, Offset, int] | None:
+        """First and next offset and log time of the batch that holds `offset`, though its bytes may be damaged.
+
+        Where even its head is lost, the neighbours tell; None where nothing behind it is readable.
+        """
+        before = Offset(0)
+        for index, kind, next_offset, append_ms in self._metas_from(self._index_holding(offset)):
+            if kind is not EntryKind.DATA or index in self._state.damaged:
+                continue
+            if next_offset > offset:
+                base = self._base_offset_of(index, next_offset)
+                return (base, next_offset, append_ms) if base <= offset else (max(before, Offset(0)), base, append_ms)
+            before = next_offset
+        return None
 
     def index_of_offset(self, offset: Offset) -> Index:
         """Index of the DATA entry that holds `offset`; one past the last index where none does yet."""

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, final
 import msgspec
 
 from logbroker.entry import Entry, EntryKind
-from logbroker.errors import ConfigurationError, CorruptBatchError, DiskFullError, invariant
+from logbroker.errors import ConfigurationError, CorruptBatchError, DiskFullError, StorageError, invariant
 from logbroker.ids import GroupId, Index, NodeId, Offset, ReplicaId, Term
+from logbroker.raft.messages import ConfState
 from logbroker.storage.ballast import Ballast, Room
 from logbroker.storage.checkpoints import checkpoint_indexes, load_checkpoints
 from logbroker.storage.commit import reserve_room
@@ -155,9 +156,9 @@ class _Recovery:
         for frame in scan.frames:
             self._replay(frame)
         self._note_losses(scan, votes)
-        self._mend_votes(votes)
         self._miss_directories()
         replicas = {replica: self._stored(state) for replica, state in self._states.items()}
+        self._mend_votes(votes, replicas)
         record = self._record_losses(record)
         wal = self._go_on(scan)
         self._remove_unnamed()
@@ -370,17 +371,25 @@ class _Recovery:
         wal = Wal(self._disk, self._options.wal, state, self._identity.salt_crc)
         self._with_room(lambda: wal.make_room(beyond_max=True))
         wal.roll()
-        wal.commit([_written_again(frame) for frame in scan.unsynced if not frame.is_damaged])
+        wal.commit([_written_again(frame) for frame in scan.unsynced if frame.is_known_loss or not frame.is_damaged])
         wal.seal()
         return wal
 
     # The rest.
 
-    def _mend_votes(self, votes: VoteStore) -> None:
+    def _mend_votes(self, votes: VoteStore, replicas: dict[ReplicaId, StoredReplica]) -> None:
+        """A replica without a readable vote is lost, but for a sole voter: nobody else could have had its vote."""
         known = set(votes.replicas())
-        for replica in self._states:
-            if replica not in known:
+        for replica, stored in replicas.items():
+            if replica in known:
+                continue
+            if not stored.lost and _is_sole_voter(stored):
+                term = Term(stored.log.term(stored.log.last_index()) + 1)
+                self._with_room(functools.partial(votes.add, replica, term=term))
+                self._notes.append(f"replica {replica} lost its vote; as the sole voter it goes on with term {term}")
+            else:
                 self._lose(replica, "both copies of its vote are unreadable")
+                stored.lost = self._states[replica].lost
         for replica in known - set(self._states):
             votes.remove(replica)
 
@@ -468,6 +477,26 @@ class _Recovery:
             self._notes.append(f"replica {state.replica} is lost as a voter: {why}")
 
 
+def _is_sole_voter(stored: StoredReplica) -> bool:
+    """By the newest checkpoint, or the first configuration, and no later entry that could have changed it."""
+    log = stored.log
+    encoded, following = log.state.initial_conf, log.first_index()
+    if stored.checkpoint is not None:
+        encoded, following = stored.checkpoint[0].conf, Index(stored.checkpoint[0].index + 1)
+    try:
+        conf = ConfState.decode(encoded)
+        if conf.is_joint or conf.voters != (log.replica,):
+            return False
+        while following <= log.last_index():
+            for entry in log.entries(following, Index(log.last_index() + 1), max_bytes=1 << 20):
+                if entry.kind is EntryKind.CONFIG:
+                    return False
+                following = Index(entry.index + 1)
+    except StorageError:
+        return False
+    return True
+
+
 def _directories_by_replica(disk: Disk) -> dict[ReplicaId, tuple[GroupId, str]]:
     """Group and directory of each replica, read from the names alone; the newest where a snapshot was installed."""
     found: dict[ReplicaId, tuple[GroupId, str]] = {}
@@ -483,4 +512,6 @@ def _written_again(frame: ScannedFrame) -> WalFrame:
     item = frame.item
     if frame.entry is not None:
         return entry_frame(item.replica, frame.entry)
+    if frame.is_known_loss:
+        return WalFrame(item.kind, item.replica, item.index, item.term, item.crc, ())
     return life_frame(item.kind, item.replica, frame.body or b"", index=item.index, term=item.term)

@@ -118,6 +118,11 @@ def entry_frame(replica: ReplicaId, entry: Entry) -> WalFrame:
     return WalFrame(FrameKind.ENTRY, replica, entry.index, entry.term, entry.crc, (entry.head, entry.payload))
 
 
+def loss_frame(replica: ReplicaId, entry: Entry) -> WalFrame:
+    """Stands for an entry whose bytes are lost here: no body, so that whoever reads it finds it damaged."""
+    return WalFrame(FrameKind.ENTRY, replica, entry.index, entry.term, entry.crc, ())
+
+
 def life_frame(
     kind: FrameKind, replica: ReplicaId, body: bytes, *, index: Index = Index(0), term: Term = Term(0)
 ) -> WalFrame:

@@ -49,6 +49,11 @@ class ScannedFrame:
     def is_damaged(self) -> bool:
         return self.entry is None and self.body is None
 
+    @property
+    def is_known_loss(self) -> bool:
+        """The frame was written to say that the entry is lost; see `wal_format.loss_frame`."""
+        return self.item.kind is FrameKind.ENTRY and self.item.size_bytes == 0
+
 
 @final
 @dataclass(frozen=True, slots=True)
@@ -166,7 +171,7 @@ class WalScanner:
         data = self._data_of(header.position.use)
         if not has_trailer(data, header):
             return False
-        return not any(frame.is_damaged for frame in self._frames_of(header))
+        return not any(frame.is_damaged and not frame.is_known_loss for frame in self._frames_of(header))
 
     def _chain_to(self, last: CommitHeader) -> list[tuple[int, int]]:
         """(use, end offset) of each file the log runs through, oldest first."""
