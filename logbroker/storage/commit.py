@@ -107,7 +107,9 @@ class CommitJob:
             self.votes.save(votes)
         self._write_wal()
         for replica in self.deaths:
-            self.votes.remove(replica)
+            # A replica may end because its vote is lost: then it has no slot.
+            if self.votes.get(replica) is not None:
+                self.votes.remove(replica)
 
     def _change_room(self, room: Room) -> None:
         if room is Room.AMPLE:
