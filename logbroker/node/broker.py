@@ -178,17 +178,22 @@ class Broker:
         async with trio.open_nursery() as threads:
             await threads.start(self._log_thread.run)
             await threads.start(self._flusher_thread.run)
-            async with trio.open_nursery() as tasks:
-                tasks.start_soon(turns.run_turns)
-                tasks.start_soon(turns.run_ticks)
-                await cluster.prepare()
-                await tasks.start(self._peers.run, await self._listen())
-                tasks.start_soon(cluster.run)
-                logger.info("node_started node=%d phase=%s", self.node, cluster.phase)
-                task_status.started(self)
-                await self._stop.wait()
-                await self._drain(engine, turns)
-                tasks.cancel_scope.cancel()
+            try:
+                async with trio.open_nursery() as tasks:
+                    tasks.start_soon(turns.run_turns)
+                    tasks.start_soon(turns.run_ticks)
+                    await cluster.prepare()
+                    await tasks.start(self._peers.run, await self._listen())
+                    tasks.start_soon(cluster.run)
+                    logger.info("node_started node=%d phase=%s", self.node, cluster.phase)
+                    task_status.started(self)
+                    await self._stop.wait()
+                    await self._drain(engine, turns)
+                    tasks.cancel_scope.cancel()
+            finally:
+                # Nobody takes turns any more: whoever still waits is told now, or would wait for ever.
+                for replica in engine.replicas.values():
+                    replica.abandon(ShuttingDownError(f"node {self.node} has stopped"))
             threads.cancel_scope.cancel()
 
     def _open_store(self, disk: RealDisk) -> NodeStore:

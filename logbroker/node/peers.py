@@ -133,8 +133,10 @@ class _Link:
     ready: trio.Event | None = None
     # Descriptor of the socket, where bytes may be written past the stream: in the clear, while the link is up.
     handle: int | None = None
-    # The address changed: dial anew.
+    # The address changed: give the connection up, and dial anew.
     redial: trio.Event = field(default_factory=trio.Event)
+    # The other side is there: do not wait for the end of the backoff.
+    hurry: trio.Event = field(default_factory=trio.Event)
     sent_frames: int = 0
     sent_bytes: int = 0
     sends: int = 0
@@ -248,6 +250,7 @@ class Peers:
         elif link.address != address:
             link.address = address
             link.redial.set()
+            link.hurry.set()
 
     def send(self, node: NodeId, kind: FrameKind, payload: bytes) -> None:
         """Send one frame, or drop it where the link is down or its buffer full."""
@@ -326,7 +329,6 @@ class Peers:
     async def _keep_link(self, link: _Link) -> None:
         backoff_ms = self._options.least_backoff_ms
         while True:
-            link.redial = trio.Event()
             before = link.connects
             try:
                 await self._dial_once(link)
@@ -342,10 +344,12 @@ class Peers:
                 link.address, link.other_address = link.other_address, link.address
             # Half of it is jitter, so that nodes that lost each other at once do not meet again at once.
             with trio.move_on_after((backoff_ms / 2 + self._random_ms(backoff_ms // 2 + 1)) / 1000):
-                await link.redial.wait()
+                await link.hurry.wait()
+            link.hurry = trio.Event()
             backoff_ms = min(2 * backoff_ms, self._options.most_backoff_ms)
 
     async def _dial_once(self, link: _Link) -> None:
+        link.redial = trio.Event()
         stream = await self._connect(link)
         try:
             with trio.fail_after(self._options.handshake_ms / 1000):
@@ -478,10 +482,10 @@ class Peers:
     async def _receive(self, hello: Hello, stream: trio.abc.Stream, splitter: FrameSplitter) -> None:
         node = hello.node
         link = self._links.get(node)
-        if link is not None and hello.peer_address not in ("", link.address):
-            link.other_address = hello.peer_address
-            if not link.is_sending:
-                link.redial.set()
+        if link is not None and not link.is_sending:
+            if hello.peer_address not in ("", link.address):
+                link.other_address = hello.peer_address
+            link.hurry.set()
         splitter.limit(self._options.max_frame_bytes)
         with trio.CancelScope() as scope:
             incoming = _Incoming(hello.incarnation, stream, scope)

@@ -64,6 +64,7 @@ class Nodes:
         self._ended: dict[int, trio.Event] = {}
         self._nursery = nursery
         self._root = root
+        self.listener: dict[int, dict[str, object]] = {}
         self._changes = changes
         self._own_initial: dict[int, list[dict[str, object]]] = {}
         ports = free_ports(count)
@@ -78,7 +79,7 @@ class Nodes:
         sections: dict[str, dict[str, object]] = {
             "node": {"id": number, "data_dir": self.directory(number)},
             "cluster": {"name": "test", "size": len(self._initial), "initial_nodes": initial},
-            "listeners": {"peer": {"host": "127.0.0.1", "port": port}},
+            "listeners": {"peer": {"host": "127.0.0.1", "port": port, **self.listener.get(number, {})}},
             "storage": {
                 "wal_file_bytes": 1 << 20,
                 "max_commit_bytes": 1 << 19,

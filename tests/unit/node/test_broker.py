@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import threading
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import pytest
@@ -38,7 +39,7 @@ from logbroker.node.requests import (
     StateRequest,
 )
 from logbroker.record.batch import Record, decode_batch, encode_batch
-from logbroker.storage.disk import DataDirectoryInUseError
+from logbroker.storage.disk import DataDirectoryInUseError, RealFile
 from tests.node_kit.nodes import Nodes, running_nodes, until
 
 if TYPE_CHECKING:
@@ -168,13 +169,9 @@ async def test_a_node_with_an_emptied_disk_comes_back_as_a_learner_with_new_repl
         nodes.wipe(victim)
         await nodes.start(victim)
 
-        def is_whole() -> bool:
-            groups = {status.group: status for status in nodes.brokers[victim].status().groups}
-            return {META_GROUP, group} <= groups.keys() and all(
-                status.replica in status.voters for status in groups.values()
-            )
-
-        await until(is_whole, f"new voters on the emptied node; {nodes.problems()}")
+        await until(
+            lambda: is_whole(nodes, victim, META_GROUP, group), f"new voters on the emptied node; {nodes.problems()}"
+        )
         after = {status.group: status.replica for status in nodes.brokers[victim].status().groups}
         assert not set(before.values()) & set(after.values())
         leader = nodes.brokers[nodes.leader(META_GROUP)].catalogue
@@ -183,6 +180,12 @@ async def test_a_node_with_an_emptied_disk_comes_back_as_a_learner_with_new_repl
         other = next(number for number in (1, 2, 3) if number != victim)
         await nodes.kill(other)
         assert (await produce(nodes, group, b"b")).base_offset == 1
+
+
+def is_whole(nodes: Nodes, number: int, *groups: GroupId) -> bool:
+    """Whether a node holds all these groups, as a voter of each."""
+    held = {status.group: status for status in nodes.brokers[number].status().groups}
+    return set(groups) <= held.keys() and all(status.replica in status.voters for status in held.values())
 
 
 async def test_a_first_boot_waits_for_a_missing_node_and_names_it(tmp_path: Path) -> None:
@@ -207,12 +210,7 @@ async def test_an_operator_may_go_without_a_node_which_joins_later(tmp_path: Pat
         (group,) = await nodes.create_queue("orders")
         await produce(nodes, group, b"a")
         await nodes.start(3)
-
-        def is_whole() -> bool:
-            groups = {status.group: status for status in nodes.brokers[3].status().groups}
-            return {META_GROUP, group} <= groups.keys() and all(s.replica in s.voters for s in groups.values())
-
-        await until(is_whole, f"node 3 has all groups; {nodes.problems()}")
+        await until(lambda: is_whole(nodes, 3, META_GROUP, group), f"node 3 has all groups; {nodes.problems()}")
 
 
 async def test_a_deleted_queue_leaves_no_replica_behind(tmp_path: Path) -> None:
@@ -268,6 +266,54 @@ async def test_a_cancelled_receive_gives_its_lease_back(tmp_path: Path) -> None:
         await produce(nodes, group, b"a")
         _, values = await receive(nodes, group)
         assert values == [b"a"]
+
+
+@pytest.mark.parametrize("how", ["stop", "kill"])
+async def test_whoever_waits_for_a_node_that_goes_is_told(tmp_path: Path, how: str) -> None:
+    async with running_nodes(tmp_path, 1) as nodes:
+        await nodes.start(1)
+        (group,) = await nodes.create_queue("orders")
+        broker = await nodes.led(group)
+
+        async def waits() -> None:
+            with pytest.raises(UnavailableError):
+                await broker.ask(group, ReceiveRequest(DEFAULT_GROUP, 1, 30_000, wait_ms=30_000))
+
+        with trio.fail_after(10):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(waits)
+                await trio.testing.wait_all_tasks_blocked(0.02)
+                await (nodes.stop(1) if how == "stop" else nodes.kill(1))
+
+
+async def test_a_leader_whose_sync_does_not_return_hands_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with running_nodes(tmp_path, 3) as nodes:
+        await nodes.start(1, 2, 3)
+        await nodes.ready(1, 2, 3)
+        (group,) = await nodes.create_queue("orders")
+        await produce(nodes, group, b"a")
+        old = nodes.leader(group)
+        stuck, may_go_on, sync = str(nodes.directory(old)), threading.Event(), RealFile.sync
+
+        def hang(file: RealFile) -> None:
+            if str(file._disk.root) == stuck:
+                may_go_on.wait(60)
+            sync(file)
+
+        async def produces() -> None:
+            # The two followers are a majority by themselves, so it may succeed; it must not wait for ever.
+            with suppress(UnknownOutcomeError):
+                await nodes.brokers[old].ask(group, ProduceRequest(batch(b"b")))
+
+        monkeypatch.setattr(RealFile, "sync", hang)
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(produces)
+                await until(lambda: nodes.leader(group) not in (0, old), f"another leader; {nodes.problems()}")
+            assert any("on its way to the disk" in problem for problem in nodes.brokers[old].status().problems)
+            assert (await produce(nodes, group, b"c")).base_offset >= 1
+        finally:
+            may_go_on.set()
 
 
 async def test_nothing_is_left_behind(tmp_path: Path) -> None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, cast
 
 import msgspec
 import pytest
 
-from logbroker.ids import META_GROUP, GroupId, Index, NodeId, ReplicaId
+from logbroker.ids import META_GROUP, GroupId, Index, NodeId, ReplicaId, Term
 from logbroker.node.catalogue.commands import (
     DeleteQueue,
     JoinNode,
@@ -21,6 +22,7 @@ from logbroker.node.placement import (
     MAX_LEARNER_LAG,
     Creation,
     GroupStep,
+    Placement,
     decide_duties,
     decide_step,
     preferred_leader,
@@ -35,7 +37,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from logbroker.node.catalogue import Catalogue
+    from logbroker.node.engine import Engine
     from logbroker.node.placement import Duties
+    from logbroker.node.replica import Replica
 
 LAST = Index(1_000)
 PARTITION = GroupId(1)
@@ -332,3 +336,57 @@ def test_the_same_row_of_a_node_is_not_reported_again() -> None:
     before = catalogue.epoch
     apply(catalogue, JoinNode(node(1)))
     assert catalogue.epoch == before
+
+
+# When the catalogue may be acted upon.
+
+
+class Log:
+    """As much of a log as is looked at."""
+
+    def __init__(self, last: int, term: int) -> None:
+        self._last, self._term = Index(last), Term(term)
+
+    def last_index(self) -> Index:
+        return self._last
+
+    def term(self, index: Index) -> Term:
+        return self._term
+
+
+def meta(applied: int, term: int, *, log: Log, replica: int = 2, voters: tuple[int, ...] = (1, 2, 3)) -> Replica:
+    machine = SimpleNamespace(applied_index=Index(applied), applied_term=Term(term))
+    return cast("Replica", SimpleNamespace(id=ReplicaId(replica), log=log, machine=machine, conf=conf(*voters)))
+
+
+def placement() -> Placement:
+    return Placement(cast("Engine", None), node(2), lambda _: None, lambda node, address: None)
+
+
+def test_a_restarted_node_acts_on_nothing_before_it_has_applied_what_it_had() -> None:
+    acting, log = placement(), Log(100, 7)
+    assert not acting.is_current(meta(99, 7, log=log))
+    assert acting.is_current(meta(100, 7, log=log))
+
+
+def test_or_before_something_of_a_later_term_is_applied_in_its_place() -> None:
+    # The entries at the end of the log were never committed, and a new leader has others there.
+    acting, log = placement(), Log(100, 7)
+    assert not acting.is_current(meta(95, 7, log=log))
+    assert acting.is_current(meta(96, 8, log=log))
+
+
+def test_the_end_of_the_log_counts_as_it_was_at_the_start() -> None:
+    acting = placement()
+    assert not acting.is_current(meta(99, 7, log=Log(100, 7)))
+    assert acting.is_current(meta(100, 7, log=Log(5_000, 9)))
+
+
+def test_a_replica_that_came_in_place_of_a_lost_one_counts_once_it_is_a_voter() -> None:
+    acting, log = placement(), Log(0, 0)
+    assert not acting.is_current(meta(50, 7, log=log, replica=9))
+    assert acting.is_current(meta(90, 7, log=log, replica=9, voters=(1, 3, 9)))
+
+
+def test_a_founder_acts_from_the_first_entry_on() -> None:
+    assert placement().is_current(meta(1, 1, log=Log(0, 0)))
