@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NoReturn, final
 
 import trio
 
-from logbroker.errors import LogBrokerError
+from logbroker.errors import ConfigurationError, LogBrokerError
 from logbroker.ids import META_GROUP, NodeId
 from logbroker.node.bootstrap import FirstBoot, FirstBootMachine, Step
 from logbroker.node.catalogue import Catalogue, NodeJoined, Outcome
@@ -51,7 +51,12 @@ _Input = Callable[[], Step | None]
 
 @final
 class ClusterTasks:
-    """`send` puts a cluster message on its way; `wake` tells the engine that it has something to do."""
+    """`send` puts a cluster message on its way; `wake` tells the engine that it has something to do.
+
+    Raises:
+        ConfigurationError: the data directory belongs to another cluster than the configuration says.
+        DamageError: it is not known to which it belongs.
+    """
 
     def __init__(
         self,
@@ -74,7 +79,13 @@ class ClusterTasks:
         self._wake = wake
         self._service = catalogue_service
         self._now_ms = now_ms
-        self._machine = FirstBootMachine(plan, me, file.read(), lambda: secrets.token_bytes(16))
+        state = file.read()
+        if state.phase.is_member and state.name != plan.name:
+            raise ConfigurationError(
+                f"the data directory belongs to cluster {state.name!r}, the configuration says {plan.name!r}",
+                hint="set cluster.name as it was, or give this node a data directory of its own",
+            )
+        self._machine = FirstBootMachine(plan, me, state, lambda: secrets.token_bytes(16))
         self._inbox: deque[_Input] = deque()
         self._has_input = trio.Event()
         self.dropped = 0

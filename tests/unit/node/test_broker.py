@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import random
 import threading
 from contextlib import suppress
 from typing import TYPE_CHECKING
@@ -13,6 +14,7 @@ import trio
 from logbroker.config import Settings
 from logbroker.errors import (
     ConfigurationError,
+    DamageError,
     InvalidArgumentError,
     NotFoundError,
     NotLeaderError,
@@ -24,6 +26,7 @@ from logbroker.errors import (
 from logbroker.ids import DEFAULT_GROUP, META_GROUP, GroupId, GroupName, NodeId, Offset, QueueName
 from logbroker.node.broker import Broker, BrokerArguments
 from logbroker.node.catalogue.commands import AlterQueue, DeleteQueue
+from logbroker.node.cluster_file import COPIES
 from logbroker.node.partition_service import PartitionService
 from logbroker.node.requests import (
     AckRequest,
@@ -180,6 +183,29 @@ async def test_a_node_with_an_emptied_disk_comes_back_as_a_learner_with_new_repl
         other = next(number for number in (1, 2, 3) if number != victim)
         await nodes.kill(other)
         assert (await produce(nodes, group, b"b")).base_offset == 1
+
+
+async def test_replicas_whose_votes_are_lost_are_replaced_by_new_ones_on_the_same_node(tmp_path: Path) -> None:
+    async with running_nodes(tmp_path, 3) as nodes:
+        await nodes.start(1, 2, 3)
+        await nodes.ready(1, 2, 3)
+        (group,) = await nodes.create_queue("orders")
+        await produce(nodes, group, b"a")
+        await until(lambda: len(nodes.brokers[3].status().groups) == 2, "node 3 has both groups")
+        before = {status.replica for status in nodes.brokers[3].status().groups}
+        await nodes.kill(3)
+        for name in ("vote.a", "vote.b"):
+            path = nodes.directory(3) / name
+            path.write_bytes(bytes(path.stat().st_size))
+        await nodes.start(3)
+        status = nodes.brokers[3].status()
+        assert status.phase == "founded"
+        assert sum("is lost and waits for its replacement" in problem for problem in status.problems) == 2
+        await until(
+            lambda: is_whole(nodes, 3, META_GROUP, group) and not any(nodes.problems().values()),
+            f"new voters on node 3; {nodes.problems()}",
+        )
+        assert not before & {status.replica for status in nodes.brokers[3].status().groups}
 
 
 def is_whole(nodes: Nodes, number: int, *groups: GroupId) -> bool:
@@ -406,6 +432,48 @@ async def test_a_port_that_is_taken_is_named(tmp_path: Path) -> None:
             await Broker(settings).run()
         for listener in listeners:
             await listener.aclose()
+
+
+async def test_a_data_directory_of_another_cluster_is_refused(tmp_path: Path) -> None:
+    async with running_nodes(tmp_path, 1) as nodes:
+        await nodes.start(1)
+        await nodes.ready(1)
+        await nodes.stop(1)
+        sections = nodes.settings(1).model_dump()
+        sections["cluster"]["name"] = "other"
+        with pytest.raises(ConfigurationError, match="belongs to cluster 'test', the configuration says 'other'"):
+            await Broker(Settings.model_validate(sections)).run()
+
+
+async def test_a_node_that_cannot_tell_its_cluster_does_not_start(tmp_path: Path) -> None:
+    async with running_nodes(tmp_path, 1) as nodes:
+        await nodes.start(1)
+        await nodes.ready(1)
+        await nodes.kill(1)
+        for name in COPIES:
+            (nodes.directory(1) / name).write_text("{}")
+        with pytest.raises(DamageError, match="this node's cluster is not known"):
+            await Broker(nodes.settings(1)).run()
+
+
+async def test_a_learner_is_filled_with_megabytes(tmp_path: Path) -> None:
+    async with running_nodes(tmp_path, 3) as nodes:
+        await nodes.start(1, 2, 3)
+        (group,) = await nodes.create_queue("orders")
+        noise = random.Random(1)
+        for _ in range(40):
+            await produce(nodes, group, noise.randbytes(200_000))
+        leaders = {nodes.leader(group), nodes.leader(META_GROUP)}
+        victim = next(number for number in (3, 2, 1) if number not in leaders)
+        await nodes.kill(victim)
+        nodes.wipe(victim)
+        await nodes.start(victim)
+        await until(lambda: is_whole(nodes, victim, META_GROUP, group), f"all of it; {nodes.problems()}")
+        other = next(number for number in (1, 2, 3) if number not in (victim, nodes.leader(group)))
+        await nodes.kill(other)
+        assert (await state(nodes, group)).log_end == 40
+        flushes = [broker.statistics().engine.flushes for broker in nodes.brokers.values()]
+        assert min(flushes) > 0
 
 
 def test_an_operator_may_leave_out_only_nodes_that_exist(tmp_path: Path) -> None:
