@@ -228,7 +228,10 @@ class RaftSettings(Section):
         default=MIB, ge=64 * KIB, le=16 * MIB, description="Entries in one append to a follower."
     )
     max_inflight_messages: int = Field(
-        default=64, ge=1, le=4_096, description="Appends on the way to one follower of a group."
+        default=4,
+        ge=1,
+        le=4_096,
+        description="Appends on the way to one follower of a group; what comes meanwhile gathers for the next.",
     )
     max_inflight_bytes: int = Field(
         default=8 * MIB, ge=MIB, le=256 * MIB, description="Bytes on the way to one follower of a group."
@@ -242,10 +245,6 @@ class RaftSettings(Section):
     max_node_uncommitted_bytes: int = Field(
         default=128 * MIB, ge=MIB, le=4 * GIB, description="The same over all groups that this node leads."
     )
-    max_ready_bytes: int = Field(
-        default=4 * MIB, ge=64 * KIB, le=64 * MIB, description="Committed entries applied in one step."
-    )
-    pipeline_count: int = Field(default=4, ge=1, le=64, description="Group commits in replication at a time.")
 
     @property
     def heartbeat_ticks(self) -> int:
@@ -292,9 +291,6 @@ class StorageSettings(Section):
     )
     max_commit_bytes: int = Field(
         default=4 * MIB, ge=128 * KIB, le=512 * MIB, description="One group commit, one sync."
-    )
-    seal_ms: int = Field(
-        default=20, ge=1, le=1_000, description="An empty commit follows the last one after this idle time."
     )
     segment_bytes: int = Field(
         default=64 * MIB, ge=MIB, le=2 * GIB, description="A partition's segment is closed at this size."

@@ -693,7 +693,12 @@ def _engine_options(settings: Settings) -> EngineOptions:
         checkpoint_bytes=storage.checkpoint_bytes,
         checkpoint_ms=storage.checkpoint_ms,
     )
-    return EngineOptions(replica, storage.max_commit_bytes, 2 * raft.election_ticks)
+    return EngineOptions(
+        replica,
+        max_commit_bytes=storage.max_commit_bytes,
+        max_uncommitted_bytes=raft.max_node_uncommitted_bytes,
+        beat_stale_ticks=2 * raft.election_ticks,
+    )
 
 
 def _peer_options(settings: Settings) -> PeerOptions:

@@ -86,6 +86,8 @@ class RequestService(Service, Protocol):
 class EngineOptions:
     replica: ReplicaOptions = ReplicaOptions()
     max_commit_bytes: int = 4 << 20
+    max_uncommitted_bytes: int = 128 << 20
+    """Messages proposed and not committed, over all groups that this node leads."""
     beat_stale_ticks: int = 20
     """A peer not heard of for this many ticks does not count as having room."""
 
@@ -165,6 +167,7 @@ class Engine:
         self._without_room: set[ReplicaId] = set()
         self._commit_again_at_tick = 0
         self._commit_ticks = 0
+        self._uncommitted_bytes = 0
         self._ticks = 0
         self._is_draining = False
         self._commits = self._committed_bytes = self._flushes = self._written_checkpoints = self._refused = 0
@@ -186,6 +189,7 @@ class Engine:
             peer.heard_ticks += 1
         for replica in list(self.replicas.values()):
             replica.tick()
+        self._uncommitted_bytes = sum(replica.core.uncommitted_bytes for replica in self.replicas.values())
         self._tick_snapshots()
         if self._ticks % FETCH_TICKS == 0:
             self._fetch_damaged()
@@ -476,6 +480,16 @@ class Engine:
 
     def may_floor(self) -> bool:
         return self._clock.may_floor()
+
+    def admits(self, size_bytes: int) -> bool:
+        """Whether so many bytes more may be proposed on this node; if so they count until they are committed.
+
+        What is committed is found out once a tick, so the bound is met early rather than late.
+        """
+        if self._uncommitted_bytes + size_bytes > self._options.max_uncommitted_bytes:
+            return False
+        self._uncommitted_bytes += size_bytes
+        return True
 
     def monotonic_ms(self) -> int:
         return self._clock.monotonic_ms()

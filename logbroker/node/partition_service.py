@@ -21,6 +21,7 @@ from logbroker.errors import (
     NotFoundError,
     OffsetOutOfRangeError,
     OutOfOrderSequenceError,
+    OverloadedError,
     ProducerFencedError,
     RequestError,
     StaleLeaseError,
@@ -90,6 +91,9 @@ class PartitionHost(Protocol):
 
     def has_room(self, replica: Replica) -> bool:
         """Whether a majority of the group's nodes can take more messages."""
+
+    def admits(self, size_bytes: int) -> bool:
+        """Whether the node can hold so many bytes more that are not committed."""
 
     def may_floor(self) -> bool:
         """False while this node's clock has jumped so far that nothing may be expired by it."""
@@ -234,6 +238,10 @@ class PartitionService:
                 if isinstance(outcome, outcomes.Produced):
                     self._answer_duplicate(outcome.base_offset, outcome.count, after_index, answer)
             case decide.ProposeBatch(base_offset):
+                if not self._host.admits(len(request.batch)):
+                    raise OverloadedError(
+                        f"this node has too much that is not committed to take {len(request.batch)} bytes more"
+                    )
                 payload = stamp(request.batch, base_offset, self._replica.core.term)
                 append_ms = self._replica.stamp_ms()
                 self._replica.propose(

@@ -131,7 +131,7 @@ class ReplicaOptions:
     election_ticks: int = 10
     heartbeat_ticks: int = 1
     max_message_bytes: int = 1 << 20
-    max_inflight_messages: int = 64
+    max_inflight_messages: int = 4
     max_inflight_bytes: int = 8 << 20
     max_uncommitted_bytes: int = 8 << 20
     checkpoint_bytes: int = 64 << 20
@@ -232,6 +232,7 @@ class Replica:
                 max_inflight_messages=options.max_inflight_messages,
                 max_inflight_bytes=options.max_inflight_bytes,
                 max_uncommitted_bytes=options.max_uncommitted_bytes,
+                gather_appends=True,
             ),
             self._storage,
             hard_state=self._start_state(stored),

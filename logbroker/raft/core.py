@@ -219,6 +219,12 @@ class RaftCore:
         return Index(self._state.log.last_index + 1)
 
     @property
+    def uncommitted_bytes(self) -> int:
+        """Bytes that this leader has proposed and not committed; 0 on others."""
+        state = self._state
+        return state.uncommitted_bytes if state.role is Role.LEADER else 0
+
+    @property
     def has_committed_in_term(self) -> bool:
         """Leader: everything before its term is committed, and reads may be asked for."""
         state = self._state
@@ -430,6 +436,7 @@ class RaftCore:
         state = self._state
         return bool(
             state.messages
+            or state.append_due
             or state.after_persist
             or state.log.has_unhanded
             or state.log.has_committed
@@ -443,6 +450,8 @@ class RaftCore:
         state = self._state
         # First, because storage may refuse: then nothing has been handed out.
         committed = state.log.next_committed()
+        if state.append_due:
+            leader.tell_gathered(state)
         self._sequence += 1
         soft = hard = None
         if (state.leader, state.role) != self._handed_soft:

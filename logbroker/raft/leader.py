@@ -147,7 +147,21 @@ def _append(state: RaftState, entries: Sequence[Entry], size_bytes: int) -> None
     state.uncommitted.append((state.log.last_index, size_bytes))
     state.uncommitted_bytes += size_bytes
     state.trace(TraceKind.REPLICATED)
-    broadcast_append(state)
+    _tell_followers(state)
+
+
+def _tell_followers(state: RaftState) -> None:
+    if state.config.gather_appends:
+        state.append_due = True
+    else:
+        broadcast_append(state)
+
+
+def tell_gathered(state: RaftState) -> None:
+    """Send what has gathered since the last Ready."""
+    state.append_due = False
+    if state.role is Role.LEADER:
+        broadcast_append(state)
 
 
 # -- answers
@@ -157,7 +171,7 @@ def on_durable(state: RaftState, index: Index) -> None:
     """The own disk has everything up to `index`: count it like a follower's acknowledgement."""
     own = state.own_progress
     if own is not None and own.on_accepted(index) and maybe_commit(state):
-        broadcast_append(state)
+        _tell_followers(state)
 
 
 def on_append_response(state: RaftState, message: Message) -> None:
@@ -185,7 +199,7 @@ def on_append_response(state: RaftState, message: Message) -> None:
         progress.become_replicate()
     # Only a replica that moves beyond the commit index can move it.
     if index > state.log.commit and maybe_commit(state):
-        broadcast_append(state)
+        _tell_followers(state)
     elif progress.can_bump_commit(state.log.commit):
         send_append(state, message.sender, progress, even_if_empty=True)
     while send_append(state, message.sender, progress, even_if_empty=False):

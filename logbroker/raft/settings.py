@@ -19,6 +19,9 @@ class RaftConfig:
     `max_committed_bytes_per_ready` what is handed out to apply and not applied. Each bound lets one
     entry through, however large. `max_trace_events` 0 turns tracing off.
 
+    `gather_appends` sends what was proposed and committed with the next Ready, in one append a follower, and not each
+    proposal by itself: what gathers while the window is full leaves together.
+
     `pre_vote`, `check_quorum` and `step_down_on_removal` are meant to stay on: they exist so that
     scripts written for a core without them can be replayed. `async_storage=False` hands out committed
     entries that are not durable here yet, for a driver that persists a Ready before it applies it.
@@ -35,6 +38,7 @@ class RaftConfig:
     max_uncommitted_bytes: int = 64 << 20
     max_committed_bytes_per_ready: int = 4 << 20
     max_pending_reads: int = 4096
+    gather_appends: bool = False
     async_storage: bool = True
     step_down_on_removal: bool = True
     max_trace_events: int = 0

@@ -38,6 +38,7 @@ AFTER_PERSIST: Final = frozenset(
 class RaftState:
     __slots__ = (
         "after_persist",
+        "append_due",
         "campaigns",
         "can_campaign",
         "config",
@@ -116,6 +117,8 @@ class RaftState:
         self.leader_since = Index(0)
         # No change of configuration may be proposed before this index is applied.
         self.pending_config_index = Index(0)
+        # Followers are to be told of entries or of a commit index when the next Ready is taken.
+        self.append_due = False
         self.transfer_target = NO_REPLICA
         self.reads = PendingReads()
         # (last index, bytes) of each proposal above the commit index, and the sum of the bytes.
