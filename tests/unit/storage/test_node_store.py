@@ -23,6 +23,7 @@ from tests.unit.storage.store_kit import (
     checkpoint,
     commit,
     entries,
+    entry,
     flush,
     held,
     open_at,
@@ -250,16 +251,19 @@ def test_no_second_boundary_while_a_flush_is_under_way() -> None:
     assert rolls == [False, True]
 
 
-def test_damage_above_the_flushed_index_holds_the_boundary_up() -> None:
-    _, store = fresh()
+def test_damage_above_the_flushed_index_is_carried_as_what_it_is() -> None:
+    disk, store = fresh()
     write(store, *entries(1, 6))
     log = store.replicas[A].log
     log.committed = Index(5)
     log.state.damaged[Index(4)] = Term(1)
-    store.request_roll()
-    commit(store)
-    assert not flush(store)
-    del log.state.damaged[Index(4)]
+    roll_and_flush(store)
+    assert log.flushed_index == 3
+    disk, store = reopen(disk)
+    log = store.replicas[A].log
+    assert (log.state.damaged, log.last_index(), store.replicas[A].lost) == ({4: 1}, 5, "")
+    assert log.repair(entry(4)) is None
+    log.committed = Index(5)
     roll_and_flush(store)
     assert log.flushed_index == 5
 
@@ -412,6 +416,38 @@ def test_a_snapshot_of_many_segments_fits_into_a_commit() -> None:
     assert job is not None
     job.run()
     assert job.rolls
+
+
+@pytest.mark.parametrize("what", ["damaged", "lost"])
+def test_one_replicas_damage_does_not_hold_up_the_others(what: str) -> None:
+    """Its loss is carried, or it is not carried at all; the files go back to the ring."""
+    disk, store = fresh()
+    where = store._wal.position
+    if what == "damaged":
+        write(store, *entries(1, 4))
+    else:
+        for index in range(1, 18):
+            write(store, *entries(index, index + 1, size=1500))
+        store.replicas[A].log.append(entries(18, 20))
+        write(store, *entries(20, 21))
+    commit(store, seals=True)
+    if what == "damaged":
+        number = next(number for number, use in store._wal._uses.items() if use == where.use)
+        disk.flip_bit(f"wal/{number}.wal", where.offset + 400, 1)
+    disk, store = reopen(disk)
+    damaged, loss = dict(store.replicas[A].log.state.damaged), store.replicas[A].lost
+    assert bool(damaged) == (not loss) == (what == "damaged")
+    files = []
+    for index in range(1, 100):
+        write(store, *entries(index, index + 1, group=B, size=1500), replica=B)
+        store.replicas[B].log.committed = Index(index)
+        flush(store)
+        files.append(store._wal.file_count)
+    assert files[-1] == files[20], "the ring is as large as it was"
+    for _ in range(2):
+        disk, store = reopen(disk)
+        assert (store.replicas[A].log.state.damaged, store.replicas[A].lost) == (damaged, loss)
+        assert len(held(store.replicas[B].log)) == 99
 
 
 # Room.

@@ -207,7 +207,7 @@ def test_a_vote_slot_without_a_birth_is_removed() -> None:
 
 
 def test_an_install_that_was_not_committed_leaves_the_old_log_alone() -> None:
-    disk, store = flushed()
+    disk, _ = flushed()
     receive(disk, A, 20, 25)
     _, again = reopen(disk)
     assert held(again.replicas[A].log) == [(index, 1) for index in range(1, 7)]

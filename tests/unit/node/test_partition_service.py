@@ -1,0 +1,720 @@
+"""What a partition answers: each request, its bad forms, its repeats, and what waits when leadership ends."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import pytest
+
+from logbroker.errors import (
+    AlreadyExistsError,
+    CorruptBatchError,
+    InvalidArgumentError,
+    LogBrokerError,
+    NotFoundError,
+    NotLeaderError,
+    OffsetOutOfRangeError,
+    OutOfOrderSequenceError,
+    ProducerFencedError,
+    RequestTooLargeError,
+    StaleLeaseError,
+    UnknownOutcomeError,
+)
+from logbroker.ids import DEFAULT_GROUP, GroupName, LeaseId, NodeId, Offset, ReplicaId
+from logbroker.node.partition_service import PartitionSettings
+from logbroker.node.requests import (
+    AckRequest,
+    CountTarget,
+    CreateGroupRequest,
+    DeleteGroupRequest,
+    EarliestTarget,
+    ExtendRequest,
+    GroupReply,
+    LatestTarget,
+    NackRequest,
+    OffsetTarget,
+    ProduceReply,
+    ProduceRequest,
+    ReceiveReply,
+    ReceiveRequest,
+    ReleaseRequest,
+    Request,
+    RewindReply,
+    RewindRequest,
+    SettleReply,
+    StateReply,
+    StateRequest,
+    TimeTarget,
+)
+from logbroker.record.batch import BatchLimits, Record, decode_batch, encode_batch
+from tests.unit.node.engine_kit import ENGINE, STORE, KitCluster, batch, ranges_of, values
+
+if TYPE_CHECKING:
+    from logbroker.node.peer_messages import PeerMessage
+
+OTHER = GroupName("other")
+NOBODY = GroupName("nobody")
+
+
+def single(**options: object) -> KitCluster:
+    cluster = KitCluster(1, **options)  # type: ignore[arg-type]  # handed on as they are
+    cluster.elect()
+    return cluster
+
+
+def filled(count: int = 10, *, size: int = 40) -> KitCluster:
+    """Messages 0..count-1, one a batch, one a tick."""
+    cluster = single()
+    for number in range(count):
+        cluster.produce(*values(1, start=number, size=size))
+        cluster.tick()
+    return cluster
+
+
+def now_ms(cluster: KitCluster) -> int:
+    return cluster.leader.replica.stamp_ms()
+
+
+def receive(group: str = DEFAULT_GROUP, *, count: int = 100, hide_ms: int = 5_000, **fields: int) -> ReceiveRequest:
+    return ReceiveRequest(GroupName(group), count, hide_ms, **fields)  # type: ignore[arg-type]  # ints all of them
+
+
+# Bad input: a named error, and nothing has changed.
+
+RANGES = ((0, 2),)
+BAD: list[tuple[Request, type[LogBrokerError]]] = [
+    (ProduceRequest(b""), CorruptBatchError),
+    (ProduceRequest(b"x" * 200), CorruptBatchError),
+    (ProduceRequest(batch(b"a")[:-1] + b"!"), CorruptBatchError),
+    (ProduceRequest(batch(*values(20, size=2000))), RequestTooLargeError),
+    (ProduceRequest(batch(b"a", producer=77, sequence=5)), OutOfOrderSequenceError),
+    (ProduceRequest(batch(b"a", producer=7, sequence=4)), OutOfOrderSequenceError),
+    (
+        ProduceRequest(encode_batch([Record(b"a")], producer_id=8, producer_epoch=0, base_sequence=2)),
+        ProducerFencedError,
+    ),
+    (receive(NOBODY), NotFoundError),
+    (receive(count=0), InvalidArgumentError),
+    (receive(count=1_001), InvalidArgumentError),
+    (receive(hide_ms=999), InvalidArgumentError),
+    (receive(hide_ms=43_200_001), InvalidArgumentError),
+    (receive(wait_ms=-1), InvalidArgumentError),
+    (receive(wait_ms=30_001), InvalidArgumentError),
+    (receive(max_bytes=0), InvalidArgumentError),
+    (receive(session=-1), InvalidArgumentError),
+    (ReceiveRequest(DEFAULT_GROUP, 1, 5_000, consumer="c" * 257), InvalidArgumentError),
+    (AckRequest(NOBODY, ((LeaseId(1), RANGES),)), NotFoundError),
+    (AckRequest(DEFAULT_GROUP, ((LeaseId(0), RANGES),)), InvalidArgumentError),
+    (AckRequest(DEFAULT_GROUP, ((LeaseId(5), ()),)), InvalidArgumentError),
+    (AckRequest(DEFAULT_GROUP, ((LeaseId(5), ((2, 2),)),)), InvalidArgumentError),
+    (AckRequest(DEFAULT_GROUP, ((LeaseId(5), ((0, 99),)),)), OffsetOutOfRangeError),
+    (NackRequest(DEFAULT_GROUP, ((LeaseId(5), RANGES),), delay_ms=-1), InvalidArgumentError),
+    (NackRequest(DEFAULT_GROUP, ((LeaseId(5), RANGES),), reason="r" * 257), InvalidArgumentError),
+    (ExtendRequest(DEFAULT_GROUP, ((LeaseId(5), RANGES),), 10), InvalidArgumentError),
+    (ReleaseRequest(DEFAULT_GROUP, LeaseId(5)), StaleLeaseError),
+    (ReleaseRequest(NOBODY, LeaseId(5)), NotFoundError),
+    (RewindRequest(NOBODY, 1, EarliestTarget()), NotFoundError),
+    (RewindRequest(DEFAULT_GROUP, 0, EarliestTarget()), InvalidArgumentError),
+    (RewindRequest(DEFAULT_GROUP, 1, OffsetTarget(Offset(99))), OffsetOutOfRangeError),
+    (RewindRequest(DEFAULT_GROUP, 1, OffsetTarget(Offset(-1))), OffsetOutOfRangeError),
+    (RewindRequest(DEFAULT_GROUP, 1, CountTarget(-1)), InvalidArgumentError),
+    (RewindRequest(DEFAULT_GROUP, 1, TimeTarget(1 << 50)), InvalidArgumentError),
+    (CreateGroupRequest(DEFAULT_GROUP, EarliestTarget()), AlreadyExistsError),
+    (CreateGroupRequest(GroupName("bad name"), EarliestTarget()), InvalidArgumentError),
+    (CreateGroupRequest(OTHER, OffsetTarget(Offset(-5))), InvalidArgumentError),
+    (DeleteGroupRequest(DEFAULT_GROUP), InvalidArgumentError),
+    (DeleteGroupRequest(NOBODY), NotFoundError),
+]
+
+
+@pytest.mark.parametrize(("request_", "error"), BAD, ids=[f"{place}" for place in range(len(BAD))])
+def test_bad_input_gets_a_named_error_and_changes_nothing(request_: Request, error: type[LogBrokerError]) -> None:
+    cluster = single(limits=BatchLimits(max_batch_bytes=16 << 10))
+    cluster.produce(b"0", b"1", producer=7, sequence=0)
+    cluster.ask(ProduceRequest(encode_batch([Record(b"2")], producer_id=8, producer_epoch=1, base_sequence=0)))
+    before, index = cluster.leader.machine.digest(), cluster.leader.replica.core.last_index
+    answer = cluster.ask(request_)
+    if isinstance(request_, CreateGroupRequest) and isinstance(request_.start, OffsetTarget):
+        assert isinstance(answer, GroupReply), "where a group begins is clamped"
+        return
+    assert isinstance(answer, error), repr(answer)
+    assert answer.message
+    assert (cluster.leader.machine.digest(), cluster.leader.replica.core.last_index) == (before, index)
+
+
+# Produce.
+
+
+def test_a_batch_is_answered_with_its_offsets_and_its_log_time() -> None:
+    cluster = single()
+    first, second = cluster.produce(b"a", b"b"), cluster.produce(b"c")
+    assert (first.base_offset, first.count, second.base_offset, second.count) == (0, 2, 2, 1)
+    (part,) = cluster.receive(1).parts
+    assert (part.append_ms, part.base_offset) == (first.append_ms, 0)
+    assert [record.value for record in decode_batch(part.batch)] == [b"a", b"b"]
+
+
+def test_nothing_is_answered_before_it_is_durable() -> None:
+    cluster = single()
+    asked = cluster.submit(ProduceRequest(batch(b"a")))
+    cluster.leader.engine.pump()
+    job = cluster.leader.engine.next_commit()
+    assert job is not None
+    job.run()
+    cluster.leader.engine.pump()
+    assert asked.answer is None
+    cluster.leader.engine.commit_done(job)
+    cluster.leader.engine.pump()
+    assert asked.reply(ProduceReply).base_offset == 0
+
+
+def test_a_duplicate_in_flight_joins_and_both_are_answered_after_the_commit() -> None:
+    cluster = single()
+    first = cluster.submit(ProduceRequest(batch(b"a", producer=7, sequence=0)))
+    again = cluster.submit(ProduceRequest(batch(b"a", producer=7, sequence=0)))
+    cluster.leader.engine.pump()
+    assert (first.answer, again.answer) == (None, None)
+    cluster.settle()
+    assert first.reply(ProduceReply) == replace(again.reply(ProduceReply), duplicate=False)
+    assert again.reply(ProduceReply).duplicate
+    assert cluster.leader.machine.next_offset == 1
+
+
+def test_a_duplicate_of_what_is_committed_gets_the_first_answer() -> None:
+    cluster = single()
+    first = cluster.produce(b"a", b"b", producer=7, sequence=0)
+    cluster.tick(5)
+    assert cluster.produce(b"a", b"b", producer=7, sequence=0) == replace(first, duplicate=True)
+    assert cluster.leader.machine.next_offset == 2
+
+
+def test_too_much_in_flight_is_refused_and_leaves_no_trace() -> None:
+    cluster = single(engine=replace(ENGINE, replica=replace(ENGINE.replica, max_uncommitted_bytes=1_000)))
+    asked = [cluster.submit(ProduceRequest(batch(*values(1), producer=9, sequence=n))) for n in range(9)]
+    last = cluster.leader.replica.core.last_index
+    cluster.settle()
+    taken = [one for one in asked if isinstance(one.answer, ProduceReply)]
+    assert 0 < len(taken) < 9
+    assert taken == asked[: len(taken)]
+    refusal = asked[len(taken)].answer
+    assert isinstance(refusal, LogBrokerError)
+    assert refusal.retriable
+    assert cluster.leader.replica.core.last_index == last
+    assert cluster.produce(*values(1), producer=9, sequence=len(taken)).base_offset == len(taken)
+
+
+# Receive.
+
+
+def test_what_is_leased_is_hidden_until_its_time() -> None:
+    cluster = filled(4)
+    first = cluster.receive(3)
+    assert ranges_of(first) == ((0, 3),)
+    assert first.hide_left_ms == 5_000
+    assert ranges_of(cluster.receive()) == ((3, 4),)
+    assert cluster.receive().parts == ()
+    cluster.tick(49)
+    assert cluster.receive().parts == ()
+    cluster.tick(3)
+    again = cluster.receive()
+    assert ranges_of(again) == ((0, 4),)
+    assert {deliveries for part in again.parts for _, _, deliveries in part.ranges} == {2}
+
+
+def test_a_repeated_receive_gets_the_same_lease_and_the_time_that_is_left() -> None:
+    cluster = filled(4)
+    request = receive(count=2, session=5, request_id=1)
+    first = cluster.submit(request)
+    joined = cluster.submit(request)
+    cluster.settle()
+    one = first.reply(ReceiveReply)
+    assert joined.reply(ReceiveReply) == one
+    cluster.tick(10)
+    later = cluster.ask(request)
+    assert isinstance(later, ReceiveReply)
+    assert (later.lease, later.parts, later.visible_at_ms) == (one.lease, one.parts, one.visible_at_ms)
+    assert later.hide_left_ms == one.hide_left_ms - 1_000
+    other = cluster.ask(replace(request, request_id=2))
+    assert isinstance(other, ReceiveReply)
+    assert ranges_of(other) == ((2, 4),)
+
+
+def test_a_repeat_after_the_hide_time_is_a_new_lease() -> None:
+    cluster = filled(2)
+    request = receive(session=5, request_id=1)
+    first = cluster.ask(request)
+    cluster.tick(52)
+    second = cluster.ask(request)
+    assert isinstance(first, ReceiveReply)
+    assert isinstance(second, ReceiveReply)
+    assert second.lease != first.lease
+    assert {deliveries for part in second.parts for _, _, deliveries in part.ranges} == {2}
+
+
+def test_a_long_poll_is_woken_when_a_message_is_committed() -> None:
+    cluster = single()
+    asked = cluster.submit(receive(wait_ms=10_000))
+    cluster.settle()
+    assert asked.answer is None
+    cluster.submit(ProduceRequest(batch(b"a")))
+    cluster.leader.engine.pump()
+    assert asked.answer is None
+    cluster.settle()
+    assert ranges_of(asked.reply(ReceiveReply)) == ((0, 1),)
+    assert cluster.leader.service.poll_count == 0
+
+
+def test_a_long_poll_ends_at_its_deadline_and_not_before() -> None:
+    cluster = single()
+    asked = cluster.submit(receive(wait_ms=1_000))
+    cluster.tick(9)
+    assert asked.answer is None
+    cluster.tick(1)
+    assert asked.reply(ReceiveReply).parts == ()
+    assert cluster.leader.service.poll_count == 0
+
+
+def test_long_polls_are_served_in_the_order_they_came() -> None:
+    cluster = single()
+    asked = [cluster.submit(receive(count=1, wait_ms=10_000)) for _ in range(3)]
+    cluster.produce(b"a", b"b")
+    assert [ranges_of(one.reply(ReceiveReply)) for one in asked[:2]] == [((0, 1),), ((1, 2),)]
+    assert asked[2].answer is None
+
+
+@pytest.mark.parametrize("how", ["expire", "nack", "delay", "release", "rewind"])
+def test_a_long_poll_is_woken_by_whatever_makes_a_message_available(how: str) -> None:
+    cluster = filled(1)
+    held = cluster.receive()
+    asked = cluster.submit(receive(wait_ms=20_000))
+    cluster.settle()
+    assert asked.answer is None
+    items = ((held.lease, ((0, 1),)),)
+    if how == "nack":
+        cluster.ask(NackRequest(DEFAULT_GROUP, items))
+    elif how == "delay":
+        cluster.ask(NackRequest(DEFAULT_GROUP, items, delay_ms=2_000))
+        cluster.tick(19)
+        assert asked.answer is None
+        cluster.tick(3)
+    elif how == "release":
+        cluster.ask(ReleaseRequest(DEFAULT_GROUP, held.lease))
+    elif how == "rewind":
+        cluster.ask(RewindRequest(DEFAULT_GROUP, 1, EarliestTarget()))
+    else:
+        cluster.tick(52)
+    (part,) = asked.reply(ReceiveReply).parts
+    assert part.ranges == ((0, 1, 1 if how in ("release", "rewind") else 2),)
+
+
+def test_a_long_poll_of_a_deleted_group_is_told() -> None:
+    cluster = single()
+    cluster.ask(CreateGroupRequest(OTHER, EarliestTarget()))
+    asked = cluster.submit(receive(OTHER, wait_ms=20_000))
+    cluster.ask(DeleteGroupRequest(OTHER))
+    cluster.tick()
+    assert isinstance(asked.answer, NotFoundError)
+
+
+def test_a_lease_keeps_to_its_bytes_and_gives_at_least_one_batch() -> None:
+    cluster = filled(30)
+    size = len(cluster.receive(1, hide_ms=1_000).parts[0].batch)
+    cluster.tick(13)
+    for limit, count in ((1, 1), (size, 1), (2 * size - 1, 1), (2 * size, 2), (10 * size, 10), (1 << 20, 30)):
+        found = cluster.receive(hide_ms=1_000, max_bytes=limit)
+        assert ranges_of(found) == ((0, count),), limit
+        cluster.tick(13)
+
+
+def test_a_bound_in_bytes_is_kept_over_several_ranges() -> None:
+    cluster = filled(30)
+    first = cluster.receive()
+    cluster.ack(first.lease, (10, 20))
+    cluster.ask(NackRequest(DEFAULT_GROUP, ((first.lease, ((0, 10), (20, 30))),)))
+    again = cluster.receive(max_bytes=len(first.parts[0].batch) * 10)
+    assert ranges_of(again) == ((0, 10),)
+    assert ranges_of(cluster.receive(max_bytes=len(first.parts[0].batch) * 10)) == ((20, 30),)
+
+
+def test_a_batch_of_which_little_is_leased_is_packed_again() -> None:
+    cluster = single(store=replace(STORE, wal=replace(STORE.wal, file_bytes=1 << 20)))
+    cluster.produce(*values(100, size=2_000))
+    lease = cluster.receive()
+    (whole,) = lease.parts
+    assert not whole.repacked
+    cluster.ack(lease.lease, (1, 50), (51, 100))
+    cluster.ask(NackRequest(DEFAULT_GROUP, ((lease.lease, ((0, 1), (50, 51))),)))
+    (part,) = cluster.receive().parts
+    assert part.repacked
+    assert part.ranges == ((0, 1, 2), (50, 51, 2))
+    assert len(part.batch) < 10_000
+    records = decode_batch(part.batch)
+    assert [record.value for record in records] == [values(1, size=2_000)[0], values(1, start=50, size=2_000)[0]]
+
+
+def test_a_batch_of_which_most_is_leased_goes_as_it_is() -> None:
+    cluster = filled(0)
+    cluster.produce(*values(10))
+    lease = cluster.receive()
+    cluster.ack(lease.lease, (1, 5))
+    cluster.ask(NackRequest(DEFAULT_GROUP, ((lease.lease, ((0, 1), (5, 10))),)))
+    (part,) = cluster.receive().parts
+    assert (part.repacked, part.ranges) == (False, ((0, 1, 2), (5, 10, 2)))
+
+
+# Settle.
+
+
+def test_an_ack_is_done_once_and_true_for_ever() -> None:
+    cluster = filled(4)
+    lease = cluster.receive().lease
+    first = cluster.ack(lease, (0, 2))
+    assert [(one.done_count, one.already) for one in first.results] == [(2, ())]
+    again = cluster.ack(lease, (0, 3))
+    assert [(one.done_count, one.already) for one in again.results] == [(1, ((0, 2),))]
+
+
+def test_acks_in_flight_do_not_answer_before_the_first_is_committed() -> None:
+    cluster = filled(2)
+    lease = cluster.receive().lease
+    request = AckRequest(DEFAULT_GROUP, ((lease, ((0, 2),)),))
+    first, again = cluster.submit(request), cluster.submit(request)
+    cluster.leader.engine.pump()
+    assert (first.answer, again.answer) == (None, None)
+    cluster.settle()
+    assert first.reply(SettleReply).results[0].done_count == 2
+    assert again.reply(SettleReply).results[0].already == ((0, 2),)
+
+
+def test_a_stale_item_does_not_spoil_the_others_of_its_request() -> None:
+    cluster = filled(4)
+    old = cluster.receive(2, hide_ms=1_000).lease
+    cluster.tick(13)
+    current = cluster.receive(2).lease
+    reply = cluster.ask(
+        AckRequest(DEFAULT_GROUP, ((old, ((0, 2),)), (current, ((0, 1),)), (LeaseId(99 << 16), ((0, 1),))))
+    )
+    assert isinstance(reply, SettleReply)
+    assert [(one.lease, one.done_count, one.stale) for one in reply.results] == [
+        (old, 0, ((0, 2),)),
+        (current, 1, ()),
+        (LeaseId(99 << 16), 0, ((0, 1),)),
+    ]
+
+
+def test_a_request_of_stale_items_alone_is_answered_too() -> None:
+    cluster = filled(1)
+    reply = cluster.ack(LeaseId(99 << 16), (0, 1))
+    assert [(one.done_count, one.stale) for one in reply.results] == [(0, ((0, 1),))]
+
+
+def test_a_late_ack_counts_while_the_lease_was_not_ended() -> None:
+    cluster = filled(1)
+    lease = cluster.receive(hide_ms=1_000).lease
+    cluster.now_ns += 3_000_000_000
+    assert cluster.ack(lease, (0, 1)).results[0].done_count == 1
+
+
+def test_an_extension_hides_longer() -> None:
+    cluster = filled(1)
+    lease = cluster.receive(hide_ms=1_000).lease
+    reply = cluster.ask(ExtendRequest(DEFAULT_GROUP, ((lease, ((0, 1),)),), 5_000))
+    assert isinstance(reply, SettleReply)
+    assert reply.results[0].done_count == 1
+    cluster.tick(45)
+    assert cluster.receive().parts == ()
+    assert cluster.ack(lease, (0, 1)).results[0].done_count == 1
+
+
+def test_a_released_lease_did_not_count() -> None:
+    cluster = filled(1)
+    lease = cluster.receive().lease
+    reply = cluster.ask(ReleaseRequest(DEFAULT_GROUP, lease))
+    assert isinstance(reply, SettleReply)
+    assert reply.results[0].done_count == 1
+    assert cluster.receive().parts[0].ranges == ((0, 1, 1),)
+
+
+# Rewind and groups.
+
+
+def moved(
+    cluster: KitCluster, target: object, *, forward: bool = False, clamp: bool = False, rewind: int = 1
+) -> RewindReply:
+    reply = cluster.ask(RewindRequest(DEFAULT_GROUP, rewind, target, forward=forward, clamp=clamp))  # type: ignore[arg-type]
+    assert isinstance(reply, RewindReply), repr(reply)
+    return reply
+
+
+def acked(count: int = 10) -> KitCluster:
+    cluster = filled(count)
+    cluster.ack(cluster.receive().lease, (0, count))
+    return cluster
+
+
+def times_of(cluster: KitCluster) -> list[int]:
+    log = cluster.leader.replica.log
+    return [one.append_ms for one in log.data_from(Offset(0), max_bytes=1 << 20)]
+
+
+@pytest.mark.parametrize(
+    ("target", "start"),
+    [
+        (EarliestTarget(), 0),
+        (OffsetTarget(Offset(4)), 4),
+        (OffsetTarget(Offset(10)), 10),
+        (CountTarget(3), 7),
+        (CountTarget(0), 10),
+        (LatestTarget(), 10),
+        (CountTarget(99), 0),
+    ],
+)
+def test_a_rewind_goes_to_what_its_target_names(target: object, start: int) -> None:
+    cluster = acked()
+    reply = moved(cluster, target)
+    assert (reply.start_offset, reply.moved_count) == (start, 10 - start)
+    assert ranges_of(cluster.receive()) == (((start, 10),) if start < 10 else ())
+    assert reply.start_ms == ([*times_of(cluster), 0])[start]
+
+
+def test_a_rewind_to_a_time_begins_at_the_first_message_of_that_time() -> None:
+    cluster = acked()
+    times = times_of(cluster)
+    for rewind, (ms, start) in enumerate(
+        [(times[3], 3), (times[3] + 1, 4), (times[3] - 1, 3), (times[9] + 1, 10), (0, 0)]
+    ):
+        assert moved(cluster, TimeTarget(ms), rewind=rewind + 1).start_offset == start
+    now = now_ms(cluster)
+    assert moved(cluster, TimeTarget(times[6] - now), rewind=9).start_offset == 6
+
+
+def test_a_rewind_to_a_time_sees_what_is_in_flight() -> None:
+    """Between two batches that are proposed and not yet durable."""
+    cluster = filled(2)
+    first = cluster.submit(ProduceRequest(batch(b"x")))
+    cluster.now_ns += 50_000_000
+    between = now_ms(cluster) - 20
+    second = cluster.submit(ProduceRequest(batch(b"y")))
+    rewind = cluster.submit(RewindRequest(DEFAULT_GROUP, 1, TimeTarget(between)))
+    behind = cluster.submit(RewindRequest(DEFAULT_GROUP, 2, TimeTarget(now_ms(cluster) + 1), clamp=True))
+    assert (first.answer, rewind.answer) == (None, None)
+    cluster.settle()
+    assert second.reply(ProduceReply).base_offset == 3
+    assert rewind.reply(RewindReply).start_offset == 3
+    assert behind.reply(RewindReply).start_offset == 4
+
+
+def test_a_repeated_rewind_answers_what_the_first_did() -> None:
+    cluster = acked()
+    first = moved(cluster, OffsetTarget(Offset(4)))
+    cluster.ack(cluster.receive().lease, (4, 10))
+    assert moved(cluster, OffsetTarget(Offset(0))) == first
+    assert cluster.receive().parts == ()
+
+
+def test_a_skip_acks_what_lies_before_its_target() -> None:
+    cluster = filled(10)
+    reply = moved(cluster, OffsetTarget(Offset(6)), forward=True)
+    assert (reply.start_offset, reply.moved_count) == (6, 6)
+    assert ranges_of(cluster.receive()) == ((6, 10),)
+
+
+def test_one_id_is_not_both_a_rewind_and_a_skip() -> None:
+    cluster = filled(10)
+    moved(cluster, OffsetTarget(Offset(6)), forward=True)
+    answer = cluster.ask(RewindRequest(DEFAULT_GROUP, 1, EarliestTarget()))
+    assert isinstance(answer, InvalidArgumentError)
+
+
+def test_a_target_outside_of_the_log_is_clamped_where_that_is_asked_for() -> None:
+    cluster = filled(10)
+    assert moved(cluster, OffsetTarget(Offset(99)), clamp=True).start_offset == 10
+    assert moved(cluster, OffsetTarget(Offset(-5)), clamp=True, rewind=2).start_offset == 0
+    assert moved(cluster, TimeTarget(1 << 50), clamp=True, rewind=3).start_offset == 10
+
+
+def test_a_group_begins_where_it_is_told() -> None:
+    cluster = filled(10)
+    reply = cluster.ask(CreateGroupRequest(OTHER, CountTarget(3)))
+    assert reply == GroupReply(OTHER, Offset(7))
+    lease = cluster.ask(receive(OTHER))
+    assert isinstance(lease, ReceiveReply)
+    assert ranges_of(lease) == ((7, 10),)
+    assert cluster.ask(DeleteGroupRequest(OTHER)) == GroupReply(OTHER, Offset(0))
+    assert isinstance(cluster.ask(receive(OTHER)), NotFoundError)
+
+
+def test_a_group_that_is_being_made_exists_for_the_next_request() -> None:
+    cluster = filled(1)
+    made = cluster.submit(CreateGroupRequest(OTHER, EarliestTarget()))
+    leased = cluster.submit(receive(OTHER))
+    twice = cluster.submit(CreateGroupRequest(OTHER, EarliestTarget()))
+    cluster.settle()
+    assert made.reply(GroupReply).start_offset == 0
+    assert ranges_of(leased.reply(ReceiveReply)) == ((0, 1),)
+    assert isinstance(twice.answer, AlreadyExistsError)
+
+
+def test_the_state_says_what_each_group_has() -> None:
+    cluster = filled(10)
+    lease = cluster.receive(4).lease
+    cluster.ack(lease, (0, 1), (2, 3))
+    cluster.ask(NackRequest(DEFAULT_GROUP, ((lease, ((1, 2),)),), delay_ms=9_000))
+    state = cluster.ask(StateRequest())
+    assert isinstance(state, StateReply)
+    (group,) = state.groups
+    assert (state.log_start, state.log_end) == (0, 10)
+    assert (group.available, group.leased, group.delayed, group.acked_ahead) == (6, 1, 1, 1)
+    assert (group.oldest_offset, group.oldest_ms) == (1, times_of(cluster)[1])
+
+
+def test_the_state_of_an_empty_partition_has_no_oldest_message() -> None:
+    state = single().ask(StateRequest())
+    assert isinstance(state, StateReply)
+    assert (state.log_end, [group.oldest_ms for group in state.groups]) == (0, [0])
+
+
+# Retention.
+
+
+def test_the_floor_moves_exactly_when_a_message_has_outlived_its_time() -> None:
+    cluster = single(settings=PartitionSettings(retention_s=60))
+    first = cluster.produce(b"a")
+    cluster.tick(3)
+    cluster.produce(b"b")
+    end_ns = cluster.now_ns + (first.append_ms + 60_000 - now_ms(cluster)) * 1_000_000
+    while cluster.now_ns + 100_000_000 < end_ns:
+        cluster.tick()
+    cluster.now_ns = end_ns - 1_000_000
+    cluster.leader.engine.tick()
+    cluster.settle()
+    assert cluster.leader.machine.log_start_offset == 0
+    cluster.now_ns = end_ns
+    cluster.leader.engine.tick()
+    cluster.settle()
+    assert cluster.leader.machine.log_start_offset == 1
+
+
+def test_a_receive_never_gives_what_has_outlived_its_time() -> None:
+    """The floor is proposed before the lease, in the same step, however long no tick came."""
+    cluster = single(settings=PartitionSettings(retention_s=60))
+    cluster.produce(b"a")
+    cluster.tick(300)
+    cluster.produce(b"b")
+    cluster.tick(200)
+    cluster.now_ns += 15_000_000_000
+    assert ranges_of(cluster.receive()) == ((1, 2),)
+
+
+def test_a_partition_may_expire_to_its_end() -> None:
+    cluster = single(settings=PartitionSettings(retention_s=60))
+    cluster.produce(b"a", b"b")
+    cluster.tick(610)
+    machine = cluster.leader.machine
+    assert (machine.log_start_offset, machine.next_offset) == (2, 2)
+    assert cluster.receive().parts == ()
+    cluster.produce(b"c")
+    assert ranges_of(cluster.receive()) == ((2, 3),)
+
+
+def test_a_time_before_the_oldest_message_is_refused_or_clamped() -> None:
+    cluster = single(settings=PartitionSettings(retention_s=60))
+    first = cluster.produce(b"a")
+    cluster.tick(400)
+    cluster.produce(b"b")
+    cluster.tick(300)
+    assert cluster.leader.machine.log_start_offset == 1
+    refused = cluster.ask(RewindRequest(DEFAULT_GROUP, 1, TimeTarget(first.append_ms)))
+    assert isinstance(refused, OffsetOutOfRangeError)
+    reply = moved(cluster, TimeTarget(first.append_ms), clamp=True)
+    assert reply.start_offset == 1
+    refused = cluster.ask(RewindRequest(DEFAULT_GROUP, 2, OffsetTarget(Offset(0))))
+    assert isinstance(refused, OffsetOutOfRangeError)
+
+
+# The end of a leadership.
+
+
+def cut(cluster: KitCluster, number: int) -> None:
+    """Nothing goes to or from a node."""
+
+    def is_passed(sender: NodeId, to: NodeId, message: PeerMessage) -> bool:
+        return number not in (sender, to)
+
+    cluster.is_passed = is_passed
+
+
+def test_what_waits_is_answered_when_the_leadership_ends() -> None:
+    cluster = KitCluster(3)
+    old = cluster.elect()
+    cluster.produce(*values(4))
+    held = cluster.receive(2)
+    cut(cluster, old.number)
+    produce = cluster.submit(ProduceRequest(batch(b"x")), node=old)
+    ack = cluster.submit(AckRequest(DEFAULT_GROUP, ((held.lease, ((0, 1),)),)), node=old)
+    lease = cluster.submit(receive(count=1), node=old)
+    poll = cluster.submit(receive(wait_ms=20_000, count=5), node=old)
+    long_poll = cluster.submit(receive(wait_ms=20_000), node=old)
+    state = cluster.submit(StateRequest(), node=old)
+    rewind = cluster.submit(RewindRequest(DEFAULT_GROUP, 1, EarliestTarget()), node=old)
+    waiting = [produce, ack, lease, poll, long_poll, state, rewind]
+    cluster.settle()
+    assert [one.answer for one in waiting] == [None] * 7
+    cluster.tick(60)
+    for one in (produce, ack, lease, poll, rewind):
+        assert isinstance(one.answer, UnknownOutcomeError | NotLeaderError), repr(one.answer)
+    assert isinstance(produce.answer, UnknownOutcomeError)
+    assert isinstance(ack.answer, UnknownOutcomeError)
+    for one in (long_poll, state):
+        assert isinstance(one.answer, NotLeaderError)
+    assert isinstance(cluster.ask(receive(), node=old), NotLeaderError)
+
+
+def test_a_new_leader_keeps_leases_and_forgets_what_was_never_committed() -> None:
+    cluster = KitCluster(3)
+    old = cluster.elect()
+    cluster.produce(*values(4))
+    held = cluster.receive(2, hide_ms=60_000)
+    cut(cluster, old.number)
+    lost = cluster.submit(ProduceRequest(batch(b"lost")), node=old)
+    cluster.tick(60)
+    new = cluster.leader
+    assert new is not old
+    assert isinstance(lost.answer, UnknownOutcomeError)
+    assert cluster.produce(b"kept").base_offset == 4
+    assert ranges_of(cluster.receive()) == ((2, 5),)
+    assert cluster.ack(held.lease, (0, 2)).results[0].done_count == 2
+    cluster.is_passed = lambda sender, to, message: True
+    cluster.tick(10)
+    digests = {node.machine.digest() for node in cluster.nodes.values()}
+    assert len(digests) == 1
+    assert old.machine.next_offset == 5
+
+
+def test_a_repeat_at_the_new_leader_finds_what_the_old_one_committed() -> None:
+    cluster = KitCluster(3)
+    old = cluster.elect()
+    first = cluster.produce(b"a", producer=7, sequence=0)
+    lease = cluster.ask(receive(session=3, request_id=1, hide_ms=60_000))
+    cluster.stop(old.number)
+    cluster.tick(60)
+    assert cluster.produce(b"a", producer=7, sequence=0) == replace(first, duplicate=True)
+    again = cluster.ask(receive(session=3, request_id=1, hide_ms=60_000))
+    assert isinstance(lease, ReceiveReply)
+    assert isinstance(again, ReceiveReply)
+    assert (again.lease, again.parts) == (lease.lease, lease.parts)
+    assert again.hide_left_ms < lease.hide_left_ms
+
+
+def test_a_transfer_refuses_what_comes_meanwhile_and_changes_nothing() -> None:
+    cluster = KitCluster(3)
+    old = cluster.elect()
+    target = next(number for number in (1, 2, 3) if number != old.number)
+    cut(cluster, old.number)
+    old.replica.core.transfer_leadership(ReplicaId(target))
+    before = old.replica.core.last_index
+    answer = cluster.ask(ProduceRequest(batch(b"a")), node=old)
+    assert isinstance(answer, LogBrokerError)
+    assert answer.retriable
+    assert old.replica.core.last_index == before
