@@ -100,6 +100,8 @@ def load_for_dev(folder: Path, port: int, assignments: tuple[str, ...]) -> Loade
         "listeners.client.port": port,
         "listeners.admin.port": port + 1,
         "listeners.peer.port": port + 2,
+        # One in a hundred of a developer's disk is a lot for trying things out.
+        "storage.ballast_percent": 0.0,
         **dict(map(parse_assignment, assignments)),
     }
     return load_settings(flags=flags, use_file=False)

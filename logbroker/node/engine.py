@@ -165,7 +165,7 @@ class Engine:
         self._room_wanted: Room | None = Room.AMPLE
         self._wants_seal = False
         self._without_room: set[ReplicaId] = set()
-        self._commit_again_at_tick = 0
+        self._commit_again_at_tick = self._births_at_tick = 0
         self._commit_ticks = 0
         self._uncommitted_bytes = 0
         self._ticks = 0
@@ -181,6 +181,8 @@ class Engine:
 
     def tick(self) -> None:
         """One tick of time, 100 ms by default."""
+        if self.failed is not None:
+            return
         self._ticks += 1
         self._clock.tick()
         self._without_room.clear()
@@ -282,7 +284,7 @@ class Engine:
                 writes.append(write)
                 self._committing.append(replica)
                 left -= sum(entry.size_bytes for entry in write.entries)
-        births, self._births = self._births, []
+        births, self._births = (self._births, []) if self._may_give_birth() else ([], self._births)
         deaths, self._deaths = self._deaths, []
         job = self.store.plan_commit(
             writes,
@@ -317,8 +319,10 @@ class Engine:
                 replica.on_written()
         # Tried again after the next tick, not at once: the disk does not empty itself that fast.
         self._without_room |= refused
-        if refused:
-            self._room_wanted = Room.LOW if self.store.room is Room.AMPLE else Room.LAST
+        if refused and self.store.room is Room.AMPLE:
+            self._room_wanted = Room.LOW
+        elif any(replica.id in refused and replica.writes_housekeeping for replica in committing):
+            self._room_wanted = Room.LAST
 
     def commit_failed(self, job: CommitJob, error: LogBrokerError) -> None:
         """The job's `run` raised. Want of room is waited for; anything else ends this node for good."""
@@ -327,6 +331,9 @@ class Engine:
             self._stop(error)
             return
         self.store.abandon_commit(job)
+        if self._creating:
+            # A new replica that finds no room must not hold up the groups that are there.
+            self._births_at_tick = self._ticks + ROOM_RETRY_TICKS
         self._put_back(job.deaths)
         self._commit_again_at_tick = self._ticks + 1
         self._room_wanted = Room.LOW if self.store.room is Room.AMPLE else Room.LAST
@@ -552,13 +559,16 @@ class Engine:
 
     def _has_commit_work(self) -> bool:
         return bool(
-            self._births
+            self._may_give_birth()
             or self._deaths
             or self._room_wanted is not None
             or self._wants_seal
             or self.store.wants_roll
             or any(map(self._can_write, self.replicas.values()))
         )
+
+    def _may_give_birth(self) -> bool:
+        return bool(self._births) and self._ticks >= self._births_at_tick
 
     def _can_write(self, replica: Replica) -> bool:
         return replica.has_writes and replica.id not in self._without_room

@@ -282,6 +282,12 @@ class Replica:
         return any(write.install is not None for write in (*self._writes, *self._in_flight))
 
     @property
+    def writes_housekeeping(self) -> bool:
+        """Something is to be written that frees room, or without which nothing goes on: the last room is for that."""
+        kinds = (EntryKind.FLOOR, EntryKind.CONFIG, EntryKind.NOOP)
+        return any(entry.kind in kinds for write in self._writes for entry in write.entries)
+
+    @property
     def has_writes(self) -> bool:
         return bool(self._writes) and not self._in_flight and self.failed is None
 

@@ -14,13 +14,13 @@ from logbroker.ids import GroupId, Index, ReplicaId, Term
 from logbroker.storage.ballast import Ballast, Room
 from logbroker.storage.flush import SPARE_NAME
 from logbroker.storage.lives import GROUPS_DIRECTORY, CreateBody, InstallBody, encode_body, replica_directory
-from logbroker.storage.wal_format import FrameKind, WalFrame, entry_frame, life_frame
+from logbroker.storage.wal_format import FrameKind, WalFrame, align_up, entry_frame, life_frame
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from logbroker.entry import Entry
-    from logbroker.storage.disk import Disk
+    from logbroker.storage.disk import Disk, File
     from logbroker.storage.partition_log import RoomRequest
     from logbroker.storage.votes import VoteStore
     from logbroker.storage.wal import Wal
@@ -147,18 +147,29 @@ class CommitJob:
 
 
 def reserve_room(disk: Disk, request: RoomRequest) -> None:
-    """Preallocate what a request asks for; blocking.
+    """Preallocate what a request asks for, or on a full disk no more than what it needs; blocking.
 
     Raises:
-        DiskFullError: it is not to be had; nothing was taken.
+        DiskFullError: not even that is to be had; nothing was taken.
     """
     if request.target is not None:
-        request.target.file.allocate(0, request.allocated_bytes)
+        _allocate(request.target.file, request)
         return
     file = disk.open(f"{request.log.state.directory}/{SPARE_NAME}", create=True)
     try:
-        file.allocate(0, request.allocated_bytes)
+        _allocate(file, request)
     except DiskFullError:
         file.close()
         raise
     request.opened = file
+
+
+def _allocate(file: File, request: RoomRequest) -> None:
+    try:
+        file.allocate(0, request.allocated_bytes)
+    except DiskFullError:
+        needed = align_up(request.needed_bytes)
+        if needed >= request.allocated_bytes:
+            raise
+        file.allocate(0, needed)
+        request.allocated_bytes = needed

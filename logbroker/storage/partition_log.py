@@ -118,6 +118,8 @@ class RoomRequest:
     log: PartitionLog
     target: SegmentFile | None
     """The file to extend; None to open a new spare one."""
+    needed_bytes: int
+    """Less than this is of no use; `allocated_bytes` is what is asked for first, and what was had in the end."""
     allocated_bytes: int
     opened: File | None = None
 
@@ -403,11 +405,11 @@ class PartitionLog:
                 return None
             if spare is None and length + need <= options.segment_bytes:
                 step = min(max(options.first_room_bytes, active.allocated_bytes), options.max_room_step_bytes)
-                return RoomRequest(self, active, max(length + need, active.allocated_bytes + step))
+                return RoomRequest(self, active, length + need, max(length + need, active.allocated_bytes + step))
         need += SEGMENT_HEADER_BYTES
         if spare is not None and spare.allocated_bytes >= need:
             return None
-        return RoomRequest(self, spare, max(need, options.first_room_bytes))
+        return RoomRequest(self, spare, need, max(need, options.first_room_bytes))
 
     def take_room(self, request: RoomRequest) -> File | None:
         """Note what a successful request reserved; returns a file that is not wanted any more."""

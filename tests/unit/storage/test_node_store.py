@@ -456,7 +456,8 @@ def test_one_replicas_damage_does_not_hold_up_the_others(what: str) -> None:
 def test_a_replica_without_room_is_refused_alone() -> None:
     disk, store = fresh()
     write(store, *entries(1, 2, group=B), replica=B)
-    disk.inject(Fault(effect=Effect.NO_ROOM, matches=on(Action.ALLOCATE, below="groups/11")))
+    # Twice: for what is asked for first, and for what is needed.
+    disk.inject(Fault(effect=Effect.NO_ROOM, matches=on(Action.ALLOCATE, below="groups/11"), times=2))
     refused = commit(store, ReplicaWrite(A, entries=entries(1, 3)), ReplicaWrite(B, entries=entries(2, 4, group=B)))
     assert refused == {A}
     assert store.replicas[A].log.last_index() == 0
