@@ -587,9 +587,10 @@ class ProducerCore:
     def on_unkeyed_landed(self) -> None:
         self.unkeyed_count -= 1
         if not self.unkeyed_count:
-            line = self._lines[self._current]
-            if line.is_idle and not line.is_marked and line.open_batches():
-                self.core.mark(line)
+            for line in self._lines:
+                # Any line may hold an open batch: it stays where it was opened when `_current` moves on.
+                if line.is_idle and not line.is_marked and line.open_batches():
+                    self.core.mark(line)
 
     def unsettled(self) -> list[OutgoingBatch]:
         return [batch for line in self._lines for batch in line.open_batches()]
