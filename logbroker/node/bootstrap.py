@@ -20,6 +20,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TypeAlias, assert_never, final
 
+from logbroker.errors import InvalidArgumentError
 from logbroker.ids import NO_REPLICA, NodeId, ReplicaId
 from logbroker.node.catalogue import meta_replicas
 from logbroker.node.catalogue.commands import Bootstrap
@@ -39,7 +40,7 @@ from logbroker.node.cluster_messages import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Collection, Iterable, Mapping
 
     from logbroker.node.catalogue.rows import NodeRow, ReplicaRow
 
@@ -96,8 +97,10 @@ class FirstBootMachine:
         self.has_meta = False
         """A replica of the meta group is here, so the catalogue itself says everything else."""
         self.lost: tuple[ReplicaId, ...] = ()
-        self._plan = plan
         self._me = me
+        # A word that was given while the node ran holds over a restart.
+        keeps_word = self._is_own(state) and bool(state.without) and not plan.without
+        self._plan = replace(plan, without=state.without) if keeps_word else plan
         self._new_cluster_id = new_cluster_id
         self._peers: dict[NodeId, bytes] = {}
         self._standings: dict[NodeId, Standing] = {}
@@ -111,6 +114,24 @@ class FirstBootMachine:
         return self.state.phase.is_member
 
     # Inputs.
+
+    def leave_out(self, nodes: Collection[NodeId]) -> None:
+        """An operator's word: the first boot goes without these nodes. It takes effect with the next tick.
+
+        Raises:
+            InvalidArgumentError: it does not fit, or is not for this node.
+        """
+        plan = left_out(self._plan, nodes, own=self._me.node)
+        if self.is_member:
+            raise InvalidArgumentError(f"node {self._me.node} belongs to cluster {self.state.cluster_id.hex()} already")
+        if not plan.is_majority:
+            raise InvalidArgumentError(
+                f"nodes {list(plan.taking_part)} are no majority of {list(plan.nodes)}",
+                hint="wait for one more node, or configure a smaller cluster",
+            )
+        if plan.taking_part[0] != self._me.node:
+            raise InvalidArgumentError(f"without these, node {plan.taking_part[0]} founds the cluster: say it there")
+        self._plan = plan
 
     def on_peer(self, node: NodeId, incarnation: bytes) -> Step:
         """A link to a node is up; what it said in an earlier life is forgotten."""
@@ -441,6 +462,20 @@ class FirstBootMachine:
         if node not in self._peers:
             return ", which is not connected"
         return " to hold the record" if self.state.phase is Phase.RECORDED else " to promise"
+
+
+def left_out(plan: FirstBoot, nodes: Collection[NodeId], *, own: NodeId) -> FirstBoot:
+    """The plan without `nodes`.
+
+    Raises:
+        InvalidArgumentError: they are not other nodes of the plan.
+    """
+    without = tuple(sorted(set(nodes)))
+    if not set(without) <= set(plan.nodes) - {own}:
+        raise InvalidArgumentError(
+            f"--without {', '.join(map(str, without))}: not other nodes of cluster.initial_nodes {list(plan.nodes)}"
+        )
+    return replace(plan, without=without)
 
 
 def _nodes(nodes: list[NodeId]) -> str:

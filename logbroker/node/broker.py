@@ -17,7 +17,6 @@ import trio
 
 from logbroker.errors import (
     ConfigurationError,
-    InvalidArgumentError,
     LogBrokerError,
     NotLeaderError,
     RemoteProtocolError,
@@ -26,7 +25,7 @@ from logbroker.errors import (
     UnknownOutcomeError,
 )
 from logbroker.ids import META_GROUP, GroupId, Index, NodeId
-from logbroker.node.bootstrap import FirstBoot
+from logbroker.node.bootstrap import FirstBoot, left_out
 from logbroker.node.catalogue import Catalogue, CatalogueLimits, Outcome
 from logbroker.node.catalogue.bounds import MAX_RETENTION_MS
 from logbroker.node.catalogue.rows import NodeRow
@@ -65,7 +64,7 @@ from logbroker.storage.recovery import INDEX_NAME, open_store
 from logbroker.storage.wal import WalOptions
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
 
     from logbroker.config import Settings
     from logbroker.node.catalogue.commands import Bootstrap, Command
@@ -385,6 +384,18 @@ class Broker:
         if self._cluster is not None:
             self._cluster.report(commands)
 
+    def bootstrap_without(self, nodes: Collection[NodeId]) -> None:
+        """An operator's word to the node that founds the cluster: go on without these, which join later.
+
+        Raises:
+            InvalidArgumentError: they are not nodes of the first boot, the rest is no majority, another node is to be
+                told, or the cluster is founded already.
+            ShuttingDownError: the node does not run.
+        """
+        _, _, cluster = self._running()
+        cluster.leave_out(nodes)
+        logger.warning("bootstrap_without node=%d without=%s", self.node, sorted(nodes))
+
     def accept_clock(self) -> None:
         """The operator's word that this node's wall clock is right."""
         if self._clock is not None:
@@ -672,13 +683,9 @@ def last_append_ms(store: NodeStore) -> int:
 
 
 def _first_boot(settings: Settings, without: tuple[NodeId, ...]) -> FirstBoot:
-    nodes = tuple(NodeId(node.id) for node in settings.cluster.initial_nodes) or (NodeId(settings.node.id),)
-    unknown = sorted(set(without) - set(nodes))
-    if unknown or settings.node.id in without:
-        raise InvalidArgumentError(
-            f"--without {', '.join(map(str, without))}: not other nodes of cluster.initial_nodes {list(nodes)}"
-        )
-    return FirstBoot(settings.cluster.name, nodes, tuple(sorted(set(without))))
+    own = NodeId(settings.node.id)
+    nodes = tuple(NodeId(node.id) for node in settings.cluster.initial_nodes) or (own,)
+    return left_out(FirstBoot(settings.cluster.name, nodes), without, own=own)
 
 
 def _engine_options(settings: Settings) -> EngineOptions:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import secrets
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import TYPE_CHECKING, NoReturn, final
 
 import trio
@@ -105,6 +105,11 @@ class ClusterTasks:
 
     def bootstrap_command(self) -> Bootstrap | None:
         return self._machine.bootstrap_command()
+
+    def leave_out(self, nodes: Collection[NodeId]) -> None:
+        """See `FirstBootMachine.leave_out`. Raises InvalidArgumentError."""
+        self._machine.leave_out(nodes)
+        self._has_input.set()
 
     # Inputs, from trio's thread; none of them blocks.
 

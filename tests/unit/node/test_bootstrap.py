@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from logbroker.errors import InvalidArgumentError
 from logbroker.ids import NodeId
 from logbroker.node.bootstrap import FirstBoot, FirstBootMachine
 from logbroker.node.cluster_file import ClusterState
@@ -245,6 +246,44 @@ def test_a_lost_replica_of_the_meta_group_is_never_created_again_from_the_record
     network.settle()
     assert network.machines[NodeId(2)].created == [2]
     assert boot.meta_seed() is None
+
+
+def test_a_word_given_while_the_node_runs_takes_effect_and_holds_over_a_restart() -> None:
+    network = Network()
+    network.start(1, 2)
+    network.settle()
+    boot = network.machines[NodeId(1)].boot
+    assert boot is not None
+    boot.leave_out([NodeId(3)])
+    network.tick(1)
+    network.kill(1)
+    network.start(1)
+    network.settle()
+    assert (network.phase(1), network.phase(2)) == (Phase.FOUNDED, Phase.FOUNDED)
+    record = network.machines[NodeId(1)].durable.record
+    assert record is not None
+    assert record.without == (3,)
+
+
+@pytest.mark.parametrize(
+    ("number", "without", "why"),
+    [
+        (1, (4,), "--without 4: not other nodes"),
+        (1, (1,), "--without 1: not other nodes"),
+        (1, (2, 3), "no majority"),
+        (3, (1,), "node 2 founds the cluster: say it there"),
+    ],
+)
+def test_a_word_that_does_not_fit_is_refused(number: int, without: tuple[int, ...], why: str) -> None:
+    with pytest.raises(InvalidArgumentError, match=why):
+        machine(number).leave_out(tuple(map(NodeId, without)))
+
+
+def test_a_word_to_a_member_comes_too_late() -> None:
+    boot = founded().machines[NodeId(1)].boot
+    assert boot is not None
+    with pytest.raises(InvalidArgumentError, match=r"belongs to cluster .* already"):
+        boot.leave_out([NodeId(3)])
 
 
 # One machine, message by message.

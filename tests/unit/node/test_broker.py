@@ -239,6 +239,14 @@ async def test_an_operator_may_go_without_a_node_which_joins_later(tmp_path: Pat
         await until(lambda: is_whole(nodes, 3, META_GROUP, group), f"node 3 has all groups; {nodes.problems()}")
 
 
+async def test_the_word_to_go_without_a_node_may_be_given_while_the_others_wait(tmp_path: Path) -> None:
+    async with running_nodes(tmp_path, 3) as nodes:
+        await nodes.start(1, 2)
+        await until(lambda: any("waits for node 3" in p for p in nodes.brokers[1].status().problems), "node 3 is named")
+        nodes.brokers[1].bootstrap_without([NodeId(3)])
+        await nodes.ready(1, 2)
+
+
 async def test_a_deleted_queue_leaves_no_replica_behind(tmp_path: Path) -> None:
     async with running_nodes(tmp_path, 3) as nodes:
         await nodes.start(1, 2, 3)
