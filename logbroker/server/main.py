@@ -123,7 +123,25 @@ class Server:
         """
         given = self._settings.listeners
         client_sockets = await _open_listeners("client", given.client)
-        admin_sockets = await _open_listeners("admin", given.admin)
+        try:
+            admin_sockets = await _open_listeners("admin", given.admin)
+            try:
+                await self._serve(client_sockets, admin_sockets, announce, task_status, handles_signals=handles_signals)
+            finally:
+                _close(admin_sockets)
+        finally:
+            _close(client_sockets)
+        return self._exit_code
+
+    async def _serve(
+        self,
+        client_sockets: list[trio.SocketListener],
+        admin_sockets: list[trio.SocketListener],
+        announce: Callable[[str], None],
+        task_status: trio.TaskStatus[Settings],
+        *,
+        handles_signals: bool,
+    ) -> None:
         settings = _with_ports(self._settings, client=_port(client_sockets), admin=_port(admin_sockets))
         contexts = TlsContexts(settings)
         token_file = settings.auth.root_token_file
@@ -153,7 +171,6 @@ class Server:
             clients.stop()
             await clients_ended.wait()
             nursery.cancel_scope.cancel()
-        return self._exit_code
 
     async def _watch_signals(self, scope: trio.CancelScope, contexts: TlsContexts) -> None:
         with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
@@ -194,6 +211,11 @@ async def _open_listeners(name: str, listener: Listener) -> list[trio.SocketList
         raise ConfigurationError(
             f"listeners.{name} cannot listen on {listener.address}: {error.strerror or error}"
         ) from error
+
+
+def _close(sockets: list[trio.SocketListener]) -> None:
+    for listener in sockets:
+        listener.socket.close()
 
 
 def _port(sockets: list[trio.SocketListener]) -> int:

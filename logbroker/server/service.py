@@ -64,6 +64,9 @@ class ClientService:
         self.settings = settings
         self.limits = settings.limits
         self.wire_limits = wire_limits(settings.limits)
+        # Read for every request, so not looked up in the settings each time.
+        self.request_s = settings.timeouts.request_ms / 1000
+        self.max_wait_ms = settings.limits.max_wait_ms
         self.random_bytes = random_bytes
         self.clock = clock
         self.handover = Handover(backend.submit)

@@ -177,7 +177,6 @@ class Session:
         self._open: dict[int, Exchange] = {}
         self._inflight_bytes = 0
         self._taken_bytes = 0
-        self._waiting_receives = 0
         # Leases whose reply is in the buffer, with the position in the outgoing bytes where that reply ends.
         self._unwritten: deque[tuple[int, GroupId, LeaseId, GroupName]] = deque()
         self._closing_since_s: float | None = None
@@ -308,7 +307,7 @@ class Session:
         return self.sending_since_s is not None and now_s - self.sending_since_s >= timeouts.send_ms / 1000
 
     def _end_overdue(self, now_s: float) -> None:
-        request_s = self.service.settings.timeouts.request_ms / 1000
+        request_s = self.service.request_s
         overdue = []
         for exchange in self._open.values():
             # In the order they began; only receives last longer than the rest.
@@ -468,15 +467,11 @@ class Session:
 
     def _begin(self, request: AnyRequest, body: bytes, now_s: float) -> None:
         service = self.service
-        deadline_s = now_s + service.settings.timeouts.request_ms / 1000
-        is_receive = isinstance(request, Receive)
-        if isinstance(request, Receive):
-            deadline_s += min(request.wait_ms, service.limits.max_wait_ms) / 1000
-        exchange = Exchange(self, request, len(body), began_s=now_s, deadline_s=deadline_s)
+        exchange = Exchange(self, request, len(body), began_s=now_s, deadline_s=now_s + service.request_s)
         self._open[request.rid] = exchange
-        self._inflight_bytes += len(body)
-        if is_receive:
-            self._waiting_receives += 1
+        self._inflight_bytes += exchange.body_bytes
+        if isinstance(request, Receive):
+            exchange.deadline_s += min(request.wait_ms, service.max_wait_ms) / 1000
             service.measures.waiting_receives += 1
             if service.measures.waiting_receives > service.limits.max_waiting_receives:
                 exchange.fail(
@@ -528,5 +523,4 @@ class Session:
             return
         self._inflight_bytes -= exchange.body_bytes
         if isinstance(exchange.request, Receive):
-            self._waiting_receives -= 1
             self.service.measures.waiting_receives -= 1

@@ -22,6 +22,9 @@ QUICK: dict[str, object] = {
     "raft.heartbeat_ms": 20,
     "raft.election_ms": 100,
     "storage.wal_file_bytes": 8 << 20,
+    # One in a hundred of a large disk, for each test that is kept, would fill it.
+    "storage.ballast_min_bytes": 1 << 20,
+    "storage.ballast_percent": 0.0,
     "timeouts.drain_ms": 2_000,
 }
 """Timers of a node that has its machine almost to itself, so that tests need not wait for elections."""

@@ -83,6 +83,12 @@ class NodeProcess:
         self.process = None
         return code
 
+    async def wait_log(self, text: str) -> None:
+        """Wait until the log says so; it is all that comes out of the process by itself."""
+        with trio.fail_after(STOP_S):
+            while text not in self.read_log():  # noqa: ASYNC110
+                await trio.sleep(0.02)
+
     def read_log(self) -> str:
         return (self.folder / "log").read_text()[-4_000:]
 
@@ -115,7 +121,9 @@ async def cluster(folder: Path, *, size: int = 3, extra: str = "") -> AsyncItera
             f'[node]\nid = {node}\ndata_dir = "{place / "data"}"\n'
             f'[cluster]\nname = "e2e"\nsize = {size}\ninitial_nodes = [\n{initial},\n]\n'
             f"[listeners.client]\nport = {client_port}\n[listeners.admin]\nport = {admin_port}\n"
-            f"[listeners.peer]\nport = {peer_port}\n[storage]\nwal_file_bytes = {8 << 20}\n{extra}"
+            f"[listeners.peer]\nport = {peer_port}\n"
+            # The usual ballast, one in a hundred of a large disk, would fill it for each test that is kept.
+            f"[storage]\nwal_file_bytes = {8 << 20}\nballast_min_bytes = {1 << 20}\nballast_percent = 0.0\n{extra}"
         )
         nodes[node] = NodeProcess(node, place, config, f"ws://127.0.0.1:{client_port}", admin_port)
     try:

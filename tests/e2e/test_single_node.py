@@ -185,7 +185,6 @@ async def test_what_makes_no_sense_is_refused_with_its_reason(tmp_path: Path) ->
         assert await client.list_queues() == []
 
 
-@pytest.mark.xfail(strict=True, reason="a batch that is none is taken for a disk that cannot be read")
 async def test_what_is_no_batch_is_refused_for_good(tmp_path: Path) -> None:
     async with running(single(tmp_path)) as (_, bound), connect(bound.client_url) as client:
         await client.create_queue("orders")

@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 LEADER_WAIT_S = 5.0
 """How long the maker of a queue waits for its partitions to be led; they will be, so it is no error if they are not."""
 LEADER_LOOK_S = 0.02
+DESCRIBE_WAIT_S = 2.0
+"""Whoever describes a queue wants to see what there is, more than to wait for what there may be."""
 
 
 def create_queue(exchange: Exchange, request: CreateQueue, body: bytes) -> None:
@@ -108,7 +110,8 @@ def describe_queue(exchange: Exchange, request: DescribeQueue, body: bytes) -> N
     row = service.queue(request.name)
 
     async def work() -> QueueDescription:
-        answers = await ask_partitions(service.backend, [(group, StateRequest()) for group in row.groups])
+        questions = [(group, StateRequest()) for group in row.groups]
+        answers = await ask_partitions(service.backend, questions, wait_s=DESCRIBE_WAIT_S)
         partitions = [
             _partition(service, row, number, group, answer)
             for number, (group, answer) in enumerate(zip(row.groups, answers, strict=True))

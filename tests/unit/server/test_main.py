@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 import trio
+import trustme
 
 from logbroker.config import load_settings
 from logbroker.errors import ConfigurationError
 from logbroker.server.logs import JsonFormatter, TextFormatter
-from logbroker.server.main import Server, raise_open_files
+from logbroker.server.main import Server, TlsContexts, raise_open_files
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -65,3 +66,25 @@ def test_a_node_open_to_the_network_without_tls_and_tokens_is_refused_unless_tol
     with pytest.raises(ConfigurationError, match=r"without TLS \(tls_cert, tls_key\) and auth.tokens = true"):
         load_settings(flags=flags, use_file=False)
     load_settings(flags={**flags, "listeners.client.insecure": True}, use_file=False)
+
+
+def test_certificates_that_cannot_be_read_again_leave_the_old_ones_in_use(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    authority = trustme.CA()
+    issued = authority.issue_cert("localhost")
+    cert, key = tmp_path / "cert.pem", tmp_path / "key.pem"
+    issued.cert_chain_pems[0].write_to_path(str(cert))
+    issued.private_key_pem.write_to_path(str(key))
+    flags: dict[str, object] = {"listeners.client.tls_cert": cert, "listeners.client.tls_key": key}
+    contexts = TlsContexts(load_settings(flags=flags, use_file=False).settings)
+    before = contexts.client
+    assert before is not None
+    assert contexts.admin is None
+    contexts.reload()
+    assert contexts.client is not before
+    after = contexts.client
+    cert.write_text("not a certificate")
+    contexts.reload()
+    assert contexts.client is after
+    assert "tls_reload_failed" in caplog.text
