@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import ssl
+from functools import partial
 from typing import TYPE_CHECKING
 
-from logbroker.errors import ConfigurationError
 from logbroker.node.peers import PeerTls
+from logbroker.node.tls import node_name, peer_client_context, server_context
 
 if TYPE_CHECKING:
     from logbroker.config import Settings
-    from logbroker.ids import NodeId
 
 
 def peer_tls(settings: Settings) -> PeerTls | None:
@@ -20,26 +20,11 @@ def peer_tls(settings: Settings) -> PeerTls | None:
         ConfigurationError: a file is missing or is not what it should be.
     """
     listener = settings.listeners.peer
-    if listener.tls_cert is None or listener.tls_key is None or listener.tls_ca is None:
+    dialling, accepting = peer_client_context(listener), server_context(listener)
+    if dialling is None or accepting is None:
         return None
-    contexts = []
-    for purpose in (ssl.PROTOCOL_TLS_CLIENT, ssl.PROTOCOL_TLS_SERVER):
-        context = ssl.SSLContext(purpose)
-        # Both ends are of this program: nothing older has to be spoken.
+    for context in (dialling, accepting):
+        # Both ends are of this program: nothing older has to be spoken, and both must say who they are.
         context.minimum_version = ssl.TLSVersion.TLSv1_3
         context.verify_mode = ssl.CERT_REQUIRED
-        try:
-            context.load_cert_chain(listener.tls_cert, listener.tls_key)
-            context.load_verify_locations(listener.tls_ca)
-        except (OSError, ssl.SSLError) as error:
-            raise ConfigurationError(
-                f"listeners.peer: certificate {listener.tls_cert}, key {listener.tls_key} or CA {listener.tls_ca} "
-                f"cannot be used: {error}"
-            ) from error
-        contexts.append(context)
-    name = settings.cluster.name
-
-    def name_of(node: NodeId) -> str:
-        return f"node-{node}.{name}"
-
-    return PeerTls(contexts[0], contexts[1], name_of)
+    return PeerTls(dialling, accepting, partial(node_name, cluster=settings.cluster.name))
