@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import json
 import logging
+from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, final
+from typing import TYPE_CHECKING, Annotated, final
 
+import msgspec
 import trio
 
+from logbroker.config.settings import MAX_NODE_ID
 from logbroker.errors import (
     AlreadyExistsError,
     ForbiddenError,
@@ -21,6 +24,8 @@ from logbroker.errors import (
     RequestError,
     UnauthenticatedError,
 )
+from logbroker.ids import NodeId
+from logbroker.node.catalogue.bounds import MAX_MEMBERS
 from logbroker.server.auth import authorize_operator
 from logbroker.server.health import checks
 from logbroker.server.metrics import CONTENT_TYPE, gather, render
@@ -53,6 +58,13 @@ _STATUS: tuple[tuple[type[LogBrokerError], int], ...] = (
 
 
 @final
+class _BootstrapBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    without: Annotated[
+        list[Annotated[NodeId, msgspec.Meta(ge=1, le=MAX_NODE_ID)]], msgspec.Meta(max_length=MAX_MEMBERS)
+    ]
+
+
+@final
 class AdminListener:
     """See the module. `tls` gives the context of this moment, so that certificates can be renewed."""
 
@@ -68,6 +80,7 @@ class AdminListener:
             ("GET", "/startupz"): (False, self._started),
             ("GET", "/metrics"): (True, self._metrics),
             ("GET", "/status"): (True, self._status),
+            ("POST", "/api/v1/bootstrap"): (True, self._bootstrap),
             ("POST", "/api/v1/clock/accept"): (True, self._accept_clock),
         }
 
@@ -113,7 +126,7 @@ class AdminListener:
                     return
                 with trio.fail_after(REQUEST_S):
                     body = await http.read_body()
-                    reply = await self._answer(request, body)
+                    reply = await self._answer(replace(request, body=body))
                     await http.reply(reply, is_head=request.method == "HEAD")
             except HttpError as error:
                 with trio.fail_after(REQUEST_S):
@@ -124,7 +137,7 @@ class AdminListener:
             if not http.start_next():
                 return
 
-    async def _answer(self, request: HttpRequest, body: bytes) -> HttpReply:
+    async def _answer(self, request: HttpRequest) -> HttpReply:
         method = "GET" if request.method == "HEAD" else request.method
         route = self._routes.get((method, request.path))
         if route is None:
@@ -169,10 +182,23 @@ class AdminListener:
     async def _status(self, _: HttpRequest) -> HttpReply:
         return _json_reply(200, status_page(self._service))
 
+    async def _bootstrap(self, request: HttpRequest) -> HttpReply:
+        """Let a cluster that never was begin although nodes are missing; with tokens on, the root token opens this."""
+        nodes = _decode_bootstrap(request.body).without
+        self._service.backend.bootstrap_without(nodes)
+        return _json_reply(200, {"node": self._service.backend.node, "without": sorted(nodes)})
+
     async def _accept_clock(self, _: HttpRequest) -> HttpReply:
         self._service.backend.accept_clock()
         logger.warning("clock_accepted by=operator")
         return _json_reply(200, {"node": self._service.backend.node, "accepted": True})
+
+
+def _decode_bootstrap(body: bytes) -> _BootstrapBody:
+    try:
+        return msgspec.json.decode(body, type=_BootstrapBody)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise InvalidArgumentError(f"the body is not what this page takes: {error}", hint='{"without": [3]}') from error
 
 
 def _token(request: HttpRequest) -> str:

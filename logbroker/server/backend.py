@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
 
     from logbroker.ids import GroupId, NodeId
     from logbroker.node.catalogue import Catalogue, Outcome
@@ -56,5 +56,8 @@ class Backend(Protocol):
 
     def statistics(self) -> NodeStatistics:
         """Raises ShuttingDownError where the node does not run."""
+
+    def bootstrap_without(self, nodes: Collection[NodeId]) -> None:
+        """An operator's word to go on without nodes at the first boot. Raises LogBrokerError where it does not fit."""
 
     def accept_clock(self) -> None: ...

@@ -130,12 +130,17 @@ def status(exchange: Exchange, request: Status, body: bytes) -> None:
     catalogue = backend.catalogue
     node = backend.status()
     places = {group: (row.name, number) for row in catalogue.queues() for number, group in enumerate(row.groups)}
+    nodes = _nodes(catalogue, node)
+    # One node fewer is the first thing that whoever looks should read.
+    absent = [
+        f"node {row.node} is {row.state}: {row.detail}" for row in nodes if row.state in ("unreachable", "missing")
+    ]
     exchange.reply(
         StatusReply(
             request.rid,
-            nodes=_nodes(catalogue, node),
+            nodes=nodes,
             groups=[_group(group, places.get(group.group, ("", 0))) for group in node.groups],
-            problems=list(node.problems),
+            problems=[*absent, *node.problems],
         )
     )
 

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import trio
 
 from logbroker.config import Settings
-from logbroker.errors import LogBrokerError, NotLeaderError, UnavailableError
+from logbroker.errors import InvalidArgumentError, LogBrokerError, NotLeaderError, UnavailableError
 from logbroker.ids import META_GROUP, GroupId, Index, NodeId, ReplicaId, Term
 from logbroker.node.catalogue import Refused
 from logbroker.node.node_status import GroupStatus, NodeStatus
+from logbroker.node.tokens import token_digest
 from logbroker.server.handlers import HANDLERS
 from logbroker.server.service import ClientService
 from logbroker.server.session import Session
@@ -20,7 +21,7 @@ from logbroker.wire.requests import Hello, decode_reply, encode_header
 from tests.unit.node.catalogue import kit as catalogue_kit
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
+    from collections.abc import Awaitable, Callable, Collection, Sequence
 
     from logbroker.node.catalogue import Catalogue, Outcome
     from logbroker.node.catalogue.commands import Command
@@ -48,6 +49,7 @@ class FakeBackend:
         self.has_catalogue = True
         self.is_draining = False
         self.accepted_clocks = 0
+        self.left_out: list[NodeId] = []
         self._catalogue = catalogue_kit.cluster(1, 2, 3)
         self._changed = trio.Event()
         for name in queues:
@@ -138,6 +140,11 @@ class FakeBackend:
     def statistics(self) -> NodeStatistics:
         raise UnavailableError("a fake counts nothing")
 
+    def bootstrap_without(self, nodes: Collection[NodeId]) -> None:
+        if self.node in nodes:
+            raise InvalidArgumentError("node 1 cannot go without itself")
+        self.left_out.extend(nodes)
+
     def accept_clock(self) -> None:
         self.accepted_clocks += 1
 
@@ -193,13 +200,13 @@ class World:
     clock: list[float]
 
     @classmethod
-    def make(cls, backend: FakeBackend | None = None, **sections: Any) -> World:  # noqa: ANN401  as `settings`
+    def make(cls, backend: FakeBackend | None = None, *, root: str = "", **sections: Any) -> World:  # noqa: ANN401  as `settings`
         clock = [1000.0]
         backend = backend or FakeBackend()
         service = ClientService(
             backend,
             settings(**sections),
-            root_digest=None,
+            root_digest=token_digest(root) if root else None,
             random_bytes=lambda size: b"r" * size,
             clock=lambda: clock[0],
         )

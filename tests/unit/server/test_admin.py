@@ -33,11 +33,13 @@ async def serving(world: World) -> AsyncIterator[int]:
         nursery.cancel_scope.cancel()
 
 
-async def call(port: int, target: str, *, method: str = "GET", token: str = "") -> tuple[int, str]:
+async def call(port: int, target: str, *, method: str = "GET", token: str = "", body: str = "") -> tuple[int, str]:
     head = f"{method} {target} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n"
     if token:
         head += f"Authorization: Bearer {token}\r\n"
-    answer = (await send_bytes(port, f"{head}\r\n".encode())).decode()
+    if body:
+        head += f"Content-Length: {len(body)}\r\n"
+    answer = (await send_bytes(port, f"{head}\r\n{body}".encode())).decode()
     return int(answer.split()[1]), answer.partition("\r\n\r\n")[2]
 
 
@@ -142,6 +144,31 @@ async def test_what_is_not_there_names_what_is() -> None:
         assert "/readyz" in json.loads(text)["error"]["hint"]
         assert (await call(port, "/livez", method="DELETE"))[0] == 404
         assert (await call(port, "/livez", method="HEAD")) == (200, "")
+
+
+async def test_an_operator_may_go_on_without_nodes_at_the_first_boot() -> None:
+    world = World.make()
+    world.backend.has_catalogue = False
+    async with serving(world) as port:
+        path = "/api/v1/bootstrap"
+        assert (await call(port, path, method="POST", body='{"without": [3]}'))[0] == 200
+        assert world.backend.left_out == [3]
+        assert (await call(port, path, method="POST", body='{"without": [1]}'))[0] == 400
+        for nonsense in ("", "[3]", '{"without": ["x"]}', '{"without": [0]}', '{"without": [3], "now": true}'):
+            status, text = await call(port, path, method="POST", body=nonsense)
+            assert (status, json.loads(text)["error"]["hint"]) == (400, '{"without": [3]}')
+    assert world.backend.left_out == [3]
+
+
+async def test_with_tokens_only_the_root_token_founds_a_cluster_that_is_not_there_yet() -> None:
+    root = "r" * 40
+    world = World.make(auth={"tokens": True}, root=root)
+    world.backend.has_catalogue = False
+    async with serving(world) as port:
+        for token, wanted in (("", 401), ("x" * 40, 503), (root, 200)):
+            status, text = await call(port, "/api/v1/bootstrap", method="POST", body='{"without": [3]}', token=token)
+            assert status == wanted, text
+    assert world.backend.left_out == [3]
 
 
 async def test_several_requests_come_on_one_connection_and_a_body_has_a_bound() -> None:

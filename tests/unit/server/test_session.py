@@ -38,6 +38,8 @@ from logbroker.wire.requests import (
     Receive,
     Received,
     Settled,
+    Status,
+    StatusReply,
     Welcome,
 )
 from tests.unit.server.kit import TOKEN, FakeBackend, World, expect
@@ -326,6 +328,15 @@ def test_stale_and_rewound_messages_of_an_ack_are_told_apart() -> None:
     first, second = expect(Settled, world.only_reply()).results
     assert (first.done, first.already, first.stale, first.rewound) == (1, 2, [(3, 4)], [])
     assert (second.done, second.stale, second.rewound) == (0, [], [(4, 9)])
+
+
+def test_a_node_that_is_not_reached_is_a_problem_before_all_others() -> None:
+    world = World.make()
+    world.greet()
+    world.send(Status(2))
+    reply = expect(StatusReply, world.only_reply())
+    assert [(node.node, node.state) for node in reply.nodes] == [(1, "up"), (2, "unreachable"), (3, "unreachable")]
+    assert reply.problems == ["node 2 is unreachable: it is not linked", "node 3 is unreachable: it is not linked"]
 
 
 # --- leases that never arrive ---
