@@ -40,6 +40,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+MAX_WORKS = 16
+"""Requests of one connection that wait for the catalogue or for many partitions at a time; the next ones queue."""
 WRITE_WAIT = "it may have been carried out; repeating it is safe where it names producer, sequence or request id"
 
 
@@ -180,6 +182,7 @@ class Session:
         # Leases whose reply is in the buffer, with the position in the outgoing bytes where that reply ends.
         self._unwritten: deque[tuple[int, GroupId, LeaseId, GroupName]] = deque()
         self._closing_since_s: float | None = None
+        self._work_places = trio.CapacityLimiter(MAX_WORKS)
         self._is_ended = False
 
     # What the transport looks at.
@@ -274,7 +277,11 @@ class Session:
 
     async def _carry_out(self, exchange: Exchange, work: Callable[[], Awaitable[AnyReply]]) -> None:
         try:
-            reply = await work()
+            async with self._work_places:
+                if exchange.is_over:
+                    # Overdue while it waited for its turn: nothing of it was done.
+                    return
+                reply = await work()
         except LogBrokerError as error:
             exchange.fail(error)
         else:

@@ -103,8 +103,11 @@ class ClusterProcesses:
 
 
 @asynccontextmanager
-async def cluster(folder: Path, *, size: int = 3, extra: str = "") -> AsyncIterator[ClusterProcesses]:
-    """Start a cluster on free ports of loopback; `extra` is TOML for every node. All processes end with the block."""
+async def cluster(folder: Path, *, size: int = 3, extra: str = "", without: int = 0) -> AsyncIterator[ClusterProcesses]:
+    """Start a cluster on free ports of loopback; `extra` is TOML for every node, node `without` is not started.
+
+    All processes end with the block.
+    """
     ports = free_ports(3 * size)
     addresses = {node: [f"127.0.0.1:{port}" for port in ports[3 * node - 3 : 3 * node]] for node in range(1, size + 1)}
     initial = ",\n".join(
@@ -129,7 +132,8 @@ async def cluster(folder: Path, *, size: int = 3, extra: str = "") -> AsyncItera
     try:
         async with trio.open_nursery() as nursery:
             for process in nodes.values():
-                nursery.start_soon(process.start)
+                if process.node != without:
+                    nursery.start_soon(process.start)
         yield ClusterProcesses(nodes)
     finally:
         for process in nodes.values():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import urllib.error
 import urllib.request
 from collections import Counter
@@ -132,6 +133,33 @@ async def test_rewinds_groups_and_counts_reach_partitions_on_every_node(tmp_path
         assert sorted(node.state for node in reply.nodes) == ["up", "up", "up"]
         pages = [await status(nodes, node) for node in (1, 2, 3)]
         assert len({json.dumps(page["cluster"]) for page in pages}) == 1
+
+
+@pytest.mark.slow
+async def test_a_cluster_is_founded_without_a_node_on_an_operators_word_and_takes_it_in_later(tmp_path: Path) -> None:
+    async with cluster(tmp_path, without=3) as nodes:
+        code, reasons = await ready(nodes, 1)
+        assert code == 503
+        assert "node 3" in reasons
+        await trio.run_process(
+            [
+                *(sys.executable, "-m", "logbroker", "bootstrap", "--without", "3", "--yes"),
+                *("--admin-url", f"http://127.0.0.1:{nodes.nodes[1].admin_port}"),
+            ],
+            capture_stdout=True,
+            capture_stderr=True,
+        )
+        async with connect(nodes.urls[:2]) as client:
+            await client.create_queue("orders")
+            async with client.producer("orders") as producer:
+                await producer.send(b"before node 3")
+            await nodes.nodes[3].start()
+            with trio.fail_after(40):
+                while True:
+                    found = await client.describe_queue("orders")
+                    if sorted(row.node for row in found.partitions[0].replicas if row.role != "learner") == [1, 2, 3]:
+                        break
+                    await trio.sleep(0.2)
 
 
 @pytest.mark.slow

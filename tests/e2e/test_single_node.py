@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import ssl
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
 import pytest
 import trio
+import trustme
 
 from logbroker.errors import (
     AlreadyExistsError,
@@ -18,6 +20,7 @@ from logbroker.errors import (
     ShuttingDownError,
     StaleLeaseError,
     UnauthenticatedError,
+    UnavailableError,
 )
 from logbroker.record.batch import encode_values
 from logbroker.wire.requests import Error, Hello, Produce, Produced, Receive, Received, RelativeTarget, Rewind, Rewound
@@ -299,6 +302,28 @@ async def test_a_node_that_stops_answers_who_waits_and_says_where_it_goes(tmp_pa
             assert isinstance(reply, Error)
             assert reply.code == ShuttingDownError.code
             assert (await raw.wait_closed())[0] == 1001
+
+
+async def test_a_client_comes_in_by_tls_and_a_stranger_to_the_certificate_does_not(tmp_path: Path) -> None:
+    authority = trustme.CA()
+    issued = authority.issue_cert("localhost", "127.0.0.1")
+    cert, key = tmp_path / "cert.pem", tmp_path / "key.pem"
+    cert.write_bytes(b"".join(pem.bytes() for pem in issued.cert_chain_pems))
+    issued.private_key_pem.write_to_path(str(key))
+    settings = single(tmp_path, listeners__client__tls_cert=cert, listeners__client__tls_key=key)
+    trusting = ssl.create_default_context()
+    authority.configure_trust(trusting)
+    async with running(settings) as (_, bound):
+        assert bound.client_url.startswith("wss://127.0.0.1:")
+        async with connect(bound.client_url, tls=trusting) as client:
+            await client.create_queue("orders")
+            await produce(client, "orders", b"x" * 500_000)
+            async with client.consumer("orders") as consumer:
+                (message,) = await take(consumer, 1)
+                assert len(message.value or b"") == 500_000
+        with pytest.raises(UnavailableError, match="certificate verify failed"):
+            async with connect(bound.client_url, timeout=2):
+                pass
 
 
 async def test_a_client_of_another_age_learns_which_versions_are_spoken(tmp_path: Path) -> None:

@@ -20,11 +20,14 @@ from logbroker.node.requests import (
     ReleaseRequest,
     SettleReply,
     SettleResult,
+    StateReply,
 )
 from logbroker.node.tokens import token_digest
 from logbroker.server.closing import CloseCode
+from logbroker.server.session import MAX_WORKS
 from logbroker.wire.requests import (
     Ack,
+    DescribeQueue,
     Error,
     Hello,
     ListQueues,
@@ -437,6 +440,29 @@ def test_a_session_with_too_many_unanswered_bytes_or_unsent_replies_takes_no_mor
     fullness.append(world.session.is_full)
     assert fullness == [False, False, True, False]
     assert world.transport.reader_wakes > wakes
+
+
+async def test_questions_to_many_partitions_take_turns(autojump_clock: object) -> None:
+    world = World.make()
+    world.greet()
+    running = most = 0
+
+    async def ask_leader(group: GroupId, request: object) -> StateReply:
+        nonlocal running, most
+        running += 1
+        most = max(most, running)
+        await trio.sleep(0.1)
+        running -= 1
+        return StateReply(Offset(0), Offset(0), 0, ())
+
+    world.backend.ask_leader = ask_leader  # type: ignore[assignment,method-assign]  # counts what runs at a time
+    for rid in range(2, 42):
+        world.send(DescribeQueue(rid, name="orders"))
+    async with trio.open_nursery() as nursery:
+        for work, args in world.transport.tasks:
+            nursery.start_soon(work, *args)
+    assert most == MAX_WORKS
+    assert len(world.replies()) == 40
 
 
 def test_more_waiting_receives_than_the_node_takes_are_overloaded() -> None:
