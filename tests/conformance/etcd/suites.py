@@ -1,64 +1,56 @@
-"""Which folder is replayed how, and what of its output has a meaning for us."""
+"""Which script is replayed how, and what of its output has a meaning for us.
+
+The commands of a script say what it is about, so that it does not matter how a folder is called.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, final
+from typing import TYPE_CHECKING, Final
 
 from tests.conformance.etcd import quorum
 from tests.conformance.etcd.confchange import ConfigScript
-from tests.conformance.etcd.datadriven import parse_file
+from tests.conformance.etcd.datadriven import FormatError, parse_file
+from tests.conformance.etcd.interaction import replay_script
+from tests.conformance.etcd.outcome import Outcome
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
     from tests.conformance.etcd.datadriven import Case
 
-
-@final
-@dataclass(frozen=True, slots=True)
-class Suite:
-    """`start` begins a file and gives what runs its cases in order; `relevant` cuts output to what is compared."""
-
-    start: Callable[[], Callable[[Case], str]]
-    relevant: Callable[[str], str]
+_QUORUM_COMMANDS: Final = frozenset({"committed", "vote"})
+_CONFIG_COMMANDS: Final = frozenset({"simple", "enter-joint", "leave-joint"})
 
 
-SUITES: Final = {
-    "quorum": Suite(start=lambda: quorum.run, relevant=quorum.answer_line),
-    "confchange": Suite(start=lambda: ConfigScript().run, relevant=str.strip),
-}
+def find_scripts(folder: Path) -> dict[Path, list[Path]]:
+    """The scripts below `folder`, by the folder that holds them."""
+    found: dict[Path, list[Path]] = {}
+    for script in sorted(folder.rglob("*.txt")):
+        found.setdefault(script.parent, []).append(script)
+    return found
 
 
-@final
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    case: Case
-    expected: str
-    got: str
-
-    @property
-    def is_equal(self) -> bool:
-        return self.expected == self.got
-
-    def describe(self) -> str:
-        command = f"{self.case.place}: {self.case.command}"
-        return f"{command}: expected {self.expected!r}, got {self.got!r}"
-
-
-def find_scripts(folder: Path) -> dict[Path, Suite]:
-    """The scripts of `folder`, or of its sub-folders, that a suite is there for."""
-    folders = [folder, *sorted(path for path in folder.iterdir() if path.is_dir())]
-    return {
-        script: SUITES[place.name]
-        for place in folders
-        if place.name in SUITES
-        for script in sorted(place.glob("*.txt"))
-    }
+def replay(script: Path) -> Iterator[Outcome]:
+    """Compare one script: an outcome for each case, or a single one for a script of interactions."""
+    try:
+        cases = parse_file(script)
+    except FormatError as error:
+        yield Outcome(script.name, is_equal=False, difference=str(error))
+        return
+    commands = {case.command for case in cases}
+    if commands <= _QUORUM_COMMANDS:
+        yield from _replay_cases(cases, quorum.run, quorum.answer_line)
+    elif commands <= _CONFIG_COMMANDS:
+        yield from _replay_cases(cases, ConfigScript().run, str.strip)
+    else:
+        yield replay_script(cases)
 
 
-def replay(script: Path, suite: Suite) -> Iterator[Outcome]:
-    run = suite.start()
-    for case in parse_file(script):
-        yield Outcome(case, suite.relevant(case.expected), suite.relevant(run(case)))
+def _replay_cases(
+    cases: Sequence[Case], run: Callable[[Case], str], relevant: Callable[[str], str]
+) -> Iterator[Outcome]:
+    for case in cases:
+        expected, got = relevant(case.expected), relevant(run(case))
+        difference = f"{case.place}: {case.command}: expected {expected!r}, got {got!r}"
+        yield Outcome(case.place, is_equal=expected == got, difference=difference)

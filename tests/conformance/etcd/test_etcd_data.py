@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import pytest
 
 from tests.conformance.etcd.__main__ import main
@@ -7,12 +9,16 @@ from tests.conformance.etcd.datadriven import FormatError, parse
 from tests.conformance.etcd.suites import find_scripts, replay
 from tests.shared import shared_path
 
+if TYPE_CHECKING:
+    from pathlib import Path
 
-@pytest.mark.parametrize(("folder", "at_least"), [("quorum", 77), ("confchange", 48)])
-def test_every_case_of_the_folder_gives_the_expected_answer(folder: str, at_least: int) -> None:
-    scripts = find_scripts(shared_path("conformance/etcd-raft") / folder)
-    outcomes = [outcome for script, suite in scripts.items() for outcome in replay(script, suite)]
-    assert [outcome.describe() for outcome in outcomes if not outcome.is_equal] == []
+
+@pytest.mark.parametrize(("folder", "at_least"), [("quorum", 77), ("confchange", 48), ("interaction", 18)])
+def test_everything_in_the_folder_gives_the_expected_answer(folder: str, at_least: int) -> None:
+    found = find_scripts(shared_path("conformance/etcd-raft") / folder)
+    outcomes = [outcome for scripts in found.values() for script in scripts for outcome in replay(script)]
+    assert [outcome.difference for outcome in outcomes if not outcome.is_equal] == []
+    assert [outcome.name for outcome in outcomes if not outcome.is_same_order] == []
     assert len(outcomes) >= at_least
 
 
@@ -21,19 +27,38 @@ def test_the_command_counts_the_cases(capsys: pytest.CaptureFixture[str]) -> Non
     assert capsys.readouterr().out == "77 of 77\n"
 
 
-def test_a_case_that_differs_is_named_with_what_differs(
-    tmp_path_factory: pytest.TempPathFactory, capsys: pytest.CaptureFixture[str]
+def test_a_folder_of_folders_is_counted_one_by_one_and_together(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    folder = tmp_path_factory.mktemp("data") / "quorum"
-    folder.mkdir()
-    (folder / "wrong.txt").write_text("# a comment\nvote cfg=(1) votes=(y)\n----\nVoteLost\n")
-    assert main([str(folder)]) == 1
+    for name in ("first", "second"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "votes.txt").write_text("vote cfg=(1) votes=(y)\n----\nVoteWon\n")
+    assert main([str(tmp_path)]) == 0
+    assert capsys.readouterr().out == "first: 1 of 1\nsecond: 1 of 1\n2 of 2\n"
+
+
+def test_a_case_that_differs_is_named_with_what_differs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "wrong.txt").write_text("# a comment\nvote cfg=(1) votes=(y)\n----\nVoteLost\n")
+    assert main([str(tmp_path)]) == 1
     assert capsys.readouterr().out == "wrong.txt:2: vote: expected 'VoteLost', got 'VoteWon'\n0 of 1\n"
+
+
+def test_a_file_that_is_no_script_is_named_and_counts_as_different(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "notes.txt").write_text("just words\n")
+    assert main([str(tmp_path)]) == 1
+    assert capsys.readouterr().out == "notes.txt:1: no line of dashes after 'just words'\n0 of 1\n"
 
 
 def test_a_folder_is_required(capsys: pytest.CaptureFixture[str]) -> None:
     assert main([]) == 2
     assert "FOLDER" in capsys.readouterr().err
+
+
+def test_a_folder_without_scripts_is_no_success(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([str(tmp_path)]) == 1
+    assert capsys.readouterr().out == "0 of 0\n"
 
 
 def test_a_script_is_split_into_cases_with_arguments_input_and_output() -> None:
