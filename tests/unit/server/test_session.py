@@ -455,7 +455,7 @@ async def test_questions_to_many_partitions_take_turns(autojump_clock: object) -
         running -= 1
         return StateReply(Offset(0), Offset(0), 0, ())
 
-    world.backend.ask_leader = ask_leader  # type: ignore[assignment,method-assign]  # counts what runs at a time
+    world.backend.ask_leader = ask_leader  # type: ignore[method-assign]  # counts what runs at a time
     for rid in range(2, 42):
         world.send(DescribeQueue(rid, name="orders"))
     async with trio.open_nursery() as nursery:
