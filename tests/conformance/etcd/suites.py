@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from logbroker.errors import LogBrokerError
 from tests.conformance.etcd import quorum
 from tests.conformance.etcd.confchange import ConfigScript
-from tests.conformance.etcd.datadriven import FormatError, parse_file
+from tests.conformance.etcd.datadriven import parse_file
 from tests.conformance.etcd.interaction import replay_script
 from tests.conformance.etcd.outcome import Outcome
 
@@ -35,7 +36,8 @@ def replay(script: Path) -> Iterator[Outcome]:
     """Compare one script: an outcome for each case, or a single one for a script of interactions."""
     try:
         cases = parse_file(script)
-    except FormatError as error:
+    except ValueError as error:
+        # No script, or not even text.
         yield Outcome(script.name, is_equal=False, difference=str(error))
         return
     commands = {case.command for case in cases}
@@ -51,6 +53,10 @@ def _replay_cases(
     cases: Sequence[Case], run: Callable[[Case], str], relevant: Callable[[str], str]
 ) -> Iterator[Outcome]:
     for case in cases:
-        expected, got = relevant(case.expected), relevant(run(case))
+        try:
+            output = run(case)
+        except (LogBrokerError, LookupError, ValueError) as error:
+            output = f"{type(error).__name__}: {error}"
+        expected, got = relevant(case.expected), relevant(output)
         difference = f"{case.place}: {case.command}: expected {expected!r}, got {got!r}"
         yield Outcome(case.place, is_equal=expected == got, difference=difference)

@@ -51,6 +51,14 @@ def test_a_file_that_is_no_script_is_named_and_counts_as_different(
     assert capsys.readouterr().out == "notes.txt:1: no line of dashes after 'just words'\n0 of 1\n"
 
 
+def test_a_case_that_cannot_be_run_counts_as_different(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "odd.txt").write_text("committed cfg=(one) idx=(1)\n----\n1\n")
+    assert main([str(tmp_path)]) == 1
+    line, result = capsys.readouterr().out.splitlines()
+    assert line.startswith("odd.txt:1: committed: expected '1', got \"ValueError: ")
+    assert result == "0 of 1"
+
+
 def test_a_folder_is_required(capsys: pytest.CaptureFixture[str]) -> None:
     assert main([]) == 2
     assert "FOLDER" in capsys.readouterr().err

@@ -158,6 +158,84 @@ stabilize
   2->1 MsgAppResp Term:1 Log:0/3
 """
 
+# The new leader's request tells replica 3 that entry 4 is committed; etcd's does not.
+COMMIT_BY_VOTE = """
+log-level none
+----
+ok
+
+add-nodes 3 voters=(1,2,3) index=2
+----
+ok
+
+campaign 1
+----
+ok
+
+stabilize
+----
+ok
+
+propose 1 word
+----
+ok
+
+process-ready 1
+----
+ok
+
+deliver-msgs 2 3
+----
+ok
+
+process-ready 2 3
+----
+ok
+
+deliver-msgs 1
+----
+ok
+
+process-ready 1
+----
+ok
+
+deliver-msgs 2 drop=(3)
+----
+ok
+
+process-ready 2
+----
+ok
+
+log-level info
+----
+ok
+
+campaign 2
+----
+ok
+
+process-ready 2
+----
+Lead:0 State:StateCandidate
+HardState Term:2 Vote:2 Commit:4
+Messages:
+2->1 MsgVote Term:2 Log:1/4
+2->3 MsgVote Term:2 Log:1/4
+
+deliver-msgs 3
+----
+2->3 MsgVote Term:2 Log:1/4
+
+process-ready 3
+----
+Lead:0 State:StateFollower
+HardState Term:2 Vote:2 Commit:3
+Messages:
+3->2 MsgVoteResp Term:2 Log:0/0
+"""
+
 
 def _difference(text: str) -> str:
     return replay_script(parse(text, file="own.txt")).difference
@@ -192,9 +270,15 @@ def test_a_message_that_is_missing_counts() -> None:
     assert "own.txt:12: process-ready (not on purpose): missing nothing; got sent 1->3 MsgVote" in _difference(text)
 
 
-def test_a_difference_that_is_meant_says_so() -> None:
+def test_a_vote_that_is_not_durable_explains_a_leader_that_is_late() -> None:
     reason = "on purpose: a candidate with a majority waits until its own vote is durable"
     assert f"own.txt:29: raft-state ({reason}): missing 1: StateLeader" in _difference(VOTES_BEFORE_THE_OWN)
+
+
+def test_a_vote_request_explains_a_commit_index_that_is_higher() -> None:
+    difference = _difference(COMMIT_BY_VOTE)
+    assert ": process-ready (on purpose: vote messages carry the commit index): " in difference
+    assert 'got applied: 1/4 EntryNormal "word" | hard state: Term:2 Vote:2 Commit:4' in difference
 
 
 def test_a_directive_that_is_not_known_ends_the_script() -> None:
