@@ -81,7 +81,7 @@ class Nodes:
             "cluster": {"name": "test", "size": len(self._initial), "initial_nodes": initial},
             "listeners": {"peer": {"host": "127.0.0.1", "port": port, **self.listener.get(number, {})}},
             "storage": {
-                "wal_file_bytes": 1 << 20,
+                "wal_file_bytes": 2 << 20,
                 "max_commit_bytes": 1 << 19,
                 "ballast_min_bytes": 1 << 20,
                 "ballast_percent": 0.0,
@@ -90,6 +90,7 @@ class Nodes:
                 "segment_bytes": 1 << 20,
                 "index_map_bytes": 64 << 20,
             },
+            "raft": {"max_message_bytes": 256 << 10, "max_inflight_bytes": 1 << 20},
             "limits": {"max_batch_bytes": 256 << 10, "max_record_bytes": 256 << 10},
         }
         for section, change in self._changes.items():
@@ -196,9 +197,11 @@ class Nodes:
 
 @asynccontextmanager
 async def running_nodes(root: Path, count: int, **changes: dict[str, object]) -> AsyncIterator[Nodes]:
-    """A cluster's nodes, none of them started; all are killed at the end."""
+    """A cluster's nodes, none of them started; at the end all are killed, and their data is gone."""
     async with trio.open_nursery() as nursery:
         nodes = Nodes(nursery, root, count, **changes)
         yield nodes
         for number in list(nodes.brokers):
             await nodes.kill(number)
+    # Pytest keeps the folders of several runs, and each of these is tens of megabytes.
+    shutil.rmtree(root, ignore_errors=True)
