@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from dataclasses import dataclass, field
-from typing import final
+from typing import TYPE_CHECKING, final
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
 
 DURATION_BOUNDS_S = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 
@@ -74,6 +77,10 @@ class Measures:
 
     def note_closed(self, code: int) -> None:
         self.closed[code] = self.closed.get(code, 0) + 1
+
+    def keep_queues(self, names: Collection[str]) -> None:
+        """Forget the queues that are no more."""
+        self.queues = {name: traffic for name, traffic in self.queues.items() if name in names}
 
     def queue(self, name: str) -> QueueTraffic:
         """The counts of a queue; ask only for one that exists, or strangers fill the table."""

@@ -72,6 +72,7 @@ async def gather(service: ClientService, *, with_partitions: bool) -> Snapshot:
     with suppress(UnavailableError):
         rows = backend.catalogue.queues()
         queues = [row.name for row in rows]
+        service.measures.keep_queues(queues)
         places = {group: (row.name, number) for row in rows for number, group in enumerate(row.groups)}
     states: dict[Place, StateReply] | None = None
     if with_partitions:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import trio
 from prometheus_client.parser import text_string_to_metric_families
 
-from logbroker.ids import GroupName, Offset
+from logbroker.ids import GroupName, Offset, QueueName
 from logbroker.node.catalogue import commands
 from logbroker.node.catalogue.rights import CLUSTER, Grant, Rights
 from logbroker.node.requests import GroupState, StateReply, StateRequest
@@ -114,6 +114,16 @@ async def test_metrics_begin_at_zero_and_can_leave_partitions_out() -> None:
     assert "logbroker_raft_term" in text
     assert 'partition="' not in without
     assert "logbroker_queue_bytes_in_total" in without
+
+
+async def test_counts_of_a_queue_go_with_it() -> None:
+    world = World.make()
+    world.service.measures.queue("orders").produced_messages = 7
+    async with serving(world) as port:
+        assert 'logbroker_queue_messages_in_total{queue="orders"} 7.0' in (await call(port, "/metrics"))[1]
+        world.backend.change(commands.DeleteQueue(QueueName("orders")))
+        assert "orders" not in (await call(port, "/metrics"))[1]
+    assert world.service.measures.queues == {}
 
 
 async def test_with_tokens_strangers_see_probes_and_operators_the_rest() -> None:
