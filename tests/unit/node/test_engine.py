@@ -404,6 +404,39 @@ def test_a_group_without_room_waits_alone() -> None:
     assert node.engine.replicas[OTHER].machine.next_offset == 3 * len(taken)
 
 
+def test_acks_go_on_while_a_page_is_left() -> None:
+    """Preallocation asks for less where much is not to be had."""
+    cluster = KitCluster(1)
+    node = cluster.elect()
+    cluster.tick(2)
+    load(cluster, 4, size=100)
+    lease = cluster.receive()
+    node.disk.capacity_bytes -= node.disk.space().free_bytes
+    asked = [cluster.submit(ProduceRequest(batch(*values(5, size=800)))) for _ in range(12)]
+    cluster.tick(5)
+    assert all(one.answer is not None for one in asked)
+    assert node.disk.space().free_bytes > 8_192
+    ack = cluster.submit(AckRequest(DEFAULT_GROUP, ((lease.lease, ((0, 12),)),)))
+    cluster.tick(5)
+    assert ack.reply(SettleReply).results[0].done_count == 12
+
+
+def test_a_birth_without_room_does_not_hold_up_the_groups_that_are_there() -> None:
+    cluster = KitCluster(1)
+    node = cluster.elect()
+    cluster.produce(b"a", b"b")
+    lease = cluster.receive()
+    node.disk.inject(Fault(effect=Effect.NO_ROOM, matches=on(Action.MKDIR, below="groups/2"), times=1 << 30))
+    node.engine.create_replica(OTHER, ReplicaId(9), ConfState((ReplicaId(9),)))
+    cluster.tick(3)
+    asked = cluster.submit(AckRequest(DEFAULT_GROUP, ((lease.lease, ((0, 2),)),)))
+    cluster.tick(10)
+    assert asked.reply(SettleReply).results[0].done_count == 2
+    node.disk.heal()
+    cluster.tick(30)
+    assert node.engine.replicas[OTHER].is_serving
+
+
 @pytest.mark.parametrize("place", ["wal/4", "flushed.", "groups/1-1/9"])
 def test_want_of_room_in_the_background_is_waited_for(place: str) -> None:
     """A new ring file, the record of a flush, a checkpoint."""
@@ -448,6 +481,7 @@ def test_a_failed_sync_stops_the_node_and_nobody_gets_a_success(below: str) -> N
     assert old.engine.failed is not None
     assert old.engine.next_commit() is None
     assert old.engine.next_background() is None
+    old.engine.tick()
     old.engine.pump()
     assert old.engine.take_peer_messages() == {}
     late = cluster.submit(ProduceRequest(batch(b"late")), node=old)
