@@ -158,6 +158,7 @@ class Engine:
         self._creating: list[_NewReplica] = []
         self._background: deque[BackgroundJob] = deque()
         self._running: BackgroundJob | None = None
+        self._transfers = 0
         self._senders: dict[tuple[GroupId, ReplicaId], SnapshotSender] = {}
         self._receivers: dict[GroupId, SnapshotReceiver] = {}
         self._checkpoints: dict[ReplicaId, tuple[Index, Term, ConfState]] = {}
@@ -469,7 +470,8 @@ class Engine:
         directory = replica.log.state.directory
         try:
             checkpoint = read_checkpoint_file(self.store.disk, directory, meta.index)
-            sender = SnapshotSender(replica.log, message, meta, checkpoint)
+            self._transfers += 1
+            sender = SnapshotSender(replica.log, message, meta, checkpoint, transfer=self._transfers)
         except StorageError:
             replica.core.report_snapshot(message.to, ok=False)
             return
@@ -653,15 +655,15 @@ class Engine:
         self._nodes.setdefault(chunk.sender, sender)
         receiver = self._receivers.get(chunk.group)
         if receiver is not None and not receiver.matches(chunk):
-            if replica.received is not None or receiver.is_busy:
+            is_older = (chunk.raft_term, chunk.transfer) < receiver.attempt
+            if is_older or replica.received is not None or receiver.is_busy:
                 return
             self._discard(receiver)
             receiver = None
         if receiver is None:
-            if chunk.position != 0:
-                return
-            if chunk.index <= replica.core.commit:
-                # Nothing new, or installed already: the directory it would go to may be the log itself.
+            # The begin is missing, lost with an earlier process, or there is nothing new in it: then the directory it
+            # would go to may be the log itself. The sender gives up at once, and Raft asks again for what is needed.
+            if chunk.position != 0 or chunk.index <= replica.core.commit:
                 refused = SnapshotAck(chunk.group, chunk.to, chunk.sender, chunk.index, chunk.term, 0, refused=True)
                 self._send(sender, refused)
                 return
@@ -686,6 +688,7 @@ class Engine:
             chunk.previous_index,
             chunk.previous_term,
             self.store.options.log.segment_bytes,
+            (chunk.raft_term, chunk.transfer),
         )
         self._receivers[replica.group] = receiver
         return receiver

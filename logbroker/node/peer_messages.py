@@ -53,6 +53,8 @@ class SnapshotChunk:
     sender: ReplicaId
     to: ReplicaId
     raft_term: Term
+    transfer: int
+    """With `raft_term` names one attempt to send; a later attempt has a larger number and begins anew."""
     index: Index
     term: Term
     previous_index: Index
@@ -108,7 +110,7 @@ _TYPE = struct.Struct(">8sB")
 _BEAT = struct.Struct(">Q?")
 _RAFT = struct.Struct(">IBQQQQQQQQBI")
 _SNAPSHOT_META = struct.Struct(">QQI")
-_CHUNK = struct.Struct(">IQQQQQQQQQQ?I")
+_CHUNK = struct.Struct(">IQQQQQQQQQQQ?I")
 _ACK = struct.Struct(">IQQQQQ?")
 _FETCH = struct.Struct(">IQQQQ")
 _COPY = struct.Struct(">IQQ")
@@ -132,6 +134,7 @@ def encode_peer_message(message: PeerMessage, cluster_tag: bytes) -> bytes:
                 message.sender,
                 message.to,
                 message.raft_term,
+                message.transfer,
                 message.index,
                 message.term,
                 message.previous_index,
@@ -253,14 +256,14 @@ def _decode_beat(body: memoryview) -> Beat:
 def _decode_chunk(body: memoryview) -> SnapshotChunk:
     *numbers, is_last, size = _CHUNK.unpack_from(body)
     _check_end(body, _CHUNK.size + size)
-    group, sender, to, raft_term, index, term, previous_index, previous_term, checkpoint_bytes, total, position = (
-        numbers
-    )
+    group, sender, to, raft_term, transfer, index, term, previous_index, previous_term, *sizes = numbers
+    checkpoint_bytes, total, position = sizes
     return SnapshotChunk(
         GroupId(group),
         ReplicaId(sender),
         ReplicaId(to),
         Term(raft_term),
+        transfer,
         Index(index),
         Term(term),
         Index(previous_index),

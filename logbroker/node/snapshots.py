@@ -44,11 +44,14 @@ def read_checkpoint_file(disk: Disk, directory: str, index: Index) -> bytes:
 class SnapshotSender:
     """One snapshot on its way to one follower; made anew when Raft asks again."""
 
-    def __init__(self, log: PartitionLog, message: Message, meta: SnapshotMeta, checkpoint: bytes) -> None:
+    def __init__(
+        self, log: PartitionLog, message: Message, meta: SnapshotMeta, checkpoint: bytes, *, transfer: int
+    ) -> None:
         self.to = message.to
         self.meta = meta
         self._log = log
         self._term = message.term
+        self._transfer = transfer
         self._checkpoint = checkpoint
         self._previous = Index(log.first_index() - 1)
         self._previous_term = log.term(self._previous)
@@ -98,6 +101,7 @@ class SnapshotSender:
             self._log.replica,
             self.to,
             self._term,
+            self._transfer,
             self.meta.index,
             self.meta.term,
             self._previous,
@@ -162,6 +166,8 @@ class SnapshotReceiver:
     previous_index: Index
     previous_term: Term
     segment_bytes: int
+    attempt: tuple[Term, int] = (Term(0), 0)
+    """Raft term and transfer of the sender's attempt: chunks of another one do not fit together with these."""
     position: int = 0
     is_complete: bool = False
     percent: int = 0
@@ -184,7 +190,7 @@ class SnapshotReceiver:
         return self._busy
 
     def matches(self, chunk: SnapshotChunk) -> bool:
-        return (chunk.index, chunk.term, chunk.previous_index) == (self.index, self.term, self.previous_index)
+        return (chunk.raft_term, chunk.transfer) == self.attempt
 
     def take(self, chunk: SnapshotChunk) -> SnapshotWriteJob | None:
         """The write that a chunk asks for; None where it is not the next one, or the last is still being written.

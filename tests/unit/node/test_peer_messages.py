@@ -59,8 +59,10 @@ MESSAGES: list[PeerMessage] = [
         GROUP,
         Message(MessageKind.SNAPSHOT, TWO, ONE, Term(5), snapshot=SnapshotMeta(Index(50), Term(4), CONF)),
     ),
-    SnapshotChunk(GROUP, ONE, TWO, Term(5), Index(50), Term(4), Index(10), Term(2), 100, 5000, 256, False, b"x" * 300),
-    SnapshotChunk(GROUP, ONE, TWO, Term(5), Index(50), Term(4), Index(0), Term(0), 1, 1, 0, True, b""),
+    SnapshotChunk(
+        GROUP, ONE, TWO, Term(5), 3, Index(50), Term(4), Index(10), Term(2), 100, 5000, 256, False, b"x" * 300
+    ),
+    SnapshotChunk(GROUP, ONE, TWO, Term(5), 4, Index(50), Term(4), Index(0), Term(0), 1, 1, 0, True, b""),
     SnapshotAck(GROUP, TWO, ONE, Index(50), Term(4), 556, refused=True),
     EntryFetch(GROUP, TWO, ONE, Index(33), Term(2)),
     EntryCopy(GROUP, ONE, TWO, _entry(33)),

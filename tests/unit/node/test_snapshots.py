@@ -332,7 +332,7 @@ def test_an_answer_of_another_snapshot_moves_nothing() -> None:
     log = lagging.leader.replica.log
     meta = SnapshotMeta(log.last_index(), log.term(log.last_index()), ConfState())
     message = Message(MessageKind.SNAPSHOT, ReplicaId(3), lagging.leader.replica.id, lagging.leader.replica.core.term)
-    sender = SnapshotSender(log, message, meta, b"checkpoint")
+    sender = SnapshotSender(log, message, meta, b"checkpoint", transfer=1)
     first = sender.first()
     good = SnapshotAck(log.group, ReplicaId(3), log.replica, meta.index, meta.term, len(first.data), False)
     assert sender.on_ack(replace(good, index=Index(1))) is None
@@ -359,7 +359,7 @@ def test_entries_that_are_not_the_next_ones_end_the_snapshot() -> None:
         )
 
     base = SnapshotChunk(
-        log.group, log.replica, ReplicaId(3), one.term, Index(first + 2), three.term, Index(first - 1), one.term,
+        log.group, log.replica, ReplicaId(3), one.term, 1, Index(first + 2), three.term, Index(first - 1), one.term,
         0, 10_000, 0, True, b"",
     )  # fmt: skip
     bodies = {
