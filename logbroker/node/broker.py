@@ -23,6 +23,7 @@ from logbroker.errors import (
     ShuttingDownError,
     UnavailableError,
     UnknownOutcomeError,
+    invariant,
 )
 from logbroker.ids import META_GROUP, GroupId, Index, NodeId
 from logbroker.node.bootstrap import FirstBoot, left_out
@@ -121,6 +122,7 @@ class Broker:
         self._plan = _first_boot(settings, self._arguments.without)
         self._stop = trio.Event()
         self._is_draining = False
+        self._has_caught_up = False
         self._catalogue_changed = trio.Event()
         self._seen_catalogue: tuple[int, int] = (0, -1)
         self._catalogue_limits = _catalogue_limits(settings)
@@ -332,13 +334,25 @@ class Broker:
         """The applied catalogue of this node, which may be behind the leader's.
 
         Raises:
-            UnavailableError: this node has none yet.
+            UnavailableError: this node has none yet, or has not caught up since it started: what it does not find
+                may exist all the same.
         """
-        engine = self._engine
-        replica = None if engine is None else engine.replicas.get(META_GROUP)
-        if replica is None or not isinstance(replica.machine, Catalogue) or not replica.machine.is_bootstrapped:
+        replica = self._meta_replica()
+        if replica is None:
             raise UnavailableError(f"node {self.node} has no catalogue yet", hint="; ".join(self._problems()))
-        return replica.machine
+        if not self._has_caught_up:
+            # A leader's first entry follows everything that was committed before its term.
+            self._has_caught_up = bool(replica.leader) and replica.machine.applied_term == replica.core.term
+            if not self._has_caught_up:
+                raise UnavailableError(f"node {self.node} has not caught up with the catalogue since it started")
+        return _catalogue_of(replica)
+
+    def _meta_replica(self) -> Replica | None:
+        """This node's replica of the meta group, once it has something of the catalogue."""
+        replica = None if self._engine is None else self._engine.replicas.get(META_GROUP)
+        if replica is None or not isinstance(replica.machine, Catalogue) or not replica.machine.is_bootstrapped:
+            return None
+        return replica
 
     async def read_catalogue(self) -> Catalogue:
         """The catalogue, at least as new as this call (read index); by the meta leader alone.
@@ -599,7 +613,8 @@ class Broker:
         try:
             row = self.catalogue.group(replica.group)
         except UnavailableError:
-            row = None
+            meta = self._meta_replica()
+            row = None if meta is None else _catalogue_of(meta).group(replica.group)
         nodes = self._plan.nodes if row is None else tuple(held.node for held in row.staying())
         heard = {node for node in nodes if self._peers.hears(node)}
         return leaderless(replica.group, own=self.node, members=nodes, heard=heard)
@@ -639,6 +654,12 @@ class Broker:
             return self.catalogue.is_bootstrapped
         except UnavailableError:
             return False
+
+
+def _catalogue_of(replica: Replica) -> Catalogue:
+    machine = replica.machine
+    invariant(isinstance(machine, Catalogue), "the meta group's state machine is of another kind")
+    return machine  # type: ignore[return-value]  # checked above
 
 
 def is_urgent(message: PeerMessage) -> bool:
