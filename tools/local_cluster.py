@@ -136,8 +136,10 @@ class LocalCluster:
     async def _watch(self, node: LocalNode, process: trio.Process) -> None:
         await process.wait()
         if not node.is_expected_to_end:
-            self.tell(f"node {node.number} has ended by itself ({_ending(process)}); {node.log_file}:")
+            self._write_pids()
+            self.tell(f"node {node.number} has ended, and not by us ({_ending(process)}). {node.log_file} ends with:")
             self.tell(node.last_words())
+            self.tell(f"start it again: logbroker serve --config {node.config_file}")
 
     def _write_pids(self) -> None:
         (self.folder / "pids").write_text("".join(f"{node.pid}\n" for node in self.nodes.values() if node.pid))

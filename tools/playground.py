@@ -65,7 +65,11 @@ async def _run(options: argparse.Namespace, console: Console) -> int:
             nursery.start_soon(_end_on_signal, scope)
             folder = options.folder.resolve()
             console.print(f"starting three nodes in {folder}", soft_wrap=True)
-            async with local_cluster(folder, tell=lambda text: console.print(text, markup=False)) as cluster:
+
+            def tell(text: str) -> None:
+                console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+            async with local_cluster(folder, tell=tell) as cluster:
                 for node in cluster.nodes.values():
                     console.print(f"node {node.number}: {node.client_url}  admin {node.admin_url}  pid {node.pid}")
                 console.print()
