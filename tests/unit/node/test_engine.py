@@ -619,6 +619,53 @@ def test_a_copy_that_comes_before_the_one_it_needs_is_taken_later() -> None:
     assert agree(cluster)
 
 
+def test_a_sole_voter_answers_corrupt_for_what_is_lost_and_goes_on_with_the_rest() -> None:
+    """No peer has a copy: the offsets of the batch can be acked, and nothing else is held up."""
+    cluster = flushed(KitCluster(1).elect().cluster)
+    node = cluster.leader
+    victim = next(iter(node.replica.log.data_from(Offset(30), max_bytes=1)))
+    rot(node, victim.index)
+    cluster.tick(2)
+    lease = cluster.receive(180)
+    assert ranges_of(lease) == ((0, 180),)
+    assert [part.base_offset for part in lease.parts if part.corrupt] == [30]
+    (lost,) = [part for part in lease.parts if part.corrupt]
+    assert (lost.batch, lost.append_ms, lost.ranges) == (b"", victim.append_ms, ((30, 33, 1),))
+    assert cluster.ack(lease.lease, (0, 180)).results[0].done_count == 180
+    cluster.tick(3)
+    assert cluster.produce(b"on").base_offset == 180
+
+
+def test_a_sole_voter_that_lost_its_vote_goes_on_with_the_next_term() -> None:
+    cluster = KitCluster(1)
+    node = cluster.elect()
+    cluster.produce(b"a")
+    cluster.tick(2)
+    term = node.replica.core.term
+    disk = node.disk.kill()
+    for path in ("vote.a", "vote.b"):
+        disk.scribble(path, 0, bytes(disk.size(path)))
+    node = cluster.restart(1, disk)
+    assert (node.engine.lost, len(node.store.notes) > 0) == ({}, True)
+    cluster.elect()
+    assert node.replica.core.term > term
+    assert cluster.produce(b"b").base_offset == 1
+
+
+def test_one_voter_of_three_that_lost_its_vote_is_lost() -> None:
+    cluster = trio()
+    load(cluster, 2)
+    node = follower(cluster)
+    disk = node.disk.kill()
+    for path in ("vote.a", "vote.b"):
+        disk.scribble(path, 0, bytes(disk.size(path)))
+    node = cluster.restart(node.number, disk)
+    assert list(node.engine.lost) == [ReplicaId(node.number)]
+    assert node.engine.replicas == {}
+    again = cluster.restart(node.number)
+    assert list(again.engine.lost) == [ReplicaId(node.number)]
+
+
 # Retention.
 
 

@@ -179,6 +179,18 @@ def test_a_receiver_that_is_killed_begins_again() -> None:
     assert lagging.is_whole
 
 
+def test_a_sender_that_is_killed_leaves_a_receiver_that_takes_anothers() -> None:
+    lagging = Lagging()
+    lagging.come_back()
+    lagging.cluster.is_passed = lagging.watch(lambda message: len(lagging.chunks) < 3)
+    lagging.cluster.tick(3)
+    lagging.cluster.is_passed = lagging.watch(lambda message: True)
+    lagging.cluster.stop(lagging.leader.number)
+    lagging.cluster.tick(100)
+    assert lagging.cluster.leader is not lagging.leader
+    assert lagging.is_whole
+
+
 def test_a_sender_gives_up_after_its_deadline_and_lets_its_segments_go() -> None:
     lagging = Lagging()
     lagging.come_back()
