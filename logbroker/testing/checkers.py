@@ -41,7 +41,7 @@ _READ_BYTES = 1 << 20
 class Seen:
     """What was last seen of one replica in one process."""
 
-    __slots__ = ("applied", "commit", "last_index", "last_term", "led_term", "term")
+    __slots__ = ("applied", "commit", "last_index", "last_term", "led_term", "looked_at", "term")
 
     def __init__(self) -> None:
         self.term = Term(0)
@@ -50,6 +50,7 @@ class Seen:
         self.last_index = Index(0)
         self.last_term = Term(0)
         self.led_term = Term(0)
+        self.looked_at = False
 
 
 @final
@@ -123,6 +124,7 @@ class ClusterChecker:
         self._scheduler = scheduler
         self._groups: dict[GroupId, GroupHistory] = {}
         self._seen: dict[ReplicaId, Seen] = {}
+        self.counts: dict[str, int] = {}
 
     def history(self, group: GroupId) -> GroupHistory:
         history = self._groups.get(group)
@@ -230,6 +232,11 @@ class ClusterChecker:
     def _look_at_log(self, node: SimulatedNode, replica: Replica, seen: Seen) -> None:
         """Entries that are new in a log, whether they go on from the old end or replace it."""
         history, core = self.history(replica.group), replica.core
+        if core.first_index > seen.last_index + 1 and seen.looked_at:
+            self._count("snapshots installed")
+        elif core.last_index < seen.last_index:
+            self._count("logs cut for a new leader")
+        seen.looked_at = True
         start = _first_new(core, seen)
         if start > core.last_index:
             return
@@ -253,6 +260,9 @@ class ClusterChecker:
         # What is damaged here cannot be read and is not judged; the other nodes' copies are.
         for entry in _readable(core, start, core.commit):
             history.note_committed(entry, place)
+
+    def _count(self, what: str) -> None:
+        self.counts[what] = self.counts.get(what, 0) + 1
 
     def _move(self, replica: Replica, what: str, old: int, new: int) -> None:
         if new < old:

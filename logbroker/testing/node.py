@@ -223,6 +223,10 @@ class SimulatedNode:
         )
         for note in store.notes:
             self._scheduler.note("store note", self.node, note)
+            self._count("notes of recovery")
+        for stored in store.replicas.values():
+            self._count("entries damaged at a start", len(stored.log.state.damaged))
+            self._count("replicas lost at a start", int(bool(stored.lost)))
         self._cluster.checker.on_start(self)
         self._cluster.membership.on_start(self)
         self._scheduler.note("start", self.node, self._life)
@@ -304,9 +308,31 @@ class SimulatedNode:
         self._paused_until_us = 0
         if engine is None or self.store is None:
             return
+        self._count_process(engine)
         self.durable = {replica: self._durable_log(replica) for replica in self.store.replicas}
         self.store = None
         self._commit = None
+
+    def _count_process(self, engine: Engine) -> None:
+        """Add what this process did to the counters of the run."""
+        done = engine.statistics()
+        self._count("commits", done.commits)
+        self._count("flushes", done.flushes)
+        self._count("checkpoints", done.checkpoints)
+        self._count("writes refused for want of room", done.refused_writes)
+        for replica in engine.replicas.values():
+            raft = replica.core.statistics()
+            self._count("campaigns", raft.campaigns)
+            self._count("terms led", raft.terms_led)
+            self._count("leaderships lost for want of a quorum", raft.quorum_losses)
+            self._count("appends that met a conflict or a gap", raft.rejections)
+            self._count("snapshots sent", raft.snapshots_sent)
+            self._count("lies of the index found", replica.log.index_mismatches)
+
+    def count_living(self) -> None:
+        """Count the process that runs at the end of a run like those that ended in it."""
+        if self.engine is not None:
+            self._count_process(self.engine)
 
     def _durable_log(self, replica: ReplicaId) -> DurableLog:
         log = self.store.replicas[replica].log if self.store is not None else broken("harness", "no store")
@@ -368,11 +394,16 @@ class SimulatedNode:
         if self.is_running:
             self.cut_power()
         paths = [path for path in self.disk.paths() if path.endswith((".segment", ".wal", ".checkpoint"))]
-        for _ in range(random.randint(1, 3)):
+        for _ in range(random.randint(1, 4)):
             path = random.choice(paths)
-            size = self.disk.size(path)
-            if size:
-                self.disk.flip_bit(path, random.randrange(size), random.randrange(8))
+            with self.disk.open(path) as file:
+                content = file.pread(file.size(), 0)
+            # Where nothing was ever written nothing can be lost: somewhere behind bytes that are not zero.
+            for _ in range(30):
+                offset = random.randrange(len(content)) if content else 0
+                if any(content[offset : offset + 16]):
+                    self.disk.flip_bit(path, offset, random.randrange(8))
+                    break
         self.is_damaged = True
         self._count("bit rot")
         self._start_again_later()
@@ -657,8 +688,8 @@ class SimulatedNode:
             return False
         return not any(replica.log.is_damaged for replica in engine.replicas.values())
 
-    def _count(self, what: str) -> None:
-        self.counts[what] = self.counts.get(what, 0) + 1
+    def _count(self, what: str, times: int = 1) -> None:
+        self.counts[what] = self.counts.get(what, 0) + times
 
 
 def _last_append_ms(log: Any) -> int:  # noqa: ANN401 - PartitionLog, whose last entry may be in a segment
