@@ -276,10 +276,10 @@ def free_ports() -> Iterator[int]:
     for first_port in range(_FIRST_PORT, _LAST_PORT, _BLOCK_PORTS):
         with ExitStack() as stack:
             try:
-                stack.enter_context(_bound(first_port + _GUARD, is_shared=False))
+                stack.enter_context(bound_socket(first_port + _GUARD, is_shared=False))
                 with ExitStack() as probes:
                     for offset in range(3 * _NODE_PORTS):
-                        probes.enter_context(_bound(first_port + offset, is_shared=True))
+                        probes.enter_context(bound_socket(first_port + offset, is_shared=True))
             except OSError:
                 continue
             stack = stack.pop_all()
@@ -289,7 +289,7 @@ def free_ports() -> Iterator[int]:
     raise LocalClusterError(f"no {_BLOCK_PORTS} free ports between {_FIRST_PORT} and {_LAST_PORT} on 127.0.0.1")
 
 
-def _bound(port: int, *, is_shared: bool) -> socket.socket:
+def bound_socket(port: int, *, is_shared: bool) -> socket.socket:
     opened = socket.socket()
     try:
         if is_shared:
