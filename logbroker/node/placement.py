@@ -256,8 +256,8 @@ class Placement:
             voters = replica.conf.voters
             first = voters == (replica.id,) or (group in newborn and voters[:1] == (replica.id,))
             idle = replica.core.role is Role.FOLLOWER and replica.leader == NO_REPLICA and not replica.log.is_damaged
-            if first and idle and replica.failed is None and replica.core.campaign():
-                logger.debug("first_campaign group=%d", group)
+            if first and idle:
+                replica.campaign()
 
     def is_current(self, replica: Replica) -> bool:
         """Whether the applied catalogue is at least as new as any that this data directory acted on before.
