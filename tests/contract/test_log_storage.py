@@ -8,13 +8,20 @@ from typing import TYPE_CHECKING, final
 import pytest
 
 from logbroker.entry import Entry, EntryKind
-from logbroker.ids import Index, Term
+from logbroker.ids import GroupId, Index, Offset, Term
 from logbroker.raft.log import CompactedError, LogStorage, UnavailableEntryError
-from logbroker.raft.messages import SnapshotMeta
-from tests.raft_kit import MemoryLog, conf_of, make_entry
+from logbroker.raft.messages import ConfState, SnapshotMeta
+from logbroker.storage.commit import ReplicaWrite
+from logbroker.storage.entry_codec import seal_entry
+from logbroker.storage.lives import InstallBody, install_directory
+from logbroker.storage.simulated_disk import SimulatedDisk
+from tests.raft_kit import MemoryLog, conf_of
+from tests.unit.storage.store_kit import A, commit, open_at, roll_and_flush
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+
+    from logbroker.storage.partition_log import PartitionLog
 
 
 @final
@@ -39,14 +46,96 @@ def memory_kit() -> StorageKit:
     return StorageKit(log, log.write, log.install, compact)
 
 
-@pytest.fixture(params=[memory_kit], ids=["memory"])
+@final
+class StoredLog:
+    """A replica's log in a node store over a simulated disk, as a replica's driver shows it to the core."""
+
+    def __init__(self) -> None:
+        self.disk = SimulatedDisk()
+        self.store = open_at(self.disk)
+        self.snapshot = SnapshotMeta(Index(0), Term(0), ConfState())
+        commit(self.store, births=[A])
+
+    @property
+    def log(self) -> PartitionLog:
+        return self.store.replicas[A].log
+
+    def first_index(self) -> Index:
+        return self.log.first_index()
+
+    def last_index(self) -> Index:
+        return self.log.last_index()
+
+    def term(self, index: Index) -> Term:
+        return self.log.term(index)
+
+    def entries(self, start: Index, end: Index, *, max_bytes: int) -> Sequence[Entry]:
+        return self.log.entries(start, end, max_bytes=max_bytes)
+
+    def snapshot_meta(self) -> SnapshotMeta:
+        return self.snapshot
+
+    def write(self, new: Sequence[Entry]) -> None:
+        commit(self.store, ReplicaWrite(A, entries=tuple(new)))
+
+    def write_and_flush(self, new: Sequence[Entry]) -> None:
+        """The first entry goes into a segment; the others may still be replaced."""
+        self.write(new)
+        self.flush(Index(1))
+
+    def flush(self, index: Index) -> None:
+        self.log.committed = index
+        roll_and_flush(self.store)
+
+    def install(self, snapshot: SnapshotMeta) -> None:
+        """A snapshot of which every entry has outlived the retention: a checkpoint alone."""
+        group, index, term = self.log.group, snapshot.index, snapshot.term
+        directory = install_directory(group, A, index, term)
+        self.disk.mkdir(directory)
+        commit(self.store, ReplicaWrite(A, install=InstallBody(group, directory, index, term, index, term, ())))
+        self.snapshot = snapshot
+
+    def compact(self, index: Index, snapshot: SnapshotMeta) -> None:
+        """A restart in between, so that what stays is in a segment of its own."""
+        self.flush(index)
+        self.disk = self.disk.kill()
+        self.store = open_at(self.disk)
+        self.flush(self.last_index())
+        self.log.drop_segments(self.log.droppable_segments(Index(index + 1)))
+        self.snapshot = snapshot
+
+
+def tail_kit() -> StorageKit:
+    made = StoredLog()
+    return StorageKit(made, made.write, made.install, made.compact)
+
+
+def segment_kit() -> StorageKit:
+    made = StoredLog()
+    return StorageKit(made, made.write_and_flush, made.install, made.compact)
+
+
+@pytest.fixture(params=[memory_kit, tail_kit, segment_kit], ids=["memory", "write-ahead log", "segments"])
 def kit(request: pytest.FixtureRequest) -> StorageKit:
     made: StorageKit = request.param()
     return made
 
 
 def entries(start: int, *terms: int) -> list[Entry]:
-    return [make_entry(EntryKind.DATA, start + place, term, b"x" * 36) for place, term in enumerate(terms)]
+    """Entries of 100 bytes each, in the byte form that a store keeps."""
+    return [
+        seal_entry(
+            EntryKind.DATA,
+            group=GroupId(A),
+            index=Index(start + place),
+            term=Term(term),
+            base_offset=Offset(start + place - 1),
+            next_offset=Offset(start + place),
+            append_ms=0,
+            payload=b"x" * 36,
+        )
+        for place, term in enumerate(terms)
+    ]
 
 
 def meta(index: int, term: int) -> SnapshotMeta:
@@ -69,8 +158,15 @@ def test_entries_are_read_back_as_written(kit: StorageKit) -> None:
 
 def test_a_read_is_cut_to_the_byte_limit_but_never_to_nothing(kit: StorageKit) -> None:
     kit.write(entries(1, 1, 1, 1))
-    for limit, count in ((0, 1), (199, 1), (200, 2), (299, 2), (300, 3)):
+    for limit, count in ((1, 1), (199, 1), (200, 2), (299, 2), (300, 3)):
         assert len(kit.storage.entries(Index(1), Index(4), max_bytes=limit)) == count
+
+
+@pytest.mark.parametrize("make", [memory_kit, tail_kit], ids=["memory", "write-ahead log"])
+def test_a_limit_of_nothing_still_gives_one_entry(make: Callable[[], StorageKit]) -> None:
+    made = make()
+    made.write(entries(1, 1, 1))
+    assert len(made.storage.entries(Index(1), Index(3), max_bytes=0)) == 1
 
 
 def test_a_write_below_the_end_replaces_the_end(kit: StorageKit) -> None:
