@@ -141,9 +141,9 @@ class ReplicaOptions:
 @final
 @dataclass(slots=True)
 class PendingWrite:
-    """The durable part of one Ready, and what waits for it."""
+    """The durable part of one Ready, and what waits for it; `token` is None for a first part of a large one."""
 
-    token: PersistToken
+    token: PersistToken | None
     vote: tuple[Term, ReplicaId] | None
     entries: Sequence[Entry]
     install: InstallBody | None
@@ -426,6 +426,8 @@ class Replica:
         install: InstallBody | None = None
         size = 0
         while self._writes:
+            if not self._in_flight:
+                self._split_first(max_bytes)
             write = self._writes[0]
             added = sum(entry.size_bytes for entry in write.entries)
             if self._in_flight and size + added > max_bytes:
@@ -446,6 +448,18 @@ class Replica:
         if not self._in_flight:
             return None
         return ReplicaWrite(self.id, vote, tuple(entries), install)
+
+    def _split_first(self, max_bytes: int) -> None:
+        """Cut a write that is too large for one commit: what waits for it waits for its last part."""
+        write = self._writes[0]
+        size = 0
+        for count, entry in enumerate(write.entries):
+            size += entry.size_bytes
+            if size > max_bytes and count:
+                rest = PendingWrite(write.token, None, write.entries[count:], None, write.messages)
+                self._writes[0] = PendingWrite(None, write.vote, write.entries[:count], write.install, ())
+                self._writes.insert(1, rest)
+                return
 
     def on_written(self) -> None:
         """The write taken last is durable."""
@@ -585,7 +599,8 @@ class Replica:
         self._answer_reads()
 
     def _complete(self, write: PendingWrite) -> None:
-        self.core.on_persisted(write.token)
+        if write.token is not None:
+            self.core.on_persisted(write.token)
         self._send(write.messages)
 
     def _send(self, messages: Sequence[Message]) -> None:

@@ -328,7 +328,7 @@ class PartitionLog:
         start = self.index_of_offset(offset)
         taken = 0
         while start <= self._state.last_index:
-            for entry in self._entries_from(start, max_bytes=max_bytes):
+            for entry in self._noting_damage(start, max_bytes=max_bytes):
                 if entry.index in self._state.damaged:
                     raise DamageError(f"entry {entry.index} of group {self.group} is damaged on this node")
                 start = Index(entry.index + 1)
@@ -338,6 +338,18 @@ class PartitionLog:
                     if taken >= max_bytes:
                         return
 
+    def _noting_damage(self, start: Index, *, max_bytes: int) -> Iterator[Entry]:
+        """Entries from `start` on; one that turns out to be unreadable is noted, so that it is fetched from a peer."""
+        following = start
+        try:
+            for entry in self._entries_from(start, max_bytes=max_bytes):
+                following = Index(entry.index + 1)
+                yield entry
+        except DamageError:
+            if following <= self._state.flushed_index and following not in self._state.damaged:
+                self.note_damage(following)
+            raise
+
     def extent_of(self, offset: Offset) -> tuple[Offset, Offset, int] | None:
         """First and next offset and log time of the batch that holds `offset`, though its bytes may be damaged.
 
@@ -345,7 +357,8 @@ class PartitionLog:
         """
         before = Offset(0)
         for index, kind, next_offset, append_ms in self._metas_from(self._index_holding(offset)):
-            if kind is not EntryKind.DATA or index in self._state.damaged:
+            # The head of a flushed entry tells, whatever became of its payload; a stand-in in the tail does not.
+            if kind is not EntryKind.DATA or (index in self._state.damaged and index > self._state.flushed_index):
                 continue
             if next_offset > offset:
                 base = self._base_offset_of(index, next_offset)

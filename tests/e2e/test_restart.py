@@ -31,6 +31,16 @@ async def described(client: Client, queue: str) -> QueueDescription:
             await trio.sleep(0.2)
 
 
+async def settled(client: Client, queue: str, wanted: dict[str, tuple[int, int]]) -> QueueDescription:
+    """Wait until the groups have so many messages available and leased: closed consumers give back what they held."""
+    with trio.fail_after(40):
+        while True:
+            found = await described(client, queue)
+            if {row.name: (row.available, row.leased) for row in found.partitions[0].groups} == wanted:
+                return found
+            await trio.sleep(0.1)
+
+
 async def kill_all_and_start_again(nodes: ClusterProcesses) -> None:
     for node in nodes.nodes.values():
         node.kill()
@@ -55,7 +65,7 @@ async def test_leases_counts_and_rewinds_are_as_they_were_when_all_nodes_were_ki
             seen = [await anext(messages) for messages in [aiter(consumer)] for _ in range(300)]
             await consumer.ack(seen)
         await client.rewind("orders", group="audit", to=ids[100])
-        before = await described(client, "orders")
+        before = await settled(client, "orders", {"audit": (200, 0), "default": (250, 30)})
 
         await kill_all_and_start_again(nodes)
 

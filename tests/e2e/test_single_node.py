@@ -193,6 +193,9 @@ async def test_what_is_no_batch_is_refused_for_good(tmp_path: Path) -> None:
         await client.create_queue("orders")
         async with raw_client(port_of(bound)) as raw:
             batch = encode_values([b"good"], timestamp_ms=1)
+            # The real client waits until the new partition has a leader.
+            async with client.producer("orders") as producer:
+                await producer.send(b"first")
             assert isinstance(await raw.ask(Produce(2, queue="orders", partition=0), batch), Produced)
             for rid, body in enumerate((b"", b"not a batch", batch[:-1], batch[:30] + b"\xff" + batch[31:]), start=3):
                 reply = await raw.ask(Produce(rid, queue="orders", partition=0), body)
