@@ -589,7 +589,7 @@ class Broker:
             problems.append(self._why_leaderless(engine, replica))
         if fill is not None:
             problems.append(f"replica {replica.id} of group {replica.group} is filling, {fill} %")
-        damaged = len(replica.log.state.damaged)
+        damaged = len(replica.log.holes())
         if damaged:
             problems.append(f"replica {replica.id} of group {replica.group} has {damaged} damaged entries")
         return GroupStatus(

@@ -42,6 +42,7 @@ from logbroker.node.snapshots import (
 )
 from logbroker.raft.messages import ConfState, Message, MessageKind, SnapshotMeta
 from logbroker.storage.ballast import Room
+from logbroker.storage.checkpoints import checkpoint_path, read_checkpoint_header
 from logbroker.storage.commit import Birth, CommitJob
 from logbroker.storage.disk import MissingFileError
 from logbroker.storage.flush import CheckpointJob, FlushJob
@@ -470,8 +471,16 @@ class Engine:
         directory = replica.log.state.directory
         try:
             checkpoint = read_checkpoint_file(self.store.disk, directory, meta.index)
+            header = read_checkpoint_header(self.store.disk, checkpoint_path(directory, meta.index))
             self._transfers += 1
-            sender = SnapshotSender(replica.log, message, meta, checkpoint, transfer=self._transfers)
+            sender = SnapshotSender(
+                replica.log,
+                message,
+                meta,
+                checkpoint,
+                log_start_index=header.log_start_index,
+                transfer=self._transfers,
+            )
         except StorageError:
             replica.core.report_snapshot(message.to, ok=False)
             return
@@ -750,7 +759,7 @@ class Engine:
     def _fetch_damaged(self) -> None:
         """Ask every member for the good copies of entries that are known to be damaged here."""
         for replica in self.replicas.values():
-            for index, term in list(replica.log.state.damaged.items())[:16]:
+            for index, term in replica.log.holes()[:16]:
                 for member in replica.conf.members():
                     node = self._nodes.get(member)
                     if member != replica.id and node is not None:

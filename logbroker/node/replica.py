@@ -259,6 +259,7 @@ class Replica:
         self._bytes_since_checkpoint = 0
         self._checkpoint_due_ms = 0
         self.log.committed = max(self.log.flushed_index, self.machine.applied_index)
+        self.log.log_start_index = self.machine.log_start_index
         self._limit_apply()
 
     # What others may look at.
@@ -522,8 +523,8 @@ class Replica:
             self._fail(error)
 
     def _limit_apply(self) -> None:
-        damaged = self.log.state.damaged
-        self.core.set_apply_limit(Index(min(damaged) - 1) if damaged else None)
+        hole = min((index for index, _ in self.log.holes() if index > self.machine.applied_index), default=None)
+        self.core.set_apply_limit(None if hole is None else Index(hole - 1))
 
     def abandon(self, error: LogBrokerError) -> None:
         """The node stops: nothing is confirmed any more, and whoever waits is told that the outcome is unknown."""
@@ -617,9 +618,10 @@ class Replica:
 
     def _is_withheld(self, message: Message) -> bool:
         """A replica with a hole acknowledges nothing at or beyond it."""
-        if not self.log.is_damaged or message.kind is not MessageKind.APPEND_RESPONSE or message.reject:
+        if message.kind is not MessageKind.APPEND_RESPONSE or message.reject:
             return False
-        return message.index >= min(self.log.state.damaged)
+        hole = self.log.first_hole()
+        return hole is not None and message.index >= hole
 
     def _apply(self, entry: Entry) -> None:
         if entry.kind is EntryKind.CONFIG:
@@ -627,6 +629,7 @@ class Replica:
             self._host.on_conf(self.group, conf)
         applied = self.machine.apply(entry)
         self.core.on_applied(entry.index, entry.size_bytes)
+        self.log.log_start_index = self.machine.log_start_index
         if entry.kind is not EntryKind.NOOP:
             self._bytes_since_checkpoint += entry.size_bytes
         proposed = self._proposed.pop(entry.index, None)
@@ -732,6 +735,7 @@ class Replica:
         self.machine = received.machine
         self._storage.snapshot = received.meta
         self.log.committed = Index(install.index)
+        self.log.log_start_index = self.machine.log_start_index
         self._host.on_conf(self.group, received.meta.conf)
 
     def _fail(self, error: LogBrokerError) -> None:

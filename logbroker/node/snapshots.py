@@ -45,7 +45,14 @@ class SnapshotSender:
     """One snapshot on its way to one follower; made anew when Raft asks again."""
 
     def __init__(
-        self, log: PartitionLog, message: Message, meta: SnapshotMeta, checkpoint: bytes, *, transfer: int
+        self,
+        log: PartitionLog,
+        message: Message,
+        meta: SnapshotMeta,
+        checkpoint: bytes,
+        *,
+        log_start_index: Index,
+        transfer: int,
     ) -> None:
         self.to = message.to
         self.meta = meta
@@ -53,7 +60,8 @@ class SnapshotSender:
         self._term = message.term
         self._transfer = transfer
         self._checkpoint = checkpoint
-        self._previous = Index(log.first_index() - 1)
+        # What lies before the log start is on its way out, and may be damaged without anybody noticing.
+        self._previous = Index(max(log.first_index(), min(log_start_index, meta.index + 1)) - 1)
         self._previous_term = log.term(self._previous)
         self._total = len(checkpoint) + sum(segment.length_bytes for segment in log.state.segments)
         self._pieces = self._stream()
@@ -202,7 +210,8 @@ class SnapshotReceiver:
             return None
         split = max(0, min(len(chunk.data), chunk.checkpoint_bytes - chunk.position))
         entries = self._parse(self._rest + chunk.data[split:])
-        if chunk.is_last and (self._rest or (entries[-1].index if entries else self._last_index) != self.index):
+        last_index = entries[-1].index if entries else self._last_index or self.previous_index
+        if chunk.is_last and (self._rest or last_index != self.index):
             raise CorruptBatchError(f"snapshot {self.index} of group {self.group} ends before its last entry")
         self._busy = True
         return SnapshotWriteJob(self, chunk, entries, chunk.data[:split])

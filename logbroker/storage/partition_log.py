@@ -181,6 +181,8 @@ class PartitionLog:
         """One up at every install, so that a plan made before has no effect after."""
         self.committed = Index(0)
         """How far the group is known to have committed; kept by the replica's driver, read by flush plans."""
+        self.log_start_index = Index(0)
+        """Where the applied state says that the log begins: what rotted before it is nobody's loss. Kept as above."""
         self.index_mismatches = 0
         self.needs_reindex = False
 
@@ -200,7 +202,15 @@ class PartitionLog:
 
     @property
     def is_damaged(self) -> bool:
-        return bool(self._state.damaged)
+        return bool(self._state.damaged) and self.first_hole() is not None
+
+    def holes(self) -> list[tuple[Index, Term]]:
+        """Index and term of every damaged entry that still matters, in order."""
+        return sorted(hole for hole in self._state.damaged.items() if hole[0] >= self.log_start_index)
+
+    def first_hole(self) -> Index | None:
+        """The lowest index of a damaged entry that still matters."""
+        return min((index for index in self._state.damaged if index >= self.log_start_index), default=None)
 
     @property
     def unflushed_bytes(self) -> int:
@@ -435,10 +445,11 @@ class PartitionLog:
         return None
 
     def plan_flush(self, limit: Index) -> FlushPiece | None:
-        """A piece of everything up to `limit`; what is damaged, and all behind it, waits."""
+        """A piece of everything up to `limit`; what is damaged in the tail, and all behind it, waits."""
         state = self._state
-        if state.damaged:
-            limit = min(limit, Index(min(state.damaged) - 1))
+        holes = [index for index in state.damaged if index > state.flushed_index]
+        if holes:
+            limit = min(limit, Index(min(holes) - 1))
         count = limit - state.flushed_index
         if count <= 0:
             return None
@@ -503,6 +514,8 @@ class PartitionLog:
             invariant(state.segments[0].base_index == segment.base_index, "only front segments may go")
             state.segments.pop(0)
             state.previous_index, state.previous_term = segment.last_index, segment.last_term
+            for index in [index for index in state.damaged if index <= segment.last_index]:
+                del state.damaged[index]
             reader = self._readers.pop(segment.base_index, None)
             if reader is not None:
                 reader.close()

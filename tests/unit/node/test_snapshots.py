@@ -84,8 +84,8 @@ def test_a_follower_too_far_behind_gets_a_snapshot_and_then_the_rest() -> None:
     lagging.cluster.tick(40)
     assert len(lagging.chunks) > 3
     assert lagging.is_whole
-    assert lagging.node.replica.log.first_index() == lagging.leader.replica.log.first_index()
-    first = lagging.node.replica.log.first_index()
+    first, leader = lagging.node.replica.log.first_index(), lagging.leader.replica
+    assert leader.log.first_index() < first == leader.machine.log_start_index, "nothing that is on its way out"
     assert list(lagging.node.replica.log.entries(first, Index(first + 20), max_bytes=1 << 20)) == list(
         lagging.leader.replica.log.entries(first, Index(first + 20), max_bytes=1 << 20)
     )
@@ -344,7 +344,7 @@ def test_an_answer_of_another_snapshot_moves_nothing() -> None:
     log = lagging.leader.replica.log
     meta = SnapshotMeta(log.last_index(), log.term(log.last_index()), ConfState())
     message = Message(MessageKind.SNAPSHOT, ReplicaId(3), lagging.leader.replica.id, lagging.leader.replica.core.term)
-    sender = SnapshotSender(log, message, meta, b"checkpoint", transfer=1)
+    sender = SnapshotSender(log, message, meta, b"checkpoint", log_start_index=Index(1), transfer=1)
     first = sender.first()
     good = SnapshotAck(log.group, ReplicaId(3), log.replica, meta.index, meta.term, len(first.data), False)
     assert sender.on_ack(replace(good, index=Index(1))) is None

@@ -526,6 +526,34 @@ def test_damage_and_all_behind_it_waits_for_its_copy() -> None:
     assert [one.index for one in piece.entries] == [1, 2]
 
 
+def test_damage_in_a_segment_does_not_hold_up_what_is_flushed_later() -> None:
+    made = segmented()
+    made.log.note_damage(Index(3))
+    made.log.committed = Index(13)
+    piece = made.log.plan_flush(Index(13))
+    assert piece is not None
+    assert [one.index for one in piece.entries] == [11, 12, 13]
+
+
+def test_damage_before_the_log_start_is_nobodys_loss() -> None:
+    made = segmented()
+    made.log.note_damage(Index(3))
+    made.log.note_damage(Index(7))
+    assert (made.log.first_hole(), made.log.holes()) == (3, [(3, 1), (7, 1)])
+    made.log.log_start_index = Index(4)
+    assert (made.log.first_hole(), made.log.holes()) == (7, [(7, 1)])
+    made.log.log_start_index = Index(8)
+    assert not made.log.is_damaged
+
+
+def test_damage_in_a_dropped_segment_is_forgotten() -> None:
+    made = segmented()
+    made.log.note_damage(Index(3))
+    made.log.note_damage(Index(7))
+    made.log.drop_segments(made.log.droppable_segments(Index(6)))
+    assert made.log.state.damaged == {7: 1}
+
+
 def test_a_flush_of_entries_that_were_replaced_meanwhile_is_a_broken_invariant() -> None:
     made = Made(count=3)
     piece = made.log.plan_flush(Index(3))
