@@ -297,6 +297,9 @@ class AnswerChecker:
                 "a rewind is exact",
                 f"{request.target} is offset {expected}, the log held {low}..{high}: {operation.describe()}",
             )
+        moved = move.counts[0] + move.counts[1] if move.is_rewind else move.counts[0]
+        if (reply.moved_count, reply.revoked_count) != (moved, move.counts[1]):
+            broken("a rewind says what it moved", f"{moved} moved, {move.counts[1]} revoked: {operation.describe()}")
         is_kept = self._model.log_start_at(operation.applied_at_reply) <= expected < self._model.next_offset
         if is_kept and reply.start_ms not in (0, self._model.entry_at(expected)[1]):
             broken("a rewind names the log time of its start", operation.describe())
@@ -332,6 +335,22 @@ class AnswerChecker:
             )
         if not model.log_start_at(first) <= reply.log_start <= model.log_start_at(last):
             broken("reads are not stale", f"log starts {model.floors}: {operation.describe()}")
+
+    def check_positions(self, operation: Operation) -> bool:
+        """Compare the counts of every consumer group with the model; False where the model stands elsewhere by now.
+
+        Raises:
+            Violation: the counts are not those of the state at the index at which the answer was made.
+        """
+        reply, model = operation.answer, self._model
+        if not isinstance(reply, StateReply) or operation.applied_at_reply != model.last_index:
+            return False
+        for told in reply.groups:
+            counted = model.groups[told.group].counts(model.log_start_offset, model.next_offset)
+            found = (told.available, told.leased, told.delayed, told.acked_ahead, told.oldest_offset)
+            if found != counted:
+                broken("positions are exact", f"{told.group} has {counted}: {operation.describe()}")
+        return True
 
     def _group_of_lease(self, name: GroupName, lease: LeaseId) -> ModelGroup | None:
         return self._model.find_group(name, Index(lease >> 16))

@@ -159,6 +159,8 @@ class ClusterChecker:
                     broken("durable stays", f"replica {replica} of node {node.node} is lost: {stored.lost}")
                 continue
             last = Index(min(durable.last_index, durable.open_from - 1))
+            if node.is_damaged:
+                last = Index(min(last, durable.unproven_from - 1))
             if stored.log.last_index() < last:
                 broken(
                     "durable stays",
@@ -222,6 +224,7 @@ class ClusterChecker:
             seen.last_index, seen.last_term = last_index, last_term
         if core.commit != seen.commit:
             self._look_at_commit(node, replica, seen)
+        seen.looked_at = True
         applied = replica.machine.applied_index
         if applied != seen.applied:
             self._move(replica, "applied index", seen.applied, applied)
@@ -234,10 +237,9 @@ class ClusterChecker:
         history, core = self.history(replica.group), replica.core
         if core.first_index > seen.last_index + 1 and seen.looked_at:
             self._count("snapshots installed")
-        elif core.last_index < seen.last_index:
-            self._count("logs cut for a new leader")
-        seen.looked_at = True
         start = _first_new(core, seen)
+        if seen.looked_at and start <= seen.last_index:
+            self._count("logs cut for a new leader")
         if start > core.last_index:
             return
         try:

@@ -111,6 +111,13 @@ class SimulatedCluster:
     def wall_ms(self) -> int:
         return self.true_clock.wall_ms()
 
+    def ask(
+        self, client: str, node: NodeId, partition: GroupId, request: Request, *, timeout_us: int = 20_000 * US_PER_MS
+    ) -> Operation:
+        """Make one attempt and give the operation to look at later."""
+        self.call(client, node, partition, request, timeout_us=timeout_us, done=lambda _: None)
+        return self.history.operations[-1]
+
     def call(
         self,
         client: str,

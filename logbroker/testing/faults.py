@@ -36,6 +36,8 @@ class FaultKind(Enum):
     PAUSE = "pause"
     SLOW_DISK = "slow disk"
     STALLED_DISK = "stalled disk"
+    STALLED_FLUSH = "stalled flush"
+    """Only the flusher's jobs hang; commits go on."""
     FAILED_SYNC = "failed sync"
     FAILED_WRITE = "failed write"
     FULL_DISK = "full disk"
@@ -62,17 +64,18 @@ _RATES: dict[FaultKind, float] = {
     FaultKind.POWER_CUT: 0.10,
     FaultKind.POWER_CUT_ALL: 0.03,
     FaultKind.CRASH_AT_WRITE: 0.15,
-    FaultKind.PAUSE: 0.08,
+    FaultKind.PAUSE: 0.12,
     FaultKind.SLOW_DISK: 0.10,
     FaultKind.STALLED_DISK: 0.05,
+    FaultKind.STALLED_FLUSH: 0.06,
     FaultKind.FAILED_SYNC: 0.08,
     FaultKind.FAILED_WRITE: 0.04,
     FaultKind.FULL_DISK: 0.05,
     FaultKind.BIT_ROT: 0.04,
     FaultKind.WIPE: 0.03,
-    FaultKind.ISOLATE: 0.10,
-    FaultKind.ONE_WAY: 0.10,
-    FaultKind.SPLIT: 0.08,
+    FaultKind.ISOLATE: 0.30,
+    FaultKind.ONE_WAY: 0.12,
+    FaultKind.SPLIT: 0.12,
     FaultKind.CLOG: 0.08,
     FaultKind.CLOSE: 0.15,
     FaultKind.REFUSE: 0.06,
@@ -101,6 +104,8 @@ class FaultPlan:
     clock_offset_ms: int = 0
     """Wall clocks start up to this far from true time, either way."""
     drift_ppm: int = 0
+    burst_share: float = 0.0
+    """Share of faults that are followed by another one of any kind that is on, within a second."""
 
     def describe(self) -> str:
         kinds = ", ".join(f"{kind.value} {rate:.2f}/s" for kind, rate in self.rates.items())
@@ -108,7 +113,7 @@ class FaultPlan:
         return (
             f"faults: {kinds or 'none'}; links: loss {quality.loss_rate:.0%}, doubled {quality.duplicate_rate:.0%}, "
             f"reordered {quality.reorder_rate:.0%}{'' if quality.in_order else ', unordered'}; "
-            f"clocks off by up to {self.clock_offset_ms} ms, drift {self.drift_ppm} ppm"
+            f"clocks off by up to {self.clock_offset_ms} ms, drift {self.drift_ppm} ppm; bursts {self.burst_share:.0%}"
         )
 
 
@@ -135,6 +140,7 @@ def draw_plan(random: Random, *, without: frozenset[FaultKind] = frozenset()) ->
         quality,
         clock_offset_ms=0 if healthy else random.choice((0, 100, 800)),
         drift_ppm=0 if healthy else random.choice((0, 100, 5_000)),
+        burst_share=random.choice((0.0, 0.0, 0.3, 0.6)),
     )
 
 
@@ -148,6 +154,7 @@ class FaultInjector:
         self._plan = plan
         self._random = self._scheduler.random("faults")
         self._stopped = False
+        self._cut_until_us: dict[tuple[NodeId, NodeId], int] = {}
         self.counts: dict[str, int] = {}
         self._strikes: dict[FaultKind, Callable[[], bool]] = {
             FaultKind.KILL: self._kill,
@@ -157,6 +164,7 @@ class FaultInjector:
             FaultKind.PAUSE: self._pause,
             FaultKind.SLOW_DISK: self._slow_disk,
             FaultKind.STALLED_DISK: self._stalled_disk,
+            FaultKind.STALLED_FLUSH: self._stalled_flush,
             FaultKind.FAILED_SYNC: self._failed_sync,
             FaultKind.FAILED_WRITE: self._failed_write,
             FaultKind.FULL_DISK: self._full_disk,
@@ -192,9 +200,16 @@ class FaultInjector:
         if self._stopped:
             return
         self._later(kind)
-        if self._strikes[kind]():
-            self.counts[kind.value] = self.counts.get(kind.value, 0) + 1
-            self._scheduler.note("fault", kind.value)
+        self._do(kind)
+
+    def _do(self, kind: FaultKind) -> None:
+        if self._stopped or not self._strikes[kind]():
+            return
+        self.counts[kind.value] = self.counts.get(kind.value, 0) + 1
+        self._scheduler.note("fault", kind.value)
+        if self._random.random() < self._plan.burst_share:
+            following = self._random.choice(list(self._plan.rates))
+            self._scheduler.after(self._random.randrange(US_PER_S), lambda: self._do(following))
 
     # Draws.
 
@@ -203,10 +218,23 @@ class FaultInjector:
         span = (high_ms - low_ms) * US_PER_MS
         return low_ms * US_PER_MS + int(span * self._random.random() ** 3)
 
+    def _around_an_election_us(self) -> int:
+        """Short blinks, and as often as not so long that somebody else is elected meanwhile."""
+        if self._random.random() < 0.4:
+            return self._duration_us(50, 1_500)
+        return self._random.randrange(1_500, 6_000) * US_PER_MS
+
     def _any_node(self) -> SimulatedNode:
-        return self._cluster.nodes[self._random.choice(self._cluster.node_ids)]
+        """A node, and as often as not one that leads: that is where it hurts."""
+        node = self._cluster.nodes[self._random.choice(self._cluster.node_ids)]
+        leaders = [self._cluster.leader_of(group) for group in self._cluster.groups]
+        leader = self._random.choice(leaders)
+        return node if leader is None or self._random.random() < 0.5 else leader
 
     def _running_node(self) -> SimulatedNode | None:
+        node = self._any_node()
+        if node.is_running:
+            return node
         running = [node for node in self._cluster.nodes.values() if node.is_running]
         return self._random.choice(running) if running else None
 
@@ -255,7 +283,7 @@ class FaultInjector:
         node = self._running_node()
         if node is None:
             return False
-        node.pause(self._duration_us(50, 10_000))
+        node.pause(self._around_an_election_us())
         return True
 
     # Disks.
@@ -268,6 +296,10 @@ class FaultInjector:
 
     def _stalled_disk(self) -> bool:
         self._any_node().stall_disk(self._duration_us(500, 12_000))
+        return True
+
+    def _stalled_flush(self) -> bool:
+        self._any_node().stall_disk(self._duration_us(500, 15_000), commits=False)
         return True
 
     def _failed_sync(self) -> bool:
@@ -337,14 +369,18 @@ class FaultInjector:
 
     def _cut_for(self, links: list[tuple[NodeId, NodeId]], how: Cut) -> None:
         network = self._cluster.network
-        for sender, to in links:
-            network.cut(sender, to, how)
+        until_us = self._scheduler.now_us + self._around_an_election_us()
+        for link in links:
+            network.cut(*link, how)
+            self._cut_until_us[link] = max(until_us, self._cut_until_us.get(link, 0))
 
         def open_again() -> None:
-            for sender, to in links:
-                network.cut(sender, to, Cut.OPEN)
+            for link in links:
+                # Another cut of the same link may go on for longer.
+                if self._cut_until_us[link] <= self._scheduler.now_us:
+                    network.cut(*link, Cut.OPEN)
 
-        self._scheduler.after(self._duration_us(100, 9_000), open_again)
+        self._scheduler.at(until_us, open_again)
 
     def _close(self) -> bool:
         pair = self._two_nodes()

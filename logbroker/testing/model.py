@@ -152,6 +152,19 @@ class ModelGroup:
         """The offsets in [start, end) that are not acked."""
         return [offset for offset in range(start, end) if self.message(offset).state is not MessageState.ACKED]
 
+    def counts(self, start: int, end: int) -> tuple[int, int, int, int, int]:
+        """Available, leased, delayed and acked-ahead messages of [start, end), and the first that is not acked."""
+        states = [self.message(offset).state for offset in range(start, end)]
+        oldest = next((start + at for at, state in enumerate(states) if state is not MessageState.ACKED), end)
+        ahead = states[oldest - start :]
+        return (
+            ahead.count(MessageState.AVAILABLE),
+            ahead.count(MessageState.LEASED),
+            ahead.count(MessageState.DELAYED),
+            ahead.count(MessageState.ACKED),
+            oldest,
+        )
+
     def between(self, offset: int, first: Index, last: Index) -> Iterator[Moment]:
         """What the message was at `first` and everything it became up to `last`, inclusive."""
         below_start = offset < self.start_offset

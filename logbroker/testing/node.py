@@ -27,6 +27,7 @@ from logbroker.partition.checkpoint import CheckpointMeta, decode, encode_slices
 from logbroker.partition.log_time import Reading
 from logbroker.partition.machine import PartitionMachine
 from logbroker.record.batch import DEFAULT_LIMITS
+from logbroker.storage.commit import CommitJob
 from logbroker.storage.index import DictIndex
 from logbroker.storage.node_store import StoreOptions
 from logbroker.storage.partition_log import LogOptions
@@ -45,7 +46,6 @@ if TYPE_CHECKING:
     from logbroker.node.replica import GroupMachine, Replica
     from logbroker.node.requests import Reply
     from logbroker.raft.messages import ConfState
-    from logbroker.storage.commit import CommitJob
     from logbroker.storage.node_store import NodeStore
     from logbroker.testing.clock import SimulatedClock
     from logbroker.testing.cluster import SimulatedCluster
@@ -55,6 +55,7 @@ TICK_US = 100 * US_PER_MS
 _PUMP_DELAY_US = 30
 _FIRST_CAPACITY_BYTES = 1 << 40
 _NS_PER_MS = 1_000_000
+_STARTS_TO_FIND_ROT = 2
 
 
 def _encode_machine(machine: GroupMachine) -> Iterator[bytes]:
@@ -68,17 +69,17 @@ PARTITION_KIND: MachineKind = MachineKind(
 )
 
 
-def small_store() -> StoreOptions:
+def small_store(*, wal_bytes: int = 192 << 10, segment_bytes: int = 48 << 10) -> StoreOptions:
     """Files so small that rolls, flushes and drops of segments happen every few seconds."""
     return StoreOptions(
-        wal=WalOptions(file_bytes=192 << 10, initial_files=3, max_files=5),
-        log=LogOptions(segment_bytes=48 << 10, first_room_bytes=16 << 10, max_room_step_bytes=64 << 10),
+        wal=WalOptions(file_bytes=wal_bytes, initial_files=3, max_files=5),
+        log=LogOptions(segment_bytes=segment_bytes, first_room_bytes=16 << 10, max_room_step_bytes=64 << 10),
         ballast_bytes=64 << 10,
-        max_commit_bytes=64 << 10,
+        max_commit_bytes=wal_bytes // 3,
     )
 
 
-def quick_engine() -> EngineOptions:
+def quick_engine(*, max_commit_bytes: int = 64 << 10) -> EngineOptions:
     """Bounds so small that runs of a minute reach them."""
     return EngineOptions(
         replica=ReplicaOptions(
@@ -89,7 +90,7 @@ def quick_engine() -> EngineOptions:
             checkpoint_bytes=24 << 10,
             checkpoint_ms=5_000,
         ),
-        max_commit_bytes=64 << 10,
+        max_commit_bytes=max_commit_bytes,
     )
 
 
@@ -120,13 +121,16 @@ class _OpenRequest:
 class DurableLog:
     """What a process knew to be durable of one replica's log when it ended.
 
-    From `open_from` on, a commit that was being written may have replaced what was there.
+    From `open_from` on, a commit that was being written may have replaced what was there. What lies from
+    `unproven_from` on was durable, but nothing behind it in the write-ahead log says so yet: if bits of it rot,
+    recovery can not tell it from a torn commit.
     """
 
     replica: ReplicaId
     last_index: Index
     last_term: Term
     open_from: Index
+    unproven_from: Index
 
 
 @final
@@ -140,8 +144,6 @@ class SimulatedNode:
         self.engine: Engine | None = None
         self.store: NodeStore | None = None
         self.durable: dict[ReplicaId, DurableLog] = {}
-        self.is_damaged = False
-        """Bits of its files flipped, and not everything is mended yet."""
         self.counts: dict[str, int] = {}
         self._cluster = cluster
         self._scheduler = cluster.scheduler
@@ -154,10 +156,12 @@ class SimulatedNode:
         self._backlog: list[Callable[[], None]] = []
         self._open: dict[int, _OpenRequest] = {}
         self._slow_us = 0
-        self._stalled_until_us = 0
+        self._stalled_until_us = self._flush_stalled_until_us = 0
         self._stalled: list[Callable[[], None]] = []
         self._crash_at_start = 0
         self._commit: CommitJob | None = None
+        self._last_commit: CommitJob | None = None
+        self._starts_since_rot = 1 << 30
         self._being_made: set[ReplicaId] = set()
         self._being_removed: set[ReplicaId] = set()
 
@@ -166,6 +170,11 @@ class SimulatedNode:
     @property
     def is_running(self) -> bool:
         return self.engine is not None
+
+    @property
+    def is_damaged(self) -> bool:
+        """Bits of its files flipped not long ago, so that a start may find what it should not."""
+        return self._starts_since_rot <= _STARTS_TO_FIND_ROT
 
     @property
     def life(self) -> int:
@@ -178,7 +187,7 @@ class SimulatedNode:
         self._pump_is_planned = False
         self._paused_until_us = 0
         self._backlog.clear()
-        self._commit = None
+        self._commit = self._last_commit = None
         self._being_made.clear()
         self._being_removed.clear()
         if self._crash_at_start:
@@ -227,6 +236,7 @@ class SimulatedNode:
         for stored in store.replicas.values():
             self._count("entries damaged at a start", len(stored.log.state.damaged))
             self._count("replicas lost at a start", int(bool(stored.lost)))
+        self._starts_since_rot += 1
         self._cluster.checker.on_start(self)
         self._cluster.membership.on_start(self)
         self._scheduler.note("start", self.node, self._life)
@@ -270,7 +280,7 @@ class SimulatedNode:
         self.disk = SimulatedDisk(capacity_bytes=_FIRST_CAPACITY_BYTES)
         self._index = DictIndex()
         self.durable.clear()
-        self.is_damaged = False
+        self._starts_since_rot = 1 << 30
         self._count("wipe")
 
     def pause(self, duration_us: int) -> None:
@@ -345,7 +355,15 @@ class SimulatedNode:
                 open_from = min(open_from, write.entries[0].index)
         if self._commit is not None and replica in self._commit.deaths:
             open_from = Index(0)
-        return DurableLog(replica, last, log.term(last), open_from)
+        return DurableLog(replica, last, log.term(last), open_from, self._unproven_from(replica, last))
+
+    def _unproven_from(self, replica: ReplicaId, last: Index) -> Index:
+        if self.store is None or self._last_commit is None or self.store.is_sealed:
+            return Index(last + 1)
+        written = [write for write in self._last_commit.writes if write.replica == replica]
+        if any(write.install is not None for write in written):
+            return Index(0)
+        return min([Index(last + 1), *(write.entries[0].index for write in written if write.entries)])
 
     def _start_again_later(self) -> None:
         life = self._life
@@ -362,13 +380,16 @@ class SimulatedNode:
         """Let every job take so much longer; 0 ends it."""
         self._slow_us = extra_us
 
-    def stall_disk(self, duration_us: int) -> None:
-        """Let no job finish for a while."""
-        self._stalled_until_us = max(self._stalled_until_us, self._scheduler.now_us + duration_us)
+    def stall_disk(self, duration_us: int, *, commits: bool = True) -> None:
+        """Let no job begin its work for a while; without `commits`, only those of the flusher wait."""
+        until_us = self._scheduler.now_us + duration_us
+        self._flush_stalled_until_us = max(self._flush_stalled_until_us, until_us)
+        if commits:
+            self._stalled_until_us = max(self._stalled_until_us, until_us)
 
     def unstall_disk(self) -> None:
         """Let the jobs that hang return now."""
-        self._stalled_until_us = 0
+        self._stalled_until_us = self._flush_stalled_until_us = 0
         stalled, self._stalled = self._stalled, []
         for run in stalled:
             run()
@@ -404,7 +425,7 @@ class SimulatedNode:
                 if any(content[offset : offset + 16]):
                     self.disk.flip_bit(path, offset, random.randrange(8))
                     break
-        self.is_damaged = True
+        self._starts_since_rot = 0
         self._count("bit rot")
         self._start_again_later()
 
@@ -551,7 +572,7 @@ class SimulatedNode:
             )
 
     def _commit_done(self, engine: Engine, job: CommitJob) -> None:
-        self._commit = None
+        self._commit, self._last_commit = None, job
         self._with_engine(lambda _: engine.commit_done(job))
 
     def _commit_failed(self, engine: Engine, job: CommitJob, error: LogBrokerError) -> None:
@@ -570,10 +591,12 @@ class SimulatedNode:
     ) -> None:
         before_us = self._random.randrange(10, 100)
         after_us = self._disk_us()
+        is_commit = isinstance(job, CommitJob)
 
         def run() -> None:
-            if self._stalled_until_us > self._scheduler.now_us:
-                self._stall(run)
+            until_us = self._stalled_until_us if is_commit else self._flush_stalled_until_us
+            if until_us > self._scheduler.now_us:
+                self._stall(run, until_us)
                 return
             try:
                 job.run()
@@ -587,7 +610,7 @@ class SimulatedNode:
 
         self._later(before_us, run)
 
-    def _stall(self, run: Callable[[], None]) -> None:
+    def _stall(self, run: Callable[[], None], until_us: int) -> None:
         """Hold a job back until the disk is no longer stalled."""
         self._stalled.append(run)
 
@@ -596,7 +619,7 @@ class SimulatedNode:
                 self._stalled.remove(run)
                 run()
 
-        self._later(self._stalled_until_us - self._scheduler.now_us, go_on)
+        self._later(until_us - self._scheduler.now_us, go_on)
 
     def _disk_us(self) -> int:
         usual_us = int(self._options.commit_us * (0.5 + self._random.expovariate(1)))

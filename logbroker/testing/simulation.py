@@ -7,10 +7,11 @@ from dataclasses import dataclass, field
 from time import process_time
 from typing import TYPE_CHECKING, final
 
+from logbroker.node.requests import StateRequest
 from logbroker.testing.checkers import compare_states, machine_of
 from logbroker.testing.cluster import ClusterOptions, SimulatedCluster
 from logbroker.testing.faults import FaultInjector, FaultPlan, draw_plan
-from logbroker.testing.node import NodeOptions
+from logbroker.testing.node import NodeOptions, quick_engine, small_store
 from logbroker.testing.scheduler import US_PER_MS, US_PER_S, Scheduler
 from logbroker.testing.violation import Violation, broken
 from logbroker.testing.workload import Ledger, Workload, WorkloadProfile
@@ -74,7 +75,7 @@ class Simulation:
             ClusterOptions(
                 node_count=options.node_count,
                 group_count=group_count,
-                node=NodeOptions(),
+                node=draw_node(random),
                 clock_offset_ms=self.plan.clock_offset_ms,
                 drift_ppm=self.plan.drift_ppm,
                 clock_speed=options.clock_speed or random.choice((1, 4, 10)),
@@ -164,6 +165,7 @@ class Simulation:
         for workload in self.workloads:
             self._check_states(workload.partition)
             self._check_ledger(workload.partition)
+            self._check_positions(workload)
 
     def _check_states(self, group: GroupId) -> None:
         """Every replica that stands where the model stands has the model's state, and at least one does."""
@@ -179,6 +181,21 @@ class Simulation:
                 return
             self.scheduler.run_for(7 * US_PER_MS)
         broken("every node catches up", f"{compared} nodes of group {group} stood at the model's index")
+
+    def _check_positions(self, workload: Workload) -> None:
+        """What the leader says of the consumer groups is what the model counts."""
+        for consumer in workload.consumers:
+            consumer.stop()
+        checker = self.cluster.checker.history(workload.partition).answers
+        for _ in range(100):
+            leader = self.cluster.leader_of(workload.partition)
+            if leader is not None:
+                asked = self.cluster.ask("end", leader.node, workload.partition, StateRequest())
+                self.scheduler.run_for(100 * US_PER_MS)
+                if checker.check_positions(asked):
+                    return
+            self.scheduler.run_for(_LOOK_US)
+        broken("positions are exact", f"group {workload.partition} never said how it stands")
 
     def _check_ledger(self, group: GroupId) -> None:
         model = self.cluster.checker.history(group).model
@@ -220,6 +237,15 @@ class Simulation:
             add("", {"leaders": len(history.leaders), "digests compared": history.compared_digests})
             add("", {"messages": len(history.model.values)})
         return dict(sorted(counts.items()))
+
+
+def draw_node(random: Random) -> NodeOptions:
+    """How large the files of the nodes are: the smaller, the more often one is rolled in the middle of something."""
+    wal_bytes = random.choice((96 << 10, 192 << 10))
+    return NodeOptions(
+        store=small_store(wal_bytes=wal_bytes, segment_bytes=random.choice((16 << 10, 48 << 10))),
+        engine=quick_engine(max_commit_bytes=wal_bytes // 3),
+    )
 
 
 def draw_profile(random: Random) -> WorkloadProfile:

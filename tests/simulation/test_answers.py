@@ -20,6 +20,7 @@ from logbroker.node.requests import (
     CountTarget,
     EarliestTarget,
     ExtendRequest,
+    GroupState,
     LatestTarget,
     NackRequest,
     OffsetTarget,
@@ -39,7 +40,7 @@ from logbroker.node.requests import (
 from logbroker.partition.commands import Ack, CreateGroup, DeleteGroup, Nack, Rewind
 from logbroker.record.batch import encode_values
 from logbroker.testing.answers import AnswerChecker
-from logbroker.testing.history import History, Verdict
+from logbroker.testing.history import History, Operation, Verdict
 from logbroker.testing.violation import Violation
 from tests.simulation.partition_script import GROUP, PartitionScript
 
@@ -405,6 +406,15 @@ def rewound(told: Told, target: Target, start: int, *, start_ms: int = 0) -> tup
     return RewindRequest(DEFAULT_GROUP, 1, target), RewindReply(1, Offset(start), start_ms, 0, 0, False)
 
 
+def test_a_rewind_that_says_it_moved_something_else_is_caught() -> None:
+    told = Told()
+    leased = told.lease()
+    told.ack(leased.lease, 0, 1)
+    request, reply = rewound(told, EarliestTarget(), 0)
+    told.check(request, replace(reply, moved_count=3, revoked_count=2))
+    assert told.rule_broken_by(request, replace(reply, moved_count=2)) == "a rewind says what it moved"
+
+
 @pytest.mark.parametrize(
     ("target", "start"),
     [
@@ -452,6 +462,26 @@ def test_a_stale_read_is_caught() -> None:
     assert told.rule_broken_by(StateRequest(), stale) == "reads are not stale"
     told.check(StateRequest(), stale, before=1)
     assert told.rule_broken_by(StateRequest(), StateReply(Offset(1), Offset(8), 0, ())) == "reads are not stale"
+
+
+def test_wrong_positions_are_caught_and_those_of_another_moment_are_not_judged() -> None:
+    told = Told()
+    leased = told.lease()
+    told.ack(leased.lease, 1, 2)
+    true = GroupState(DEFAULT_GROUP, 5, 2, 0, 1, Offset(0), 0)
+    checker = AnswerChecker(told.script.model)
+
+    def operation(state: GroupState, applied: int) -> Operation:
+        made = History().begin("c", NodeId(1), GROUP, StateRequest(), now_us=0, committed=Index(0))
+        made.answer, made.applied_at_reply = StateReply(Offset(0), Offset(8), 0, (state,)), Index(applied)
+        return made
+
+    last = told.script.model.last_index
+    assert checker.check_positions(operation(true, last))
+    assert not checker.check_positions(operation(replace(true, leased=9), last - 1))
+    for wrong in (replace(true, leased=3), replace(true, acked_ahead=0), replace(true, oldest_offset=Offset(1))):
+        with pytest.raises(Violation, match="positions are exact"):
+            checker.check_positions(operation(wrong, last))
 
 
 def test_a_consumer_group_that_is_there_must_be_found() -> None:

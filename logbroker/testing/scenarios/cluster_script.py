@@ -103,9 +103,7 @@ class ClusterScript:
 
     def ask(self, node: SimulatedNode, request: Request, *, timeout_ms: int = 20_000) -> Operation:
         """Send a request and do not wait; look at the operation later."""
-        timeout_us = timeout_ms * US_PER_MS
-        self.cluster.call("script", node.node, GROUP, request, timeout_us=timeout_us, done=lambda _: None)
-        return self.cluster.history.operations[-1]
+        return self.cluster.ask("script", node.node, GROUP, request, timeout_us=timeout_ms * US_PER_MS)
 
     def answer(self, operation: Operation, kind: type[T]) -> T:
         """Wait for the answer, which must be a success of this kind."""
