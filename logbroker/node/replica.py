@@ -534,6 +534,8 @@ class Replica:
     def on_repaired(self) -> None:
         """An entry that was damaged here has come from a peer."""
         self._limit_apply()
+        if self.core.is_leader and self.ahead is None and self.machine.applied_term == self.core.term:
+            self._begin_serving()
 
     def _start_state(self, stored: StoredReplica) -> HardState:
         vote = self._store.vote(self.id) or (Term(0), NO_REPLICA)
@@ -646,9 +648,15 @@ class Replica:
             self._begin_serving()
 
     def _begin_serving(self) -> None:
-        self.ahead = self.machine.clone()
+        ahead = self.machine.clone()
+        try:
+            self._catch_up(ahead)
+        except UnavailableEntryError:
+            # What is committed goes on being applied; this replica has a hole, fetches it, and hands leadership over.
+            self._limit_apply()
+            return
+        self.ahead = ahead
         self._led_term = self.core.term
-        self._catch_up(self.ahead)
         if self.service is not None:
             self.service.on_leading()
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from logbroker.errors import invariant
 from logbroker.ids import Index, ReplicaId
-from logbroker.raft.log import CompactedError
+from logbroker.raft.log import CompactedError, UnavailableEntryError
 from logbroker.raft.messages import Message, MessageKind
 from logbroker.raft.progress import Progress, ProgressState
 from logbroker.raft.trace import TraceKind
@@ -35,6 +35,9 @@ def send_append(state: RaftState, to: ReplicaId, progress: Progress, *, even_if_
             entries = log.tail(progress.next, max_bytes=state.config.max_message_bytes)
     except CompactedError:
         return _send_snapshot(state, to, progress)
+    except UnavailableEntryError:
+        # Storage has lost the next entry for now. The other followers get theirs; this one when it is mended.
+        return False
     if not entries and not even_if_empty:
         return False
     commit = log.commit

@@ -124,6 +124,8 @@ class ClusterChecker:
         self._scheduler = scheduler
         self._groups: dict[GroupId, GroupHistory] = {}
         self._seen: dict[ReplicaId, Seen] = {}
+        # What was lost once is lost for good; it is found so again at every later start.
+        self._lost: set[ReplicaId] = set()
         self.counts: dict[str, int] = {}
 
     def history(self, group: GroupId) -> GroupHistory:
@@ -155,8 +157,9 @@ class ClusterChecker:
                     broken("durable stays", f"replica {replica} of node {node.node} is gone after a restart")
                 continue
             if stored.lost:
-                if not node.is_damaged:
+                if not (node.is_damaged or replica in self._lost):
                     broken("durable stays", f"replica {replica} of node {node.node} is lost: {stored.lost}")
+                self._lost.add(replica)
                 continue
             last = Index(min(durable.last_index, durable.open_from - 1))
             if node.is_damaged:

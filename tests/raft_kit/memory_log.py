@@ -25,6 +25,8 @@ class MemoryLog:
         self._snapshot = snapshot or SnapshotMeta(Index(0), Term(0), ConfState())
         self._before = (self._snapshot.index, self._snapshot.term)
         self._entries: list[Entry] = []
+        self.damaged: set[int] = set()
+        """Indexes whose entries cannot be read now."""
         self.write(list(entries))
 
     @classmethod
@@ -52,6 +54,9 @@ class MemoryLog:
 
     def entries(self, start: Index, end: Index, *, max_bytes: int) -> Sequence[Entry]:
         self._at(start), self._at(Index(end - 1))
+        if start in self.damaged:
+            raise UnavailableEntryError(f"{start} is damaged")
+        end = min([end, *(Index(index) for index in self.damaged if index > start)])
         found = self._entries[start - self._before[0] - 1 : end - self._before[0] - 1]
         size = 0
         for position, entry in enumerate(found):

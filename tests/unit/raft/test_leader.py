@@ -209,6 +209,22 @@ def test_an_append_is_cut_to_the_largest_message_and_the_rest_follows_at_once() 
     assert [[entry.index for entry in message.entries] for message in appends] == [[2, 3], [4, 5]]
 
 
+def test_a_follower_that_needs_a_damaged_entry_waits_and_holds_up_nobody() -> None:
+    subject = leader(1, 1, 1)
+    subject.step(SECOND.accepted(2, 4))
+    subject.disk.damaged.add(2)
+    subject.take_outbox()
+    subject.step(THIRD.rejected(2, 3, hint=1, hint_term=1))
+    assert subject.take_outbox() == []
+    subject.propose(b"x")
+    assert [entry.index for message in sent(subject, MessageKind.APPEND, 2) for entry in message.entries] == [5]
+    subject.step(SECOND.accepted(2, 5))
+    assert subject.core.commit == 5
+    subject.disk.damaged.clear()
+    subject.step(THIRD.heartbeat_response(2))
+    assert [entry.index for message in sent(subject, MessageKind.APPEND, 3) for entry in message.entries][:2] == [2, 3]
+
+
 def test_an_unreachable_follower_is_probed() -> None:
     subject = replicating()
     subject.propose(b"a")
