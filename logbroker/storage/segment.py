@@ -113,7 +113,7 @@ class SegmentReader:
     def entries_from(self, position: int, *, max_bytes: int) -> Iterator[Entry]:
         """Entries from `position` on, at least one where there is one, read in large pieces."""
         taken = 0
-        while position < self.row.length_bytes and taken < max_bytes:
+        while position < self.row.length_bytes and (taken < max_bytes or not taken):
             want = min(max(_READ_AHEAD_BYTES, ENTRY_HEAD_BYTES), self.row.length_bytes - position)
             piece = self._handle().pread(want, position)
             used = 0
