@@ -7,6 +7,7 @@ told when the leadership ends.
 
 from __future__ import annotations
 
+import contextlib
 from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, assert_never, final
@@ -185,12 +186,10 @@ class PartitionService:
 
     def on_tick(self) -> None:
         """Everything that happens because time passes: floors, expiry, delays that are due, polls that end."""
-        try:
+        # What is refused is tried again at the next tick; nothing was appended.
+        with contextlib.suppress(ProposalRefused, StorageError):
             self._move_floor()
             self._expire()
-        except (ProposalRefused, StorageError):
-            # The next tick tries again; nothing was appended.
-            return
         self._end_polls()
 
     def _decide(self, request: Request, answer: Answer) -> None:
