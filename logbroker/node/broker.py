@@ -183,6 +183,7 @@ class Broker:
                 async with trio.open_nursery() as tasks:
                     tasks.start_soon(turns.run_turns)
                     tasks.start_soon(turns.run_ticks)
+                    tasks.start_soon(turns.run_seals)
                     await cluster.prepare()
                     await tasks.start(self._peers.run, await self._listen())
                     tasks.start_soon(cluster.run)

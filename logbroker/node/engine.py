@@ -163,6 +163,7 @@ class Engine:
         self._senders: dict[tuple[GroupId, ReplicaId], SnapshotSender] = {}
         self._receivers: dict[GroupId, SnapshotReceiver] = {}
         self._checkpoints: dict[ReplicaId, tuple[Index, Term, ConfState]] = {}
+        self._mending: dict[ReplicaId, Replica] = {}
         # The ballast is made, or found to be there, with the first commit.
         self._room_wanted: Room | None = Room.AMPLE
         self._wants_seal = False
@@ -200,8 +201,6 @@ class Engine:
         if self._ticks % ROOM_RETRY_TICKS == 0:
             self._seek_room()
         self._plan_checkpoints()
-        # The last commit has been alone for a whole tick: let the log itself say that it is durable.
-        self._wants_seal = not self.store.is_sealed
         beat = Beat(self._clock.wall_ms(), self.store.room is Room.AMPLE)
         for node in self._peers:
             self._send(node, beat)
@@ -286,12 +285,15 @@ class Engine:
                 writes.append(write)
                 self._committing.append(replica)
                 left -= sum(entry.size_bytes for entry in write.entries)
+        mending = next(filter(self._can_mend, self._mending.values()), None)
+        mends = [] if mending is None else [mending.mends(self._options.max_commit_bytes)]
         births, self._births = (self._births, []) if self._may_give_birth() else ([], self._births)
         deaths, self._deaths = self._deaths, []
         job = self.store.plan_commit(
             writes,
             births=[new.birth for new in births],
             deaths=deaths,
+            mends=mends,
             room=self._room_wanted,
             seals=self._wants_seal,
         )
@@ -304,6 +306,22 @@ class Engine:
         self._committed_bytes += self._options.max_commit_bytes - left
         return job
 
+    @property
+    def commit_count(self) -> int:
+        """Commits begun so far; see `seal`."""
+        return self._commits
+
+    def seal(self, commit_count: int) -> bool:
+        """Let the log itself say that its last commit is durable, if none began since `commit_count`.
+
+        To be called 20 ms after a commit; False while that commit runs, then call again later.
+        """
+        if self._commit is not None and self._commits == commit_count:
+            return False
+        if self._commits == commit_count and self.failed is None:
+            self._wants_seal = not self.store.is_sealed
+        return True
+
     def commit_done(self, job: CommitJob) -> None:
         """The job's `run` returned."""
         self._commit, self._commit_ticks = None, 0
@@ -313,6 +331,8 @@ class Engine:
         for new in creating:
             replica = self._start(self.store.replicas[new.birth.replica])
             new.on_created(replica)
+        for write in job.mends:
+            self._on_mended(write.replica)
         for replica in committing:
             if replica.id in refused:
                 self._refused += 1
@@ -416,6 +436,7 @@ class Engine:
         if replica in self.store.replicas:
             self._deaths.append(replica)
         self.lost.pop(replica, None)
+        self._mending.pop(replica, None)
 
     def set_route(self, replica: ReplicaId, node: NodeId) -> None:
         """Say on which node a replica lives."""
@@ -485,6 +506,7 @@ class Engine:
             replica.core.report_snapshot(message.to, ok=False)
             return
         self._senders[replica.group, message.to] = sender
+        replica.log.is_pinned = True
         self._send(node, sender.first())
 
     def start_clock(self, last_append_ms: int) -> Callable[[int], int]:
@@ -575,11 +597,24 @@ class Engine:
             or self._room_wanted is not None
             or self._wants_seal
             or self.store.wants_roll
+            or any(map(self._can_mend, self._mending.values()))
             or any(map(self._can_write, self.replicas.values()))
         )
 
     def _may_give_birth(self) -> bool:
         return bool(self._births) and self._ticks >= self._births_at_tick
+
+    def _can_mend(self, replica: Replica) -> bool:
+        return bool(replica.log.mended) and replica.id not in self._without_room
+
+    def _on_mended(self, replica_id: ReplicaId) -> None:
+        """Copies of damaged entries are durable, or found no room; what is left waits behind the next replica."""
+        replica = self._mending.pop(replica_id, None)
+        if replica is None:
+            return
+        replica.on_repaired()
+        if replica.log.mended:
+            self._mending[replica_id] = replica
 
     def _can_write(self, replica: Replica) -> bool:
         return replica.has_writes and replica.id not in self._without_room
@@ -605,7 +640,7 @@ class Engine:
     def _plan_checkpoints(self) -> None:
         now_ms = self._clock.monotonic_ms()
         for replica in self.replicas.values():
-            if self.store.has_droppable(replica.id) and not self._is_sending(replica):
+            if self.store.has_droppable(replica.id):
                 self.store.request_roll()
             if replica.checkpoint_due(now_ms):
                 self._plan_checkpoint(replica, now_ms)
@@ -627,16 +662,18 @@ class Engine:
 
     # Snapshots.
 
-    def _is_sending(self, replica: Replica) -> bool:
-        return any(group == replica.group for group, _ in self._senders)
+    def _end_sending(self, group: GroupId, to: ReplicaId, replica: Replica | None, *, ok: bool) -> None:
+        """The snapshot arrived or was given up: its segments may go, unless another follower still gets them."""
+        del self._senders[group, to]
+        if replica is not None:
+            replica.log.is_pinned = any(other == group for other, _ in self._senders)
+            replica.core.report_snapshot(to, ok=ok)
 
     def _tick_snapshots(self) -> None:
         for (group, to), sender in list(self._senders.items()):
             replica = self.replicas.get(group)
             if replica is None or not replica.core.is_leader or sender.is_overdue:
-                del self._senders[group, to]
-                if replica is not None:
-                    replica.core.report_snapshot(to, ok=False)
+                self._end_sending(group, to, replica, ok=False)
                 continue
             again = sender.on_tick()
             if again is not None:
@@ -654,8 +691,7 @@ class Engine:
         if chunk is not None:
             self._send(self._nodes[sender.to], chunk)
         elif ack.refused or sender.is_done:
-            del self._senders[key]
-            replica.core.report_snapshot(sender.to, ok=sender.is_done)
+            self._end_sending(ack.group, sender.to, replica, ok=sender.is_done)
 
     def _take_chunk(self, sender: NodeId, chunk: SnapshotChunk) -> None:
         replica = self.replicas.get(chunk.group)
@@ -783,9 +819,8 @@ class Engine:
         job = replica.log.repair(copy.entry)
         if job is not None:
             self._background.append(job)
-        else:
-            self.store.on_repaired(replica.id)
-        replica.on_repaired()
+        elif replica.log.mended:
+            self._mending[replica.id] = replica
 
     def _seek_room(self) -> None:
         """Make the ballast again once there is clearly more room than it takes, then produce is taken again."""

@@ -450,6 +450,10 @@ class Replica:
             return None
         return ReplicaWrite(self.id, vote, tuple(entries), install)
 
+    def mends(self, max_bytes: int) -> ReplicaWrite:
+        """Copies of damaged entries of the tail, for the next group commit; they stay until that is durable."""
+        return ReplicaWrite(self.id, entries=self.log.mends(max_bytes))
+
     def _split_first(self, max_bytes: int) -> None:
         """Cut a write that is too large for one commit: what waits for it waits for its last part."""
         write = self._writes[0]

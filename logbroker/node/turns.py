@@ -29,6 +29,8 @@ logger = logging.getLogger(__name__)
 LATE_MS = 250
 """A loop later than this looks like a dead node to the others before long: it is worth a line in the log."""
 WARN_EVERY_S = 10.0
+SEAL_S = 0.02
+"""So long after the last commit the log itself says that it is durable."""
 
 
 @final
@@ -65,6 +67,7 @@ class Turns:
         self._send = send
         self._after_turn = after_turn
         self._woken = trio.Event()
+        self._committed = trio.Event()
         self._done: deque[tuple[Callable[[], None], Callable[[LogBrokerError], None], BaseException | None]] = deque()
         self._turn_count = self._tick_count = self._skipped = self._late = 0
         self._lateness_ms = self._worst_lateness_ms = 0.0
@@ -102,6 +105,19 @@ class Turns:
             self._skipped += missed
             due += (missed + 1) * self._tick_s
 
+    async def run_seals(self) -> NoReturn:
+        """Seal the log whenever it has been quiet for a moment: otherwise its last commit could not be told from one
+        that a crash cut short, if it rots."""
+        while True:
+            await self._committed.wait()
+            self._committed = trio.Event()
+            is_done = False
+            while not is_done:
+                count = self._engine.commit_count
+                await trio.sleep(SEAL_S)
+                is_done = count == self._engine.commit_count and self._engine.seal(count)
+            self.wake()
+
     def statistics(self) -> LoopStatistics:
         return LoopStatistics(
             self._turn_count,
@@ -125,6 +141,7 @@ class Turns:
         commit = engine.next_commit()
         if commit is not None:
             self._log_thread.submit(commit, self._on_commit(commit))
+            self._committed.set()
         background = engine.next_background()
         if background is not None:
             self._flusher_thread.submit(background, self._on_background(background))

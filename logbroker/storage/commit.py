@@ -67,6 +67,8 @@ class CommitJob:
     writes: tuple[ReplicaWrite, ...] = ()
     births: tuple[Birth, ...] = ()
     deaths: tuple[ReplicaId, ...] = ()
+    mends: tuple[ReplicaWrite, ...] = ()
+    """Good copies of entries that are damaged further back in the WAL."""
     carried: tuple[WalFrame, ...] = ()
     """Uncommitted entries of older WAL files, written again first so that those files can be let go."""
     rolls: bool = False
@@ -133,7 +135,7 @@ class CommitJob:
             frames.append(
                 life_frame(FrameKind.CREATE, birth.replica, encode_body(CreateBody(birth.group, birth.initial_conf)))
             )
-        for write in self.writes:
+        for write in (*self.mends, *self.writes):
             if write.replica not in self.refused:
                 frames.extend(write.frames())
         frames.extend(life_frame(FrameKind.DELETE, replica, b"") for replica in self.deaths)

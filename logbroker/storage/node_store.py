@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, final
 from logbroker.errors import invariant
 from logbroker.ids import Index, ReplicaId, Term
 from logbroker.storage.ballast import Ballast, Room
-from logbroker.storage.checkpoints import CheckpointHeader, write_checkpoint
+from logbroker.storage.checkpoints import KEPT_COUNT, CheckpointHeader, write_checkpoint
 from logbroker.storage.commit import Birth, CommitJob, ReplicaWrite
 from logbroker.storage.entry_codec import encoded_bytes
 from logbroker.storage.flush import CheckpointJob, DroppedSegments, FlushJob, IndexRebuild
@@ -145,10 +145,6 @@ class NodeStore:
     def is_checkpointing(self) -> bool:
         return self._checkpoint is not None
 
-    def on_repaired(self, replica: ReplicaId) -> None:
-        """An entry of the tail came from a peer: its bytes, which were not known before, need room too."""
-        self._short_of_room.add(replica)
-
     def request_roll(self) -> None:
         """Let the next commit take a new WAL file, so that what is committed is flushed soon."""
         self._wants_roll = True
@@ -161,20 +157,23 @@ class NodeStore:
         *,
         births: Sequence[Birth] = (),
         deaths: Sequence[ReplicaId] = (),
+        mends: Sequence[ReplicaWrite] = (),
         room: Room | None = None,
         seals: bool = False,
     ) -> CommitJob | None:
         """Plan one group commit; None where it must wait because the WAL has no free file.
 
-        The caller keeps the sum of the entries within `max_commit_bytes`.
+        The caller keeps the sum of the entries within `max_commit_bytes`, and that of the mends too.
         """
         invariant(self._commit is None, "a commit is planned while another runs")
         self._wal.release(WalPosition(self._wal_start, 0))
         self._close_retired()
         size = COMMIT_OVERHEAD_BYTES + LIFE_FRAME_BYTES * (len(births) + len(deaths) + 1)
         requests: dict[ReplicaId, RoomRequest] = {}
-        for write in writes:
-            new_bytes = sum(map(encoded_bytes, write.entries))
+        # Of a damaged entry the size was not known: room for its copy is new.
+        mended_bytes = {write.replica: sum(map(encoded_bytes, write.entries)) for write in mends}
+        for write in (*mends, *writes):
+            new_bytes = sum(map(encoded_bytes, write.entries)) + mended_bytes.get(write.replica, 0)
             size += sum(map(entry_frame_bytes, write.entries))
             if write.install is not None:
                 size += LIFE_FRAME_BYTES + len(encode_body(write.install))
@@ -208,6 +207,7 @@ class NodeStore:
             tuple(writes),
             tuple(births),
             tuple(deaths),
+            tuple(mends),
             carried,
             rolls,
             beyond_max,
@@ -233,6 +233,9 @@ class NodeStore:
             state = LogState(birth.group, birth.replica, directory, birth.initial_conf)
             log = PartitionLog(self._disk, self._index, state, self.options.log)
             self.replicas[birth.replica] = StoredReplica(log)
+        for write in job.mends:
+            if write.replica not in job.refused:
+                self.replicas[write.replica].log.on_mended(write.entries)
         for write in job.writes:
             if write.replica in job.refused:
                 continue
@@ -326,7 +329,9 @@ class NodeStore:
     def has_droppable(self, replica: ReplicaId) -> bool:
         """Whether a flush would free segments of this replica."""
         stored = self.replicas[replica]
-        return len(stored.kept_log_starts) == 2 and bool(stored.log.droppable_segments(stored.kept_log_starts[0]))
+        if stored.log.is_pinned or len(stored.kept_log_starts) < KEPT_COUNT:
+            return False
+        return bool(stored.log.droppable_segments(stored.kept_log_starts[0]))
 
     def close(self) -> None:
         """Close every file. No job may be running."""

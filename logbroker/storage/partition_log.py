@@ -183,6 +183,10 @@ class PartitionLog:
         """How far the group is known to have committed; kept by the replica's driver, read by flush plans."""
         self.log_start_index = Index(0)
         """Where the applied state says that the log begins: what rotted before it is nobody's loss. Kept as above."""
+        self.mended: dict[Index, Entry] = {}
+        """Good copies of damaged entries of the tail, on their way to the WAL."""
+        self.is_pinned = False
+        """A snapshot is being sent from the segments: none may go."""
         self.index_mismatches = 0
         self.needs_reindex = False
 
@@ -293,13 +297,14 @@ class PartitionLog:
         for dropped in state.tail[keep:]:
             self._unflushed_bytes -= encoded_bytes(dropped)
             state.damaged.pop(dropped.index, None)
+            self.mended.pop(dropped.index, None)
         del state.tail[keep:], self._tail_offsets[keep:]
         state.tail.extend(entries)
         self._tail_offsets.extend(entry.next_offset for entry in entries)
         self._unflushed_bytes += sum(map(encoded_bytes, entries))
 
     def repair(self, entry: Entry) -> RepairJob | None:
-        """Put a good copy of a damaged entry in its place: at once in the tail, by a job in a segment.
+        """Put a good copy of a damaged entry in its place: in a segment by a job, in the tail with the next commit.
 
         A copy that is not the damaged entry, by index and term, is ignored; where the term is unknown the caller sees
         to it that the copy is a committed entry.
@@ -315,11 +320,32 @@ class PartitionLog:
                 # The head before it is damaged too; once that is mended this one is fetched again.
                 return None
             return RepairJob(self._disk, self, self.epoch, path, position, entry)
-        state.tail[entry.index - state.flushed_index - 1] = entry
+        self.mended[entry.index] = entry
+        return None
+
+    def mends(self, max_bytes: int) -> tuple[Entry, ...]:
+        """Copies to write to the WAL, at least one, up to `max_bytes`."""
+        found: list[Entry] = []
+        for index in sorted(self.mended):
+            entry = self.mended[index]
+            max_bytes -= entry.size_bytes
+            if found and max_bytes < 0:
+                break
+            found.append(entry)
+        return tuple(found)
+
+    def on_mended(self, entries: Sequence[Entry]) -> None:
+        """The WAL holds these copies durably: they take the places of the damaged ones that still stand."""
+        state = self._state
+        for entry in entries:
+            if self.mended.get(entry.index) is not entry:
+                continue
+            del self.mended[entry.index]
+            if entry.index > state.flushed_index and state.damaged.get(entry.index) in (entry.term, UNKNOWN_TERM):
+                state.tail[entry.index - state.flushed_index - 1] = entry
+                del state.damaged[entry.index]
         self._tail_offsets = [kept.next_offset for kept in state.tail]
         self._unflushed_bytes = sum(map(encoded_bytes, state.tail))
-        del state.damaged[entry.index]
-        return None
 
     def on_repaired(self, job: RepairJob) -> None:
         """The segment holds the good copy durably."""
@@ -531,6 +557,7 @@ class PartitionLog:
         self._state = state
         self._tail_offsets = [entry.next_offset for entry in state.tail]
         self._unflushed_bytes = sum(map(encoded_bytes, state.tail))
+        self.mended.clear()
         self.epoch += 1
         self._flushing = None
         self.needs_reindex = True

@@ -53,6 +53,7 @@ if TYPE_CHECKING:
 
 TICK_US = 100 * US_PER_MS
 _PUMP_DELAY_US = 30
+_SEAL_US = 20 * US_PER_MS
 _FIRST_CAPACITY_BYTES = 1 << 40
 _NS_PER_MS = 1_000_000
 _STARTS_TO_FIND_ROT = 2
@@ -574,6 +575,14 @@ class SimulatedNode:
     def _commit_done(self, engine: Engine, job: CommitJob) -> None:
         self._commit, self._last_commit = None, job
         self._with_engine(lambda _: engine.commit_done(job))
+        self._seal_later(engine.commit_count)
+
+    def _seal_later(self, commit_count: int) -> None:
+        def seal(engine: Engine) -> None:
+            if not engine.seal(commit_count):
+                self._seal_later(commit_count)
+
+        self._later(_SEAL_US, lambda: self._with_engine(seal))
 
     def _commit_failed(self, engine: Engine, job: CommitJob, error: LogBrokerError) -> None:
         # After a failed disk the commit may be there or not; one that only waits for room has written nothing.

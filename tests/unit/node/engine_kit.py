@@ -225,6 +225,7 @@ class KitCluster:
             for number, node in self.nodes.items():
                 if number not in self.stopped:
                     node.engine.tick()
+                    node.engine.seal(node.engine.commit_count)
             if settles:
                 self.settle()
 

@@ -128,7 +128,7 @@ def test_one_commit_and_one_background_job_at_a_time() -> None:
     assert node.engine.next_commit() is not None
 
 
-def test_the_log_says_a_tick_later_that_the_last_commit_is_durable() -> None:
+def test_the_log_says_when_it_is_quiet_that_the_last_commit_is_durable() -> None:
     cluster = KitCluster(1)
     node = cluster.elect()
     cluster.produce(b"a")

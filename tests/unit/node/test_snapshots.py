@@ -196,10 +196,10 @@ def test_a_sender_gives_up_after_its_deadline_and_lets_its_segments_go() -> None
     lagging.come_back()
     lagging.cluster.is_passed = lagging.watch(lambda message: not isinstance(message, SnapshotAck | SnapshotChunk))
     lagging.cluster.tick(5)
-    assert lagging.leader.engine._is_sending(lagging.leader.replica)
+    assert lagging.leader.replica.log.is_pinned
     lagging.cluster.stop(lagging.number)
     lagging.cluster.tick(DEADLINE_TICKS + 2)
-    assert not lagging.leader.engine._is_sending(lagging.leader.replica)
+    assert not lagging.leader.replica.log.is_pinned
 
 
 def test_a_full_disk_of_the_receiver_is_answered_and_tried_again() -> None:

@@ -390,7 +390,7 @@ def test_a_repair_of_a_log_that_was_replaced_meanwhile_changes_nothing() -> None
     assert list(made.log.state.damaged) == [22]
 
 
-def test_a_stand_in_of_the_tail_is_replaced_at_once() -> None:
+def test_a_stand_in_of_the_tail_is_replaced_when_its_copy_is_durable() -> None:
     disk = SimulatedDisk()
     good = entries(1, 4)
     bad = Entry(EntryKind.NOOP, GroupId(A), Index(2), Term(1), Offset(1), Offset(1), 10, b"")
@@ -401,6 +401,12 @@ def test_a_stand_in_of_the_tail_is_replaced_at_once() -> None:
     with pytest.raises(DamageError):
         list(log.data_from(Offset(0), max_bytes=1 << 20))
     assert log.repair(good[1]) is None
+    assert log.first_hole() == 2
+    copies = log.mends(1)
+    assert copies == (good[1],)
+    log.on_mended(copies)
+    assert not log.is_damaged
+    assert log.mends(1) == ()
     assert list(log.entries(Index(1), Index(4), max_bytes=1 << 20)) == list(good)
     assert log.unflushed_bytes == sum(map(encoded_bytes, good))
     assert log.index_of_offset(Offset(1)) == 2
@@ -411,8 +417,12 @@ def test_damage_that_is_overruled_is_forgotten() -> None:
     bad = Entry(EntryKind.NOOP, GroupId(A), Index(2), Term(1), Offset(1), Offset(1), 10, b"")
     state = LogState(GroupId(A), A, "groups/11-11", tail=[good[0], bad, good[2]], damaged={Index(2): Term(1)})
     log = PartitionLog(SimulatedDisk(), DictIndex(), state, OPTIONS.log)
+    log.repair(good[1])
+    copies = log.mends(1)
     log.append(entries(2, 3, term=2))
     assert not log.is_damaged
+    log.on_mended(copies)
+    assert log.term(Index(2)) == 2
 
 
 # Room.
