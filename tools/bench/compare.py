@@ -1,0 +1,101 @@
+"""Takes the runs of several systems in turns (A B A B ...), so that a machine whose speed drifts decides no ratio."""
+
+from __future__ import annotations
+
+import fcntl
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, final
+
+from tools.bench.systems.system import BenchError
+from tools.bench.works import count_for, run_work
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+    from pathlib import Path
+
+    from tools.bench.measure import Row
+    from tools.bench.systems.system import System
+    from tools.bench.works import Work
+
+_MAX_OTHER_SHARE = 0.1
+_MAX_TRIES = 3
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    rounds: int
+    seconds: float
+    """What a counted run takes, about."""
+    lock: Path | None = None
+    """Held for each round, for machines that others measure on as well."""
+
+
+@contextmanager
+def held(lock: Path | None) -> Iterator[None]:
+    """Hold a file's lock; processes started meanwhile do not inherit it."""
+    if lock is None:
+        yield
+        return
+    with lock.open("ab") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+@contextmanager
+def running(systems: Sequence[System], *, tell: Callable[[str], None], lock: Path | None) -> Iterator[None]:
+    """Start all systems and stop them again, whatever happens."""
+    with ExitStack() as stack:
+        for system in systems:
+            tell(f"starting {system.name}")
+            stack.callback(system.stop)
+            with held(lock):
+                system.start()
+        yield
+
+
+def compare(
+    systems: Sequence[System],
+    works: Sequence[Work],
+    plan: Plan,
+    *,
+    tell: Callable[[str], None],
+    note: Callable[[Row], None],
+) -> list[Row]:
+    """Do each work on each system, `plan.rounds` times in turns; all systems run. `note` gets each row at once."""
+    pids = [pid for system in systems for pid in system.pids()]
+    rows: list[Row] = []
+    for work in works:
+        with held(plan.lock):
+            counts = {system.name: _probe(work, system, plan, pids) for system in systems}
+        tell(f"{work.name}: {', '.join(f'{name} {count:,}' for name, count in counts.items())} messages a run")
+        for number in range(1, plan.rounds + 1):
+            with held(plan.lock):
+                for system in systems:
+                    row = _undisturbed(work, system, number, counts[system.name], pids, tell)
+                    rows.append(row)
+                    note(row)
+    return rows
+
+
+def _probe(work: Work, system: System, plan: Plan, pids: Sequence[int]) -> int:
+    probe = None
+    if not work.fixed_count and not work.rate:
+        probe = run_work(work, system, 0, work.probe_count, tag=f"{work.name}-probe", all_pids=pids)
+    return count_for(work, probe, plan.seconds)
+
+
+def _undisturbed(
+    work: Work, system: System, number: int, count: int, pids: Sequence[int], tell: Callable[[str], None]
+) -> Row:
+    """Repeat a run in which processes of somebody else took part, a few times."""
+    attempt = 1
+    while True:
+        row = run_work(work, system, number, count, tag=f"{work.name}-{number}-{attempt}", all_pids=pids)
+        if row.faults:
+            raise BenchError(f"{work.name} on {system.name}: {'; '.join(row.faults)}")
+        if row.other_share <= _MAX_OTHER_SHARE or attempt == _MAX_TRIES:
+            return row
+        tell(f"{work.name} on {system.name}: others took {row.other_share:.0%} of the machine")
+        attempt += 1
