@@ -158,7 +158,7 @@ def rebuild_rows(disk: Disk, index: OffsetIndex, rebuild: IndexRebuild) -> list[
     index.drop(rebuild.group, rebuild.replica)
     notes = []
     for segment in rebuild.segments:
-        reader = SegmentReader(disk, rebuild.directory, segment)
+        reader = SegmentReader(disk, rebuild.directory, segment, rebuild.group)
         rows: list[IndexRow] = []
         next_row_at = SEGMENT_HEADER_BYTES
         try:

@@ -403,37 +403,73 @@ class PartitionLog:
         return None
 
     def index_of_offset(self, offset: Offset) -> Index:
-        """Index of the DATA entry that holds `offset`; one past the last index where none does yet."""
-        index = self._index_holding(offset)
+        """Index of the DATA entry that holds `offset`; one past the last index where none does yet.
+
+        Raises:
+            DamageError: that entry, or something on the way to it, is unreadable.
+        """
+        index = following = self._index_holding(offset)
+        # At the very beginning what lies before the first entry is gone, not missing.
+        is_dense = index == self.first_index()
         for head_index, kind, next_offset, _ in self._metas_from(index):
+            is_dense = is_dense and head_index == following
+            following = Index(head_index + 1)
             if kind is EntryKind.DATA and next_offset > offset:
+                if not is_dense and self._base_offset_of(head_index, next_offset) > offset:
+                    raise DamageError(f"the entry with offset {offset} of group {self.group} is damaged on this node")
                 return head_index
-        return Index(self._state.last_index + 1)
+        if following <= self._state.last_index:
+            raise DamageError(f"entry {following} of group {self.group} is damaged on this node")
+        return following
 
     def first_offset_at(self, append_ms: int) -> tuple[Offset, int] | None:
-        """Base offset and log time of the first DATA entry with log time >= `append_ms`; None where there is none."""
+        """Base offset and log time of the first DATA entry with log time >= `append_ms`; None where there is none.
+
+        Raises:
+            DamageError: it is not known which one is the first, because something before it is unreadable.
+        """
         state = self._state
         start = Index(state.previous_index + 1)
         row = self._verified(self._index.last_before_time(self.group, self.replica, append_ms))
         if row is not None:
             start = max(start, Index(row.index))
         tail_start = bisect_left(state.tail, append_ms, key=lambda entry: entry.append_ms)
+        # The log time of a damaged entry is not known: begin before it.
+        while tail_start > 0 and state.tail[tail_start - 1].index in state.damaged:
+            tail_start -= 1
         if tail_start > 0 and state.tail:
             start = max(start, Index(state.tail[0].index + tail_start))
+        following, is_sure = start, True
         for index, kind, next_offset, at_ms in self._metas_from(start):
+            # What is missing is older than what follows it.
+            is_sure = is_sure and (index == following or at_ms < append_ms)
+            following = Index(index + 1)
             if kind is EntryKind.DATA and at_ms >= append_ms:
+                if not is_sure:
+                    raise DamageError(f"an entry of group {self.group} before {index} is damaged on this node")
                 return Offset(self._base_offset_of(index, next_offset)), at_ms
+        if following <= state.last_index or not is_sure:
+            raise DamageError(f"an entry of group {self.group} is damaged on this node")
         return None
 
     def last_before(self, append_ms: int) -> Index:
-        """The greatest index whose log time is below `append_ms`, or the one before the log start."""
+        """The greatest index whose log time is below `append_ms`, or the one before the log start.
+
+        Raises:
+            DamageError: an entry that may be the one is unreadable.
+        """
         found = self._state.previous_index
         row = self._verified(self._index.last_before_time(self.group, self.replica, append_ms))
         start = Index(row.index) if row is not None else Index(found + 1)
-        for index, _, _, at_ms in self._metas_from(max(start, Index(found + 1))):
+        following = start = max(start, Index(found + 1))
+        for index, _, _, at_ms in self._metas_from(start):
             if at_ms >= append_ms:
                 break
-            found = index
+            found, following = index, Index(index + 1)
+        else:
+            index = Index(self._state.last_index + 1)
+        if index != following:
+            raise DamageError(f"entry {following} of group {self.group} is damaged on this node")
         return found
 
     # Room, flush and deletion: plans made here, carried out by the log and flusher threads.
@@ -613,6 +649,9 @@ class PartitionLog:
         """An index at or before the DATA entry that holds `offset`, as near as the index and the tail can tell."""
         state = self._state
         at = bisect_right(self._tail_offsets, offset)
+        # What a damaged entry holds is not known: begin before it.
+        while at > 0 and state.tail[at - 1].index in state.damaged:
+            at -= 1
         if state.tail and (at > 0 or not state.segments):
             return Index(state.tail[0].index + at)
         row = self._verified(self._index.floor_by_offset(self.group, self.replica, offset))
@@ -625,6 +664,8 @@ class PartitionLog:
             segment = self._segment_of(start)
             position, _ = self._head_of(start)
             for entry in self._reader(segment).entries_from(position, max_bytes=max_bytes - taken):
+                if entry.index != start or entry.group != self.group:
+                    raise DamageError(f"entry {entry.index} of group {entry.group} stands where {start} belongs")
                 yield entry
                 taken += entry.size_bytes
                 start = Index(entry.index + 1)
@@ -633,16 +674,33 @@ class PartitionLog:
         yield from state.tail[start - state.flushed_index - 1 :]
 
     def _metas_from(self, start: Index) -> Iterator[tuple[Index, EntryKind, Offset, int]]:
-        """(index, kind, next_offset, append_ms) from `start` on, heads only."""
+        """(index, kind, next_offset, append_ms) from `start` on, heads only.
+
+        What cannot be read is noted as damaged and left out: see whether the indexes are dense.
+
+        Raises:
+            DamageError: the head at `start`, or everything behind some head of a segment, is unreadable.
+        """
         state = self._state
         while start <= state.flushed_index:
             segment = self._segment_of(start)
-            position, _ = self._head_of(start)
-            for _, head in self._reader(segment).heads_from(position):
-                yield head.index, head.kind, head.next_offset, head.append_ms
-                start = Index(head.index + 1)
+            try:
+                position, _ = self._head_of(start)
+                for _, head in self._reader(segment).heads_from(position):
+                    for missing in range(start, head.index):
+                        self._note_missing(Index(missing))
+                    yield head.index, head.kind, head.next_offset, head.append_ms
+                    start = Index(head.index + 1)
+            except DamageError:
+                self._note_missing(start)
+                raise
         for entry in state.tail[start - state.flushed_index - 1 :]:
-            yield entry.index, entry.kind, entry.next_offset, entry.append_ms
+            if entry.index not in state.damaged:
+                yield entry.index, entry.kind, entry.next_offset, entry.append_ms
+
+    def _note_missing(self, index: Index) -> None:
+        if index <= self._state.flushed_index and index not in self._state.damaged:
+            self.note_damage(index)
 
     def _base_offset_of(self, index: Index, next_offset: Offset) -> Offset:
         state = self._state
@@ -659,7 +717,9 @@ class PartitionLog:
         if reader is None or reader.row != segment:
             if reader is not None:
                 reader.close()
-            reader = self._readers[segment.base_index] = SegmentReader(self._disk, self._state.directory, segment)
+            reader = self._readers[segment.base_index] = SegmentReader(
+                self._disk, self._state.directory, segment, self.group
+            )
         return reader
 
     def _head_of(self, index: Index) -> tuple[int, EntryHead]:

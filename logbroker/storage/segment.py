@@ -6,6 +6,7 @@ needs no index: heads can be walked from the start, or from any position a row o
 
 from __future__ import annotations
 
+import contextlib
 import struct
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, final
@@ -51,20 +52,29 @@ def encode_segment_header(group: GroupId, replica: ReplicaId, base_index: Index)
 
 @final
 class SegmentReader:
-    """Reads one segment by position. `length_bytes` bounds it and may grow while it is the active one."""
+    """Reads one segment by position. `length_bytes` bounds it and may grow while it is the active one.
 
-    def __init__(self, disk: Disk, directory: str, row: SegmentRow) -> None:
+    Whole entries of another group, or at another place than their index says, are damage too: a write may have landed
+    where it does not belong.
+    """
+
+    def __init__(self, disk: Disk, directory: str, row: SegmentRow, group: GroupId) -> None:
         self.path = segment_path(directory, row.base_index)
         self.row = row
+        self._group = group
         self._disk = disk
         self._file: File | None = None
 
     def head_at(self, position: int) -> EntryHead:
         """Raises DamageError where the head is unreadable."""
+        place = f"{self.path} at {position}"
         try:
-            return decode_head(self._handle().pread(ENTRY_HEAD_BYTES, position), place=f"{self.path} at {position}")
+            head = decode_head(self._handle().pread(ENTRY_HEAD_BYTES, position), place=place)
         except CorruptBatchError as error:
             raise DamageError(error.message) from error
+        if head.group != self._group or (position == SEGMENT_HEADER_BYTES and head.index != self.row.base_index):
+            raise DamageError(f"{place}: entry {head.index} of group {head.group} does not belong there")
+        return head
 
     def entry_at(self, position: int) -> Entry:
         """The verified entry at `position`. Raises DamageError where it is not intact."""
@@ -78,7 +88,8 @@ class SegmentReader:
     def heads_from(self, position: int) -> Iterator[tuple[int, EntryHead]]:
         """Walk the intact heads from `position` to the believed end, as (position, head).
 
-        A damaged head is stepped over: the next one is found by its group and index, and believed by its checksum.
+        Damaged heads are stepped over: the next one is found by its group and index, and believed by its checksum.
+        Who walks sees by the indexes that some are missing.
 
         Raises:
             DamageError: the very first head, or everything behind some head, is unreadable.
@@ -87,27 +98,35 @@ class SegmentReader:
         while True:
             yield position, head
             position += head.encoded_bytes
-            if position >= self.row.length_bytes:
+            if position == self.row.length_bytes and head.index == self.row.last_index:
                 return
-            try:
-                head = self.head_at(position)
-            except DamageError:
-                found = self._find_head(position + 1, head)
-                if found is None:
-                    raise
-                position, head = found
+            position, head = self._head_after(position, head)
+
+    def _head_after(self, position: int, before: EntryHead) -> tuple[int, EntryHead]:
+        """The head at `position`, if it follows `before`, otherwise the next one that does."""
+        try:
+            head = self.head_at(position)
+        except DamageError:
+            head = None
+        if head is not None and head.index == before.index + 1:
+            return position, head
+        found = self._find_head(position + 1, before)
+        if found is None:
+            raise DamageError(f"{self.path} at {position}: no head of an entry behind {before.index} is readable")
+        return found
 
     def _find_head(self, start: int, before: EntryHead) -> tuple[int, EntryHead] | None:
-        """The next intact head at or behind `start`, of the entry after the one that follows `before`."""
-        # Three zero bytes, the group and the index stand behind the kind, and are the same in no other head.
-        wanted = bytes(3) + before.group.to_bytes(4, "big") + (before.index + 2).to_bytes(8, "big")
-        data = self._handle().pread(self.row.length_bytes - start, start)
+        """The next intact head at or behind `start`, of any entry but the one that follows `before` at once."""
+        # Three zero bytes and the group stand behind the kind, and the index behind them.
+        wanted = bytes(3) + before.group.to_bytes(4, "big")
+        data = self._handle().pread(max(0, self.row.length_bytes - start), start)
         at = data.find(wanted, 1)
         while at > 0:
-            try:
-                return start + at - 1, self.head_at(start + at - 1)
-            except DamageError:
-                at = data.find(wanted, at + 1)
+            index = int.from_bytes(data[at + 7 : at + 15], "big")
+            if before.index + 1 < index <= self.row.last_index:
+                with contextlib.suppress(DamageError):
+                    return start + at - 1, self.head_at(start + at - 1)
+            at = data.find(wanted, at + 1)
         return None
 
     def entries_from(self, position: int, *, max_bytes: int) -> Iterator[Entry]:

@@ -18,7 +18,7 @@ from logbroker.storage.segment import (
     write_entries,
 )
 from logbroker.storage.simulated_disk import SimulatedDisk
-from tests.unit.storage.store_kit import A, entry
+from tests.unit.storage.store_kit import A, B, entry
 
 if TYPE_CHECKING:
     from logbroker.entry import Entry
@@ -42,7 +42,7 @@ def make(*sizes: int) -> tuple[SimulatedDisk, SegmentReader, list[Entry], list[i
         # What was preallocated, or belongs to a flush that never was recorded.
         file.pwrite([b"\xaa" * 500], positions[-1])
     row = SegmentRow(Index(1), Index(len(sizes)), Term(1), positions[-1])
-    return disk, SegmentReader(disk, DIRECTORY, row), written, positions
+    return disk, SegmentReader(disk, DIRECTORY, row, GroupId(A)), written, positions
 
 
 def walked(reader: SegmentReader, position: int = SEGMENT_HEADER_BYTES) -> list[tuple[int, int]]:
@@ -62,16 +62,32 @@ def test_an_entry_is_read_by_its_position_alone() -> None:
         reader.entry_at(positions[1] + 1)
 
 
-@pytest.mark.parametrize("victim", [1, 2])
-def test_a_walk_steps_over_a_damaged_head(victim: int) -> None:
+@pytest.mark.parametrize("victims", [(1,), (2,), (1, 2)])
+def test_a_walk_steps_over_damaged_heads(victims: tuple[int, ...]) -> None:
     disk, reader, _, positions = make(30, 90, 30, 30)
-    disk.flip_bit(PATH, positions[victim] + 9, 2)
-    assert [index for _, index in walked(reader)] == [index for index in (1, 2, 3, 4) if index != victim + 1]
+    for victim in victims:
+        disk.flip_bit(PATH, positions[victim] + 9, 2)
+    assert [index for _, index in walked(reader)] == [index for index in (1, 2, 3, 4) if index - 1 not in victims]
 
 
-@pytest.mark.parametrize("victims", [(0,), (3,), (1, 2)])
+def test_whole_entries_in_a_wrong_place_are_damage() -> None:
+    """A write that landed elsewhere leaves entries behind that are intact and fit without a seam."""
+    disk, reader, written, positions = make(30, 30, 30, 30)
+    disk.scribble(PATH, positions[2], written[1].head + written[1].payload)
+    assert [index for _, index in walked(reader)] == [1, 2, 4]
+    disk, reader, written, positions = make(30, 30)
+    disk.scribble(PATH, positions[0], written[1].head + written[1].payload)
+    with pytest.raises(DamageError, match="does not belong there"):
+        reader.head_at(positions[0])
+    alien = entry(2, group=B, size=30)
+    disk, reader, written, positions = make(30, 30, 30)
+    disk.scribble(PATH, positions[1], alien.head + alien.payload)
+    assert [index for _, index in walked(reader)] == [1, 3]
+
+
+@pytest.mark.parametrize("victims", [(0,), (3,)])
 def test_a_walk_ends_where_it_can_not_find_the_next_head(victims: tuple[int, ...]) -> None:
-    """The first head, the last one, or two in a row: the index has rows to begin at behind them."""
+    """The first head or the last one: the index has rows to begin at behind the first."""
     disk, reader, _, positions = make(30, 90, 30, 30)
     for victim in victims:
         disk.flip_bit(PATH, positions[victim] + 9, 2)
