@@ -60,7 +60,7 @@ class ClientCore:
         self._waiting: dict[Call, None] = {}
         # Lanes with something that is not settled yet.
         self._busy: dict[Lane, None] = {}
-        # Lanes that may have something to send.
+        # Lanes that may have something to send; each is busy too.
         self._marked: list[Lane] = []
         self._is_sweeping = False
         # Per queue whose metadata is asked for: how often in a row that did not help.
@@ -265,7 +265,8 @@ class ClientCore:
         for call in [call for call in self._calls if call.deadline <= now]:
             call.expire()
         for lane in list(self._busy):
-            if not lane.sweep(now):
+            # A marked lane stays: what comes to it is not marked again, and would be looked after by nobody.
+            if not lane.sweep(now) and not lane.is_marked:
                 self._busy.pop(lane, None)
         self._is_sweeping = False
         if self._calls or self._busy:

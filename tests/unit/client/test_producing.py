@@ -285,6 +285,26 @@ def test_batches_on_their_way_move_to_the_new_leader_in_order() -> None:
     assert [batch.base_offset + position for batch, position in sent] == list(range(8))
 
 
+def test_what_comes_to_an_idle_partition_while_no_link_looks_at_it_is_sent_once_its_leader_is_back() -> None:
+    cluster = cluster_of(nodes=2)
+    world = World(cluster)
+    producer = world.producer()
+    send(producer, b"0")
+    world.settle()
+    world.stop(1)
+    world.settle()
+    # All partitions are to be looked at, but no link is left whose writer would; meanwhile this one is found to have
+    # nothing.
+    world.core.mark_all()
+    world.now += 1
+    world.core.run_timers()
+    batch, _ = send(producer, b"1")
+    world.settle()
+    cluster.move(2)
+    world.advance(5)
+    assert (batch.is_done, batch.base_offset) == (True, 1)
+
+
 def test_a_redirect_is_followed_at_once() -> None:
     cluster = cluster_of(nodes=2)
     world = World(cluster)
