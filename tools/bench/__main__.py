@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 import tempfile
 from contextlib import ExitStack
@@ -13,23 +14,29 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from tools.bench.compare import Plan, compare, running
+from tools.bench.compare import Plan, Turn, compare, running
 from tools.bench.machine import describe_machine
 from tools.bench.report import render_work
 from tools.bench.systems.logbroker import Logbroker
-from tools.bench.systems.system import BenchError, System
+from tools.bench.systems.nats import Nats, NatsAlways
+from tools.bench.systems.rabbitmq import RabbitMq
+from tools.bench.systems.system import BenchError
 from tools.bench.works import WORKS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from tools.bench.systems.system import System
     from tools.bench.works import Work
 
-PEERS: dict[str, type[System]] = {}
+PEERS: dict[str, type[RabbitMq | Nats]] = {peer.name: peer for peer in (RabbitMq, NatsAlways, Nats)}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
+    # Whatever ends this, the servers end with it.
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda _number, _frame: sys.exit(1))
     try:
         return _run(options)
     except BenchError as error:
@@ -53,13 +60,16 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--rounds", type=int, default=5, metavar="N", help="runs of each work and system (%(default)s)")
     parser.add_argument("--seconds", type=float, default=4.0, metavar="S", help="of one run, about (%(default)s)")
     parser.add_argument("--folder", type=Path, metavar="DIR", help="for the nodes' data (a temporary one)")
-    parser.add_argument("--lock", type=Path, metavar="FILE", help="hold this file's lock while measuring")
+    parser.add_argument(
+        "--lock", type=Path, metavar="FILE", help="hold this file's lock while measuring, 100 s at a time"
+    )
     return parser
 
 
 def _run(options: argparse.Namespace) -> int:
     works = _chosen_works(options)
-    plan = Plan(rounds=options.rounds, seconds=options.seconds, lock=options.lock)
+    plan = Plan(rounds=options.rounds, seconds=options.seconds)
+    turn = Turn(options.lock)
     if options.quick:
         plan = replace(plan, rounds=2, seconds=1.0)
         works = [work.quick() for work in works]
@@ -76,9 +86,9 @@ def _run(options: argparse.Namespace) -> int:
         described = _describe(systems, plan)
         write(described)
         print(_render_description(systems, plan, described))
-        stack.enter_context(running(systems, tell=_tell, lock=plan.lock))
+        stack.enter_context(running(systems, tell=_tell, turn=turn))
         for work in works:
-            rows = compare(systems, [work], plan, tell=_tell, note=write)
+            rows = compare(systems, [work], plan, turn=turn, tell=_tell, note=write)
             print(f"\n{render_work(work, rows)}", flush=True)
         if options.quick:
             print("\nquick: two short rounds each; not figures to quote")
@@ -114,7 +124,7 @@ def _chosen_systems(options: argparse.Namespace, folder: Path) -> list[System]:
         if absent:
             _tell(f"without {name}: {absent}")
         else:
-            systems.append(PEERS[name](folder / name))  # type: ignore[call-arg]
+            systems.append(PEERS[name](folder / name))
     return systems
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import time
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, final
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 _MAX_OTHER_SHARE = 0.1
 _MAX_TRIES = 3
+_MAX_TURN_S = 100.0
 
 
 @final
@@ -28,30 +30,46 @@ class Plan:
     rounds: int
     seconds: float
     """What a counted run takes, about."""
-    lock: Path | None = None
-    """Held for each round, for machines that others measure on as well."""
+
+
+@final
+class Turn:
+    """The lock of a machine that others measure on as well; without a file there is nobody to wait for.
+
+    It is kept from one run to the next, so that waiting is rare, and let go of between runs once others have waited
+    long enough. Processes started meanwhile do not inherit it.
+    """
+
+    def __init__(self, path: Path | None) -> None:
+        self._file = None if path is None else path.open("ab")
+        self._since: float | None = None
+
+    def take(self) -> None:
+        """Have the machine alone, from before or after waiting for it."""
+        if self._file is None:
+            return
+        if self._since is not None and time.monotonic() - self._since > _MAX_TURN_S:
+            self.give_up()
+        if self._since is None:
+            fcntl.flock(self._file, fcntl.LOCK_EX)
+            self._since = time.monotonic()
+
+    def give_up(self) -> None:
+        if self._file is not None and self._since is not None:
+            fcntl.flock(self._file, fcntl.LOCK_UN)
+            self._since = None
 
 
 @contextmanager
-def held(lock: Path | None) -> Iterator[None]:
-    """Hold a file's lock; processes started meanwhile do not inherit it."""
-    if lock is None:
-        yield
-        return
-    with lock.open("ab") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
-
-
-@contextmanager
-def running(systems: Sequence[System], *, tell: Callable[[str], None], lock: Path | None) -> Iterator[None]:
+def running(systems: Sequence[System], *, tell: Callable[[str], None], turn: Turn) -> Iterator[None]:
     """Start all systems and stop them again, whatever happens."""
     with ExitStack() as stack:
         for system in systems:
             tell(f"starting {system.name}")
             stack.callback(system.stop)
-            with held(lock):
-                system.start()
+            turn.take()
+            system.start()
+        turn.give_up()
         yield
 
 
@@ -60,6 +78,7 @@ def compare(
     works: Sequence[Work],
     plan: Plan,
     *,
+    turn: Turn,
     tell: Callable[[str], None],
     note: Callable[[Row], None],
 ) -> list[Row]:
@@ -67,15 +86,16 @@ def compare(
     pids = [pid for system in systems for pid in system.pids()]
     rows: list[Row] = []
     for work in works:
-        with held(plan.lock):
-            counts = {system.name: _probe(work, system, plan, pids) for system in systems}
+        turn.take()
+        counts = {system.name: _probe(work, system, plan, pids) for system in systems}
         tell(f"{work.name}: {', '.join(f'{name} {count:,}' for name, count in counts.items())} messages a run")
         for number in range(1, plan.rounds + 1):
-            with held(plan.lock):
-                for system in systems:
-                    row = _undisturbed(work, system, number, counts[system.name], pids, tell)
-                    rows.append(row)
-                    note(row)
+            turn.take()
+            for system in systems:
+                row = _undisturbed(work, system, number, counts[system.name], pids, tell)
+                rows.append(row)
+                note(row)
+    turn.give_up()
     return rows
 
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 # A driver that says nothing for this long has a bug; the work of any of them takes seconds.
 DRIVER_TIMEOUT_S = 180.0
-_QUIET_TIMEOUT_S = 10.0
+_QUIET_TIMEOUT_S = 5.0
 _QUIET_SHARE = 0.2
 _CURVE = (50.0, 75.0, 90.0, 95.0, 99.0, 99.9, 100.0)
 
