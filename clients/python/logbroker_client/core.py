@@ -33,6 +33,9 @@ CLIENT_NAME = "logbroker-python/0.1.0"
 
 # How often deadlines are looked at: they are kept to within this.
 SWEEP_S = 0.1
+# A node that owes an answer and is silent for so long is asked for a sign; without one after as long again, others are
+# asked who leads in its place. Most receives wait for longer than that, so by itself it means nothing.
+SILENCE_S = 0.5
 # Metadata is asked for again after this, to see queues grow.
 REFRESH_S = 30.0
 # Links kept open without a partition to go to, when any node will do.
@@ -52,6 +55,8 @@ class ClientCore:
         self.limits = WireLimits()
         self.timers = Timers()
         self._backoff = Backoff()
+        # Work waits for what is asked, and whoever is elected should not wait for us.
+        self._refresh_backoff = Backoff(max_s=0.4)
         self._links: dict[str, Link] = {}
         self._by_node: dict[int, Link] = {}
         self._dials: list[Link] = []
@@ -110,6 +115,7 @@ class ClientCore:
         if protocol is None:
             return
         link.heard_at = self.env.clock()
+        link.is_missed, link.missed = False, ()
         for asked, reply, body in protocol.receive(message):
             asked.on_reply(reply, body)
         if link.state is LinkState.DIALING and protocol.state is State.OPEN:
@@ -175,11 +181,49 @@ class ClientCore:
             if self.env.clock() - link.heard_at >= 2 * interval_s:
                 link.abort()
                 return
-            protocol.ping()
-            link.wake()
+            self._ping(link)
             self.add_timer(interval_s, beat)
 
         self.add_timer(interval_s, beat)
+
+    def _ping(self, link: Link) -> None:
+        if link.protocol is not None and link.protocol.ping():
+            link.pinged_at = self.env.clock()
+            link.wake()
+
+    def _look_after(self, link: Link, now: float) -> None:
+        """Notice a node that has gone silent: its machine may be gone, and the connection does not tell."""
+        protocol = link.protocol
+        if protocol is None or link.state is not LinkState.OPEN or now - link.heard_at < SILENCE_S:
+            return
+        if link.pinged_at < link.heard_at:
+            if protocol.outstanding_count:
+                self._ping(link)
+        elif now - link.pinged_at >= SILENCE_S:
+            self._miss(link)
+
+    def _miss(self, link: Link) -> None:
+        """Ask others who leads what this node led. Only when somebody does is the connection given up."""
+        places = {(lane.queue, lane.partition) for lane in self._busy}
+        places |= {call.route for call in self._calls if not isinstance(call.route, Anywhere)}
+        link.is_missed = True
+        link.missed = tuple(place for place in places if self._leader_of(place) == link.node)
+        for call in [call for call in self._calls if call.link is link and isinstance(call.route, Anywhere)]:
+            if call.is_repeatable:
+                # Others can answer it too, or know who can.
+                self._try(call)
+        for queue in {queue for queue, _ in link.missed}:
+            self.refresh(queue)
+
+    def _leader_of(self, place: tuple[str, int]) -> int:
+        route = self.routes.partition(*place)
+        return 0 if route is None else route.leader
+
+    def _leave_missed(self) -> None:
+        """Give up the connections to nodes that are silent and have been followed by others."""
+        for link in list(self._by_node.values()):
+            if any(self._leader_of(place) not in (0, link.node) for place in link.missed):
+                link.abort()
 
     def _link(self, url: str) -> Link:
         link = self._links.get(url)
@@ -204,14 +248,18 @@ class ClientCore:
 
     def _any_link(self) -> Link | None:
         links = [link for link in self._links.values() if link.state is LinkState.OPEN]
-        if links:
-            return links[int(self.env.chance() * len(links))]
+        answering = [link for link in links if not link.is_missed]
+        if answering:
+            return answering[int(self.env.chance() * len(answering))]
         for url in self.routes.urls.values():
             self._link(url)
         idle = [link for link in self._links.values() if link.state is LinkState.IDLE]
         busy_count = sum(link.state is LinkState.DIALING for link in self._links.values())
         for _ in range(min(len(idle), _SPARE_DIALS - busy_count)):
             self._want(idle.pop(int(self.env.chance() * len(idle))))
+        if links and all(link.state is LinkState.OPEN for link in self._links.values()):
+            # Nobody else is to be had, and none of them may really be gone.
+            return links[int(self.env.chance() * len(links))]
         return None
 
     def _node_link(self, node: int) -> Link | None:
@@ -233,7 +281,7 @@ class ClientCore:
             link = self._node_link(route.leader)
         if link is None:
             self.refresh(queue)
-        elif queue in self._refreshing:
+        elif queue in self._refreshing and not link.is_missed:
             self._refreshing[queue] = 0
         return link
 
@@ -262,6 +310,8 @@ class ClientCore:
 
     def _sweep(self) -> None:
         now = self.env.clock()
+        for link in list(self._by_node.values()):
+            self._look_after(link, now)
         for call in [call for call in self._calls if call.deadline <= now]:
             call.expire()
         for lane in list(self._busy):
@@ -305,9 +355,10 @@ class ClientCore:
     def _on_refreshed(self, queue: str, _call: Call) -> None:
         self._refreshing[queue] += 1
         failure_count = self._refreshing[queue]
+        self._leave_missed()
         self.retry_waiting()
         self.mark_all()
-        pause_s = self._backoff.delay_s(failure_count, chance=self.env.chance())
+        pause_s = self._refresh_backoff.delay_s(failure_count, chance=self.env.chance())
         self.add_timer(pause_s, partial(self._end_refresh, queue))
 
     def _end_refresh(self, queue: str) -> None:
@@ -318,11 +369,13 @@ class ClientCore:
         self._ask(queue)
 
     def _needs(self, queue: str) -> bool:
-        """Whether work waits for a partition of this queue whose leader cannot be reached."""
+        """Whether work waits for a partition of this queue whose leader cannot be reached, or does not answer."""
         lanes = {lane.partition for lane in self._busy if lane.queue == queue}
         calls = {
             call.route[1] for call in self._waiting if not isinstance(call.route, Anywhere) and call.route[0] == queue
         }
+        if any(queue == place[0] for link in self._by_node.values() for place in link.missed):
+            return True
         for partition in lanes | calls:
             route = self.routes.partition(queue, partition)
             link = self._by_node.get(route.leader) if route is not None else None
@@ -396,7 +449,9 @@ class ClientCore:
         if route is Anywhere.ANY:
             return self._any_link()
         if route is Anywhere.META:
-            return self._node_link(self.routes.meta_leader) if self.routes.meta_leader else self._any_link()
+            link = self._node_link(self.routes.meta_leader) if self.routes.meta_leader else None
+            # A leader that does not answer may have a follower, of whom the others know.
+            return self._any_link() if not self.routes.meta_leader or (link is not None and link.is_missed) else link
         return self.leader_link(*route)
 
     def retry_waiting(self) -> None:

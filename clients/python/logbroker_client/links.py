@@ -33,7 +33,20 @@ def _nothing() -> None: ...
 class Link:
     """`wake` tells the transport's writer that there may be something to send, `abort` ends the connection."""
 
-    __slots__ = ("abort", "error", "failure_count", "heard_at", "node", "protocol", "state", "url", "wake")
+    __slots__ = (
+        "abort",
+        "error",
+        "failure_count",
+        "heard_at",
+        "is_missed",
+        "missed",
+        "node",
+        "pinged_at",
+        "protocol",
+        "state",
+        "url",
+        "wake",
+    )
 
     def __init__(self, url: str) -> None:
         self.url = url
@@ -43,12 +56,18 @@ class Link:
         self.failure_count = 0
         self.error: LogBrokerError | None = None
         self.heard_at = 0.0
+        self.pinged_at = 0.0
+        # It owes an answer, and does not even answer a ping; and what it leads that we need, as (queue, partition).
+        self.is_missed = False
+        self.missed: tuple[tuple[str, int], ...] = ()
         self.wake: Callable[[], None] = _nothing
         self.abort: Callable[[], None] = _nothing
 
     def detach(self) -> None:
         """Forget the connection and the transport's task."""
         self.protocol = None
+        self.is_missed = False
+        self.missed = ()
         self.wake = _nothing
         self.abort = _nothing
 

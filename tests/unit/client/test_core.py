@@ -289,6 +289,33 @@ def test_an_abandoned_call_is_not_tried_again() -> None:
     assert world.node(1).of(ListQueues) == []
 
 
+def test_what_anybody_can_answer_is_asked_of_others_when_a_node_is_silent() -> None:
+    world = World(FakeCluster(2), seeds=2)
+    list_queues(world)
+    world.settle()
+    world.node(1).on_request = lambda node, request, body: Hold()
+    call = list_queues(world)
+    world.advance(0.5)
+    assert not call.is_done
+    world.advance(1.5)
+    assert isinstance(call.reply, QueueList)
+    assert len(world.node(2).of(ListQueues)) == 1
+
+
+def test_a_single_node_that_is_silent_for_a_while_is_waited_for() -> None:
+    world = World(FakeCluster())
+    list_queues(world)
+    world.settle()
+    world.node(1).on_request = lambda node, request, body: Hold()
+    call = list_queues(world)
+    world.advance(3)
+    connection = world.connection(1)
+    for held in list(connection.held):
+        connection.answer(*held)
+    world.settle()
+    assert isinstance(call.reply, QueueList)
+
+
 def test_closing_fails_what_waits() -> None:
     world = World(FakeCluster())
     world.node(1).on_request = lambda node, request, body: Hold()

@@ -516,6 +516,44 @@ def test_a_silent_connection_is_given_up() -> None:
     assert (batch.error, batch.base_offset) == (None, 0)
 
 
+def test_a_silent_leader_is_left_as_soon_as_another_leads() -> None:
+    cluster = cluster_of(nodes=3)
+    world = World(cluster)
+    producer = world.producer()
+    send(producer, b"0")
+    world.settle()
+    world.node(1).on_request = lambda node, request, body: Hold()
+    batch, _ = send(producer, b"1")
+    world.advance(1.5)
+    assert not batch.is_done
+    cluster.move(2)
+    world.advance(0.5)
+    assert (batch.error, batch.base_offset) == (None, 1)
+    assert 2 in world.open_nodes()
+
+
+def test_a_silent_leader_that_still_leads_keeps_its_connection_and_is_not_asked_again_and_again() -> None:
+    cluster = cluster_of(nodes=3)
+    world = World(cluster)
+    producer = world.producer()
+    send(producer, b"0")
+    world.settle()
+    world.node(1).on_request = lambda node, request, body: Hold()
+    batch, _ = send(producer, b"1")
+    world.advance(4)
+    connection = world.connection(1)
+    assert len(world.node(1).of(Produce)) == 2
+    asked = sum(len(world.node(node).of(Metadata)) for node in (2, 3))
+    assert 5 <= asked <= 30
+    for held in list(connection.held):
+        connection.answer(*held)
+    world.settle()
+    assert (batch.error, batch.base_offset) == (None, 1)
+    world.node(1).on_request = None
+    world.advance(5)
+    assert sum(len(world.node(node).of(Metadata)) for node in (2, 3)) <= asked + 1
+
+
 def test_a_queue_that_is_idle_pings_and_stays() -> None:
     world = World(cluster_of())
     world.producer()
