@@ -273,11 +273,15 @@ def open_data_directory(root: Path) -> Iterator[RealDisk]:
 
 @final
 class RealDisk:
-    """`Disk` on a directory of the operating system (Linux). Use `open_data_directory` to get one safely."""
+    """`Disk` on a directory of the operating system (Linux). Use `open_data_directory` to get one safely.
 
-    def __init__(self, root: Path) -> None:
+    With `read_only` every change is refused as after a failure, and nothing of the directory needs to be writable.
+    """
+
+    def __init__(self, root: Path, *, read_only: bool = False) -> None:
         self._root = str(root)
-        self._failure: str | None = None
+        self._failure: str | None = "it was opened for reading alone" if read_only else None
+        self._open_flags = os.O_RDONLY if read_only else os.O_RDWR
 
     @property
     def root(self) -> Path:
@@ -292,7 +296,7 @@ class RealDisk:
         invariant(create or not exclusive, f"{path}: exclusive without create")
         if not create:
             with _translated("open", path):
-                return RealFile(self, path, _open_regular(full, os.O_RDWR))
+                return RealFile(self, path, _open_regular(full, self._open_flags))
         self.require_writable(path)
         flags = os.O_RDWR | os.O_CREAT | (os.O_EXCL if exclusive else 0)
         with _translated("create", path, failed=self.fail):

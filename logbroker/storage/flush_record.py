@@ -65,13 +65,19 @@ def write_record(disk: Disk, record: FlushRecord, salt_crc: int) -> None:
 
 def read_record(disk: Disk, salt_crc: int) -> FlushRecord | None:
     """The newer valid copy, or None where neither can be read: unknown loss for every replica of the node."""
-    found = []
+    found = [copy for copy in read_copies(disk, salt_crc) if isinstance(copy, FlushRecord)]
+    return max(found, key=lambda record: record.sequence, default=None)
+
+
+def read_copies(disk: Disk, salt_crc: int) -> list[FlushRecord | StorageError]:
+    """Each of `COPIES`, or why it cannot be read."""
+    found: list[FlushRecord | StorageError] = []
     for copy in COPIES:
         try:
             found.append(_decode(_whole_file(disk, copy), salt_crc, copy))
-        except StorageError:
-            continue
-    return max(found, key=lambda record: record.sequence, default=None)
+        except StorageError as error:
+            found.append(error)
+    return found
 
 
 def _whole_file(disk: Disk, path: str) -> bytes:

@@ -110,20 +110,19 @@ class SegmentReader:
             head = None
         if head is not None and head.index == before.index + 1:
             return position, head
-        found = self._find_head(position + 1, before)
+        found = self.find_head(position + 1, above=Index(before.index + 1))
         if found is None:
             raise DamageError(f"{self.path} at {position}: no head of an entry behind {before.index} is readable")
         return found
 
-    def _find_head(self, start: int, before: EntryHead) -> tuple[int, EntryHead] | None:
-        """The next intact head at or behind `start`, of any entry but the one that follows `before` at once."""
+    def find_head(self, start: int, *, above: Index) -> tuple[int, EntryHead] | None:
+        """The first intact head at or behind `start` of an entry above the index `above`."""
         # Three zero bytes and the group stand behind the kind, and the index behind them.
-        wanted = bytes(3) + before.group.to_bytes(4, "big")
+        wanted = bytes(3) + self._group.to_bytes(4, "big")
         data = self._handle().pread(max(0, self.row.length_bytes - start), start)
         at = data.find(wanted, 1)
         while at > 0:
-            index = int.from_bytes(data[at + 7 : at + 15], "big")
-            if before.index + 1 < index <= self.row.last_index:
+            if above < int.from_bytes(data[at + 7 : at + 15], "big") <= self.row.last_index:
                 with contextlib.suppress(DamageError):
                     return start + at - 1, self.head_at(start + at - 1)
             at = data.find(wanted, at + 1)
@@ -148,6 +147,15 @@ class SegmentReader:
                 used = len(entry.head) + len(entry.payload)
                 taken += used
             position += used
+
+    def has_header(self, replica: ReplicaId) -> bool:
+        """Whether the segment begins as it was made; nothing else is found by what stands there."""
+        wanted = encode_segment_header(self._group, replica, self.row.base_index)
+        return self._handle().pread(SEGMENT_HEADER_BYTES, 0) == wanted
+
+    def read(self, position: int, max_bytes: int) -> bytes:
+        """Bytes as they are, not beyond the believed end."""
+        return self._handle().pread(min(max_bytes, self.row.length_bytes - position), position)
 
     def close(self) -> None:
         if self._file is not None:

@@ -73,6 +73,17 @@ class _Slot:
     vote: Vote
 
 
+@final
+@dataclass(frozen=True, slots=True)
+class VotesFound:
+    """What both copies say together, unchanged. `one_sided` are positions that only one copy has right;
+    `damaged` those that neither has, or that two positions claim."""
+
+    votes: Mapping[ReplicaId, Vote]
+    one_sided: tuple[int, ...]
+    damaged: tuple[int, ...]
+
+
 _NO_TERM: Final = Term(0)
 _UNUSED: Final = _Slot(0, NO_REPLICA, Vote(_NO_TERM, NO_REPLICA))
 
@@ -124,6 +135,23 @@ class VoteStore:
             first.close()
             raise
         return store
+
+    @classmethod
+    def look(cls, disk: Disk, salt: bytes) -> VotesFound:
+        """Read both copies and change nothing.
+
+        Raises:
+            MissingFileError: a copy is not there.
+        """
+        with disk.open(COPIES[0]) as first, disk.open(COPIES[1]) as second:
+            store = cls((first, second), salt)
+            one, other = store._read_both()
+            chosen = [_choose(*pair) for pair in zip(one, other, strict=True)]
+            store._believe(one, other, chosen)
+            uneven = (place for place, pair in enumerate(zip(one, other, strict=True)) if pair[0] != pair[1])
+            votes = {replica: store._slots[position].vote for replica, position in store._positions.items()}
+            damaged = store._damaged
+            return VotesFound(votes, tuple(place for place in uneven if place not in damaged), damaged)
 
     def get(self, replica: ReplicaId) -> Vote | None:
         """The durable vote; None for a replica without a readable slot."""
@@ -215,14 +243,22 @@ class VoteStore:
         self._free.extend(reversed(range(start, start + _SLOTS_PER_PAGE)))
 
     def _load(self) -> None:
-        page_count = max(-(-file.size() // PAGE_BYTES) for file in self._files)
-        first, second = (self._read(file, page_count) for file in self._files)
+        first, second = self._read_both()
+        page_count = len(first) // _SLOTS_PER_PAGE
         chosen = [_choose(one, other) for one, other in zip(first, second, strict=True)]
         for file in self._files:
             # Zeros are what is read behind the end already; whole pages keep later slots where they belong.
             if missing_bytes := page_count * PAGE_BYTES - file.size():
                 file.pwrite([bytes(missing_bytes)], file.size())
         self._mend(first, second, chosen)
+        self._believe(first, second, chosen)
+
+    def _read_both(self) -> tuple[list[_Slot | None], list[_Slot | None]]:
+        page_count = max(-(-file.size() // PAGE_BYTES) for file in self._files)
+        first, second = (self._read(file, page_count) for file in self._files)
+        return first, second
+
+    def _believe(self, first: list[_Slot | None], second: list[_Slot | None], chosen: list[_Slot | None]) -> None:
         holders: dict[ReplicaId, int] = {}
         damaged = {position for position, slot in enumerate(chosen) if slot is None}
         for position, slot in enumerate(chosen):

@@ -73,6 +73,8 @@ class WalScan:
     unsynced: list[ScannedFrame] = field(default_factory=list)
     """The last frames of `frames`: whole, but perhaps only in the page cache before the stop."""
     lost: list[LostStretch] = field(default_factory=list)
+    frayed: list[WalPosition] = field(default_factory=list)
+    """Commits that are durable and whole but for their trailer, which nobody needs any more."""
     is_headless: bool = False
     """Not one believable commit at or after W: everything that was not flushed is lost."""
     state: WalState | None = None
@@ -196,6 +198,8 @@ class WalScanner:
                 continue
             frames = list(self._frames_of(header))
             found.frames.extend(frames)
+            if not has_trailer(data, header):
+                found.frayed.append(header.position)
             if header.end > durable:
                 found.unsynced.extend(frames)
             offset = align_up(offset + header.commit_bytes)
