@@ -21,12 +21,14 @@ from logbroker.errors import (
     OverloadedError,
     ShuttingDownError,
     StorageError,
+    UnavailableError,
 )
 from logbroker.ids import GroupId, Index, NodeId, ReplicaId, Term
 from logbroker.node.peer_messages import (
     Beat,
     EntryCopy,
     EntryFetch,
+    EntryGone,
     PeerMessage,
     RaftMessage,
     SnapshotAck,
@@ -222,6 +224,8 @@ class Engine:
                 self._answer_fetch(sender, message)
             case EntryCopy():
                 self._take_copy(message)
+            case EntryGone():
+                self._take_gone(message)
 
     def peer_connected(self, node: NodeId) -> None:
         self._peers.setdefault(node, _Peer())
@@ -428,15 +432,10 @@ class Engine:
         """Delete a replica with the next commit; it answers nothing from now on."""
         held = next((kept for kept in self.replicas.values() if kept.id == replica), None)
         if held is not None:
-            group = held.group
-            held.abandon(NotFoundError(f"replica {replica} of group {group} is removed from node {self.node}"))
-            del self.replicas[group], self.services[group]
-            self.failed_groups.pop(group, None)
-            self._committing = [kept for kept in self._committing if kept is not held]
+            self._forget(held, NotFoundError(f"replica {replica} of group {held.group} is removed from this node"))
         if replica in self.store.replicas:
             self._deaths.append(replica)
         self.lost.pop(replica, None)
-        self._mending.pop(replica, None)
 
     def set_route(self, replica: ReplicaId, node: NodeId) -> None:
         """Say on which node a replica lives."""
@@ -805,6 +804,10 @@ class Engine:
         replica = self.replicas.get(fetch.group)
         if replica is None or replica.id != fetch.to:
             return
+        first_index = replica.log.first_index()
+        if fetch.index < first_index:
+            self._send(sender, EntryGone(fetch.group, replica.id, fetch.sender, fetch.index, first_index))
+            return
         try:
             (entry,) = replica.log.entries(fetch.index, Index(fetch.index + 1), max_bytes=1)
         except StorageError:
@@ -821,6 +824,33 @@ class Engine:
             self._background.append(job)
         elif replica.log.mended:
             self._mending[replica.id] = replica
+
+    def _take_gone(self, gone: EntryGone) -> None:
+        """A member has let go of an entry that is damaged here: everybody has applied it, and its messages expired.
+
+        What was applied before it was damaged soon does not matter any more: the floor that took it comes here too.
+        Otherwise this replica can never apply what follows, and its place is given to a new one.
+        """
+        replica = self.replicas.get(gone.group)
+        if replica is None or replica.id != gone.to or gone.sender not in replica.conf.members():
+            return
+        if gone.index > replica.machine.applied_index and gone.index in replica.log.state.damaged:
+            self._lose(replica, f"entry {gone.index} is damaged, and no node keeps it any more")
+
+    def _lose(self, replica: Replica, why: str) -> None:
+        """From now on the replica says nothing; the next flush record says so for good."""
+        self._forget(replica, UnavailableError(f"replica {replica.id} of group {replica.group} is lost: {why}"))
+        self.store.lose(replica.id, why)
+        self.store.request_roll()
+        self.lost[replica.id] = why
+
+    def _forget(self, replica: Replica, error: LogBrokerError) -> None:
+        group = replica.group
+        replica.abandon(error)
+        del self.replicas[group], self.services[group]
+        self.failed_groups.pop(group, None)
+        self._committing = [kept for kept in self._committing if kept is not replica]
+        self._mending.pop(replica.id, None)
 
     def _seek_room(self) -> None:
         """Make the ballast again once there is clearly more room than it takes, then produce is taken again."""

@@ -62,7 +62,7 @@ from logbroker.node.requests import (
     TimeTarget,
 )
 from logbroker.partition import decide, outcomes
-from logbroker.partition.commands import Change, Lease, encode_changes, encode_floor
+from logbroker.partition.commands import Change, Floor, Lease, encode_changes, encode_floor
 from logbroker.partition.machine import PartitionMachine
 from logbroker.partition.outcomes import Applied
 from logbroker.partition.retention import first_kept_ms
@@ -186,10 +186,10 @@ class PartitionService:
 
     def on_tick(self) -> None:
         """Everything that happens because time passes: floors, expiry, delays that are due, polls that end."""
-        # What is refused is tried again at the next tick; nothing was appended.
-        with contextlib.suppress(ProposalRefused, StorageError):
-            self._move_floor()
-            self._expire()
+        for act in (self._move_floor, self._expire, self._tidy):
+            # What is refused, or needs what is damaged, is tried again at the next tick; nothing was appended.
+            with contextlib.suppress(ProposalRefused, StorageError):
+                act()
         self._end_polls()
 
     def _decide(self, request: Request, answer: Answer) -> None:
@@ -605,13 +605,23 @@ class PartitionService:
         start_index = log.index_of_offset(start)
         decision = decide.decide_floor(ahead, start_offset=start, start_index=start_index)
         if isinstance(decision, decide.ProposeFloor):
-            self._replica.propose(
-                EntryKind.FLOOR,
-                encode_floor(decision.floor),
-                append_ms=now_ms,
-                on_committed=lambda _: None,
-                on_lost=lambda _: None,
-            )
+            self._propose_floor(decision.floor)
+
+    def _tidy(self) -> None:
+        """Repeat the floor of an idle partition: the state after it is the second checkpoint that frees its files."""
+        if not self._replica.wants_tidying(self._replica.stamp_ms()):
+            return
+        ahead = self._ahead()
+        self._propose_floor(Floor(ahead.log_start_offset, ahead.log_start_index))
+
+    def _propose_floor(self, floor: Floor) -> None:
+        self._replica.propose(
+            EntryKind.FLOOR,
+            encode_floor(floor),
+            append_ms=self._replica.stamp_ms(),
+            on_committed=lambda _: None,
+            on_lost=lambda _: None,
+        )
 
     def _expire(self) -> None:
         now_ms = self._replica.stamp_ms()

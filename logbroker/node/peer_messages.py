@@ -104,7 +104,19 @@ class EntryCopy:
     entry: Entry
 
 
-PeerMessage = Beat | RaftMessage | SnapshotChunk | SnapshotAck | EntryFetch | EntryCopy
+@final
+@dataclass(frozen=True, slots=True)
+class EntryGone:
+    """The entry that was asked for was committed, has expired and is nowhere kept: it lies below `log_start_index`."""
+
+    group: GroupId
+    sender: ReplicaId
+    to: ReplicaId
+    index: Index
+    log_start_index: Index
+
+
+PeerMessage = Beat | RaftMessage | SnapshotChunk | SnapshotAck | EntryFetch | EntryCopy | EntryGone
 
 _TYPE = struct.Struct(">8sB")
 _BEAT = struct.Struct(">Q?")
@@ -159,6 +171,10 @@ def encode_peer_message(message: PeerMessage, cluster_tag: bytes) -> bytes:
         case EntryFetch():
             return _TYPE.pack(cluster_tag, 5) + _FETCH.pack(
                 message.group, message.sender, message.to, message.index, message.term
+            )
+        case EntryGone():
+            return _TYPE.pack(cluster_tag, 7) + _FETCH.pack(
+                message.group, message.sender, message.to, message.index, message.log_start_index
             )
         case EntryCopy():
             head = _COPY.pack(message.group, message.sender, message.to)
@@ -286,6 +302,11 @@ def _decode_fetch(body: memoryview) -> EntryFetch:
     return EntryFetch(GroupId(group), ReplicaId(sender), ReplicaId(to), Index(index), Term(term))
 
 
+def _decode_gone(body: memoryview) -> EntryGone:
+    group, sender, to, index, log_start_index = _FETCH.unpack(body)
+    return EntryGone(GroupId(group), ReplicaId(sender), ReplicaId(to), Index(index), Index(log_start_index))
+
+
 def _decode_copy(body: memoryview) -> EntryCopy:
     group, sender, to = _COPY.unpack_from(body)
     head = decode_head(body, _COPY.size, place="peer frame")
@@ -306,4 +327,5 @@ _DECODERS: dict[int, Callable[[memoryview], PeerMessage]] = {
     4: _decode_ack,
     5: _decode_fetch,
     6: _decode_copy,
+    7: _decode_gone,
 }

@@ -487,10 +487,24 @@ class Replica:
     # Checkpoints.
 
     def checkpoint_due(self, now_ms: int) -> bool:
-        """Whether enough changed, or changed long enough ago, since the last checkpoint."""
+        """Whether enough changed, or changed long enough ago, since the last checkpoint.
+
+        When nobody needs the active segment any more, the next ones come sooner: two let it go.
+        """
         if self.failed is not None or not self._bytes_since_checkpoint:
             return False
-        return self._bytes_since_checkpoint >= self._options.checkpoint_bytes or now_ms >= self._checkpoint_due_ms
+        due_ms = self._checkpoint_due_ms
+        if self.log.has_expired_files:
+            due_ms -= self._options.checkpoint_ms - self._tidy_ms
+        return self._bytes_since_checkpoint >= self._options.checkpoint_bytes or now_ms >= due_ms
+
+    def wants_tidying(self, now_ms: int) -> bool:
+        """Whether another entry is needed, so that a second checkpoint lets expired files of an idle group go."""
+        return self.log.has_expired_files and now_ms - self.require_ahead().append_ms >= self._tidy_ms
+
+    @property
+    def _tidy_ms(self) -> int:
+        return self._options.checkpoint_ms // 4
 
     def make_checkpoint(self, now_ms: int) -> tuple[CheckpointHeader, Iterable[bytes]]:
         """Header and slices of the applied state; what is applied is durable here."""

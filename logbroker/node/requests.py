@@ -162,7 +162,10 @@ Request = (
 @final
 @dataclass(frozen=True, slots=True)
 class ProduceReply:
-    """Committed: the batch's messages have offsets [base_offset, base_offset + count)."""
+    """Committed: the messages have offsets [base_offset, base_offset + count).
+
+    `append_ms` is 0 for a duplicate whose first copy has expired.
+    """
 
     base_offset: Offset
     count: int

@@ -32,7 +32,7 @@ from logbroker.storage.wal_format import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from logbroker.storage.disk import Disk, File
     from logbroker.storage.identity import NodeIdentity
@@ -68,6 +68,11 @@ class StoredReplica:
     kept_log_starts: list[Index] = field(default_factory=list)
     """Log start index recorded in each kept checkpoint, oldest first."""
     lost: str = ""
+
+    def keep_log_starts(self, log_starts: Sequence[Index]) -> None:
+        """Note the log starts of the kept checkpoints, oldest first: what the older one does not need may go."""
+        self.kept_log_starts = list(log_starts[-KEPT_COUNT:])
+        self.log.droppable_below = self.kept_log_starts[0] if len(self.kept_log_starts) == KEPT_COUNT else Index(0)
 
 
 @final
@@ -111,6 +116,7 @@ class NodeStore:
         self._dropped: list[DroppedSegments] = []
         self._retired: list[File] = []
         self._wants_roll = False
+        self._wants_spare: set[ReplicaId] = set()
         self._stalled = False
 
     # What is there.
@@ -144,6 +150,11 @@ class NodeStore:
     @property
     def is_checkpointing(self) -> bool:
         return self._checkpoint is not None
+
+    def lose(self, replica: ReplicaId, why: str) -> None:
+        """Give a replica up for good: the next flush record says so, and until then its damage tells again."""
+        stored = self.replicas[replica]
+        stored.lost = stored.log.state.lost = why
 
     def request_roll(self) -> None:
         """Let the next commit take a new WAL file, so that what is committed is flushed soon."""
@@ -181,7 +192,8 @@ class NodeStore:
                 request = self.replicas[write.replica].log.plan_room(new_bytes)
                 if request is not None:
                     requests[write.replica] = request
-        for replica in self._short_of_room - requests.keys():
+        wants_spare, self._wants_spare = self._wants_spare, set()
+        for replica in (self._short_of_room | wants_spare) - requests.keys():
             request = self.replicas[replica].log.plan_room(0)
             if request is not None:
                 requests[replica] = request
@@ -320,7 +332,7 @@ class NodeStore:
         stored = self.replicas.get(job.replica)
         if stored is not None and stored.log.epoch == job.epoch:
             stored.newest_checkpoint = job.index
-            stored.kept_log_starts = [*stored.kept_log_starts[-1:], job.log_start_index]
+            stored.keep_log_starts([*stored.kept_log_starts, job.log_start_index])
 
     def finish_checkpoint_failed(self) -> None:
         """There was no room for it; the older ones are as they were."""
@@ -328,10 +340,10 @@ class NodeStore:
 
     def has_droppable(self, replica: ReplicaId) -> bool:
         """Whether a flush would free segments of this replica."""
-        stored = self.replicas[replica]
-        if stored.log.is_pinned or len(stored.kept_log_starts) < KEPT_COUNT:
-            return False
-        return bool(stored.log.droppable_segments(stored.kept_log_starts[0]))
+        log = self.replicas[replica].log
+        if log.needs_spare:
+            self._wants_spare.add(replica)
+        return log.has_droppable
 
     def close(self) -> None:
         """Close every file. No job may be running."""
@@ -363,6 +375,8 @@ class NodeStore:
         """
         if self._flush is not None or self._next_flush is not None or self._short_of_room:
             return ()
+        for replica in self.replicas:
+            self._drop(replica)
         pieces: list[FlushPiece] = []
         carried: list[WalFrame] = []
         for replica, stored in self.replicas.items():
@@ -394,8 +408,7 @@ class NodeStore:
         for stored in self.replicas.values():
             if (stored.log.group, stored.log.replica) in damaged:
                 stored.log.needs_reindex = True
-        dropped = [*self._dropped, *(found for replica in self.replicas for found in self._drop(replica))]
-        self._dropped = []
+        dropped, self._dropped = self._dropped, []
         rebuilds = [self._rebuild(stored, pieces) for stored in self.replicas.values() if stored.log.needs_reindex]
         flushed = {piece.log.replica: piece for piece in pieces}
         rows = []
@@ -419,14 +432,12 @@ class NodeStore:
             dead,
         )
 
-    def _drop(self, replica: ReplicaId) -> Iterator[DroppedSegments]:
-        if not self.has_droppable(replica):
-            return
-        stored = self.replicas[replica]
-        segments = stored.log.droppable_segments(stored.kept_log_starts[0])
-        stored.log.drop_segments(segments)
-        state = stored.log.state
-        yield DroppedSegments(state.directory, state.group, replica, tuple(segments))
+    def _drop(self, replica: ReplicaId) -> None:
+        log = self.replicas[replica].log
+        segments, retired = log.drop_segments()
+        self._retire(retired)
+        if segments:
+            self._dropped.append(DroppedSegments(log.state.directory, log.state.group, replica, tuple(segments)))
 
     def _rebuild(self, stored: StoredReplica, pieces: Sequence[FlushPiece]) -> IndexRebuild:
         state = stored.log.state
@@ -451,7 +462,7 @@ class NodeStore:
             ],
         )
         self._retired.extend(stored.log.replace(state))
-        stored.kept_log_starts = [Index(install.previous_index + 1)]
+        stored.keep_log_starts([Index(install.previous_index + 1)])
         stored.newest_checkpoint = Index(install.index)
         self._dead_directories.append(old.directory)
         self._wants_roll = True
@@ -459,6 +470,7 @@ class NodeStore:
     def _bury(self, replica: ReplicaId) -> None:
         stored = self.replicas.pop(replica)
         self._short_of_room.discard(replica)
+        self._wants_spare.discard(replica)
         self._retired.extend(stored.log.replace(stored.log.state))
         self._dead_directories.append(stored.log.state.directory)
 

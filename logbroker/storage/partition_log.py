@@ -183,6 +183,8 @@ class PartitionLog:
         """How far the group is known to have committed; kept by the replica's driver, read by flush plans."""
         self.log_start_index = Index(0)
         """Where the applied state says that the log begins: what rotted before it is nobody's loss. Kept as above."""
+        self.droppable_below = Index(0)
+        """Log start recorded in the older kept checkpoint: nobody needs a segment that ends before it."""
         self.mended: dict[Index, Entry] = {}
         """Good copies of damaged entries of the tail, on their way to the WAL."""
         self.is_pinned = False
@@ -486,9 +488,13 @@ class PartitionLog:
         is_rolling = self._flushing is not None and self._flushing.is_new
         if active is not None and not is_rolling:
             length = self._state.segments[-1].length_bytes
-            if length < options.segment_bytes and active.allocated_bytes - length >= need:
+            if (
+                length < options.segment_bytes
+                and not self._is_active_droppable
+                and active.allocated_bytes - length >= need
+            ):
                 return None
-            if spare is None and length + need <= options.segment_bytes:
+            if spare is None and length + need <= options.segment_bytes and not self._is_active_droppable:
                 step = min(max(options.first_room_bytes, active.allocated_bytes), options.max_room_step_bytes)
                 return RoomRequest(self, active, length + need, max(length + need, active.allocated_bytes + step))
         need += SEGMENT_HEADER_BYTES
@@ -509,10 +515,7 @@ class PartitionLog:
     def plan_flush(self, limit: Index) -> FlushPiece | None:
         """A piece of everything up to `limit`; what is damaged in the tail, and all behind it, waits."""
         state = self._state
-        holes = [index for index in state.damaged if index > state.flushed_index]
-        if holes:
-            limit = min(limit, Index(min(holes) - 1))
-        count = limit - state.flushed_index
+        count = self._flushable(limit)
         if count <= 0:
             return None
         entries = tuple(state.tail[:count])
@@ -535,6 +538,11 @@ class PartitionLog:
         row = SegmentRow(first.index, last.index, last.term, SEGMENT_HEADER_BYTES + size)
         self._flushing = FlushPiece(self, self.epoch, state.directory, spare, True, SEGMENT_HEADER_BYTES, entries, row)
         return self._flushing
+
+    def _flushable(self, limit: Index) -> int:
+        flushed = self._state.flushed_index
+        hole = min((index for index in self._state.damaged if index > flushed), default=None)
+        return (limit if hole is None else min(limit, hole - 1)) - flushed
 
     def forget_flush(self) -> None:
         """The piece planned last will not be written."""
@@ -565,22 +573,77 @@ class PartitionLog:
         del state.tail[:count], self._tail_offsets[:count]
         return retired
 
-    def droppable_segments(self, log_start_index: Index) -> list[SegmentRow]:
-        """Segments, front first, whose last index lies below `log_start_index`; never the active one."""
-        return [segment for segment in self._state.segments[:-1] if segment.last_index < log_start_index]
+    @property
+    def has_droppable(self) -> bool:
+        """Whether a flush would free segments."""
+        return not self.is_pinned and bool(self._droppable_segments())
 
-    def drop_segments(self, dropped: Sequence[SegmentRow]) -> None:
-        """Forget front segments; the record that no longer names them is written before their files go."""
+    @property
+    def has_expired_files(self) -> bool:
+        """All segments end before the log start, and the kept checkpoints do not let the last one go yet."""
+        segments = self._state.segments
+        return bool(segments) and self.droppable_below <= segments[-1].last_index < self.log_start_index
+
+    @property
+    def needs_spare(self) -> bool:
+        """The active segment is droppable, and what is in the tail has no other place to go to."""
+        return self._is_active_droppable and bool(self._state.tail) and self.spare is None
+
+    def drop_segments(self) -> tuple[list[SegmentRow], File | None]:
+        """Forget front segments whose last index lies below `droppable_below`; with all of them, the tail before it.
+
+        Returns their rows, and the file that was open for writing if it is among them. The record that no longer
+        names them is written before their files go. To be called before a flush is planned.
+        """
+        if self.is_pinned:
+            return [], None
         state = self._state
+        retired = None
+        dropped = self._droppable_segments()
+        if dropped and len(dropped) == len(state.segments):
+            if self.active is not None:
+                retired, self.active = self.active.file, None
+            count = self._expired_tail_count()
+        else:
+            count = 0
         for segment in dropped:
-            invariant(state.segments[0].base_index == segment.base_index, "only front segments may go")
             state.segments.pop(0)
             state.previous_index, state.previous_term = segment.last_index, segment.last_term
-            for index in [index for index in state.damaged if index <= segment.last_index]:
-                del state.damaged[index]
             reader = self._readers.pop(segment.base_index, None)
             if reader is not None:
                 reader.close()
+        if count:
+            last = state.tail[count - 1]
+            self._unflushed_bytes -= sum(map(encoded_bytes, state.tail[:count]))
+            del state.tail[:count], self._tail_offsets[:count]
+            state.previous_index, state.previous_term = last.index, last.term
+        self._forget_damage(state.previous_index)
+        return dropped, retired
+
+    @property
+    def _is_active_droppable(self) -> bool:
+        segments = self._state.segments
+        return bool(segments) and segments[-1].last_index < self.droppable_below
+
+    def _droppable_segments(self) -> list[SegmentRow]:
+        """The active one is among them when what follows it has another place to go to."""
+        segments = self._state.segments
+        found = [segment for segment in segments[:-1] if segment.last_index < self.droppable_below]
+        if self._is_active_droppable and self._flushing is None:
+            left = self._unflushed_bytes - sum(map(encoded_bytes, self._state.tail[: self._expired_tail_count()]))
+            room = self.spare.allocated_bytes - SEGMENT_HEADER_BYTES if self.spare is not None else 0
+            if left <= room:
+                found.append(segments[-1])
+        return found
+
+    def _expired_tail_count(self) -> int:
+        """How much of the tail lies before `droppable_below`: committed, in both checkpoints, and read by nobody."""
+        return max(0, min(len(self._state.tail), self.droppable_below - 1 - self._state.flushed_index))
+
+    def _forget_damage(self, through: Index) -> None:
+        for index in [index for index in self._state.damaged if index <= through]:
+            del self._state.damaged[index]
+            self.mended.pop(index, None)
 
     def replace(self, state: LogState) -> list[File]:
         """Switch to an installed snapshot. Plans made before lose their effect.

@@ -435,7 +435,7 @@ class _Recovery:
             self._mark_lost(state, f"a checkpoint lies ahead of the log's last index {state.last_index}")
         if usable:
             stored.checkpoint = usable[0]
-            stored.kept_log_starts = [Index(header.log_start_index) for header, _ in reversed(usable[:2])]
+            stored.keep_log_starts([Index(header.log_start_index) for header, _ in reversed(usable[:2])])
         elif state.previous_index:
             self._mark_lost(state, f"no readable checkpoint, and the log begins at index {state.previous_index + 1}")
 

@@ -101,7 +101,8 @@ class StoredLog:
         self.disk = self.disk.kill()
         self.store = open_at(self.disk)
         self.flush(self.last_index())
-        self.log.drop_segments(self.log.droppable_segments(Index(index + 1)))
+        self.log.droppable_below = Index(index + 1)
+        self.log.drop_segments()
         self.snapshot = snapshot
 
 

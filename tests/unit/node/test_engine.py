@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -16,7 +17,7 @@ from logbroker.errors import (
 )
 from logbroker.ids import DEFAULT_GROUP, GroupId, Index, NodeId, Offset, ReplicaId, Term
 from logbroker.node.partition_service import PartitionSettings
-from logbroker.node.peer_messages import Beat, EntryCopy, EntryFetch, PeerMessage, RaftMessage, SnapshotAck
+from logbroker.node.peer_messages import Beat, EntryCopy, EntryFetch, EntryGone, PeerMessage, RaftMessage, SnapshotAck
 from logbroker.node.requests import (
     AckRequest,
     ProduceReply,
@@ -36,8 +37,8 @@ OTHER = GroupId(2)
 MIB = 1 << 20
 
 
-def trio() -> KitCluster:
-    cluster = KitCluster(3)
+def trio(**options: Any) -> KitCluster:  # noqa: ANN401 - those of KitCluster
+    cluster = KitCluster(3, **options)
     cluster.elect()
     return cluster
 
@@ -574,6 +575,53 @@ def test_a_restart_over_damage_applies_what_lies_before_and_fetches_the_rest() -
     assert agree(cluster)
 
 
+def test_a_replica_that_cannot_apply_what_nobody_keeps_any_more_is_lost() -> None:
+    cluster = trio()
+    load(cluster, 30)
+    cluster.tick(2)
+    node = follower(cluster)
+    cluster.is_passed = lambda sender, to, message: not isinstance(message, EntryCopy)
+    victim = Index(node.replica.log.flushed_index - 1)
+    rot(node, victim)
+    disk = node.disk.kill()
+    for path in disk.paths():
+        if path.endswith(".checkpoint"):
+            disk.vanish(path)
+    node = cluster.restart(node.number, disk)
+    cluster.tick(6)
+    replica = node.replica
+    assert (replica.log.holes(), replica.machine.applied_index) == ([(victim, 1)], victim - 1)
+    other = cluster.leader.replica.id
+    for wrong in (
+        EntryGone(GROUP, ReplicaId(99), replica.id, victim, Index(victim + 1)),
+        EntryGone(GROUP, other, ReplicaId(99), victim, Index(victim + 1)),
+        EntryGone(GROUP, other, replica.id, Index(victim - 1), Index(victim)),
+    ):
+        node.engine.deliver(NodeId(1), wrong)
+        assert node.engine.lost == {}
+    node.engine.deliver(NodeId(1), EntryGone(GROUP, other, replica.id, victim, Index(victim + 1)))
+    assert list(node.engine.lost) == [replica.id]
+    assert node.engine.replicas == {}
+    cluster.tick(3)
+    node = cluster.restart(node.number, node.disk.kill())
+    assert list(node.engine.lost) == [replica.id], "for good"
+    assert cluster.produce(b"on").base_offset == 90
+
+
+def test_who_has_let_go_of_an_entry_says_so() -> None:
+    cluster = KitCluster(1, settings=PartitionSettings(retention_s=60))
+    node = cluster.elect()
+    load(cluster, 40)
+    cluster.tick(1_200)
+    first = node.replica.log.first_index()
+    assert first > 1
+    node.engine.deliver(NodeId(2), EntryFetch(GROUP, ReplicaId(2), ReplicaId(1), Index(first - 1), Term(1)))
+    sent = node.engine.take_peer_messages()[NodeId(2)]
+    assert [message for message in sent if isinstance(message, EntryGone)] == [
+        EntryGone(GROUP, ReplicaId(1), ReplicaId(2), Index(first - 1), first)
+    ]
+
+
 def test_copies_that_nobody_asked_for_are_ignored() -> None:
     cluster = flushed(trio())
     node = follower(cluster)
@@ -667,6 +715,35 @@ def test_one_voter_of_three_that_lost_its_vote_is_lost() -> None:
 
 
 # Retention.
+
+
+def test_the_files_of_an_idle_partition_go_within_a_minute_of_its_last_message() -> None:
+    """Its only segment is never full; the floor is followed by a roll and two checkpoints."""
+    cluster = trio(settings=PartitionSettings(retention_s=60))
+    load(cluster, 40)
+    for node in cluster.nodes.values():
+        node.store.request_roll()
+    cluster.produce(b"last")
+    cluster.tick(2)
+    assert [segments_of(node) for node in cluster.nodes.values()] == [[1], [1], [1]]
+    cluster.tick(600)
+    assert cluster.leader.replica.machine.log_start_offset == 121
+    start = cluster.leader.replica.machine.log_start_index
+    cluster.tick(600)
+    assert all(base >= start for node in cluster.nodes.values() for base in segments_of(node))
+    applied = cluster.leader.replica.machine.applied_index
+    cluster.tick(1_800)
+    assert cluster.leader.replica.machine.applied_index == applied, "and then all is quiet"
+    for number in list(cluster.nodes):
+        cluster.restart(number)
+    cluster.elect()
+    assert cluster.produce(b"next").base_offset == 121
+
+
+def segments_of(node: KitNode) -> list[int]:
+    """Base index of every segment file."""
+    names = [path.rpartition("/")[2] for path in node.disk.paths()]
+    return [int(name.removesuffix(".segment")) for name in names if name.endswith(".segment")]
 
 
 def test_segments_below_the_floor_are_deleted_after_two_checkpoints() -> None:

@@ -13,6 +13,7 @@ from logbroker.node.peer_messages import (
     Beat,
     EntryCopy,
     EntryFetch,
+    EntryGone,
     PeerMessage,
     RaftMessage,
     SnapshotAck,
@@ -66,6 +67,7 @@ MESSAGES: list[PeerMessage] = [
     SnapshotAck(GROUP, TWO, ONE, Index(50), Term(4), 556, refused=True),
     EntryFetch(GROUP, TWO, ONE, Index(33), Term(2)),
     EntryCopy(GROUP, ONE, TWO, _entry(33)),
+    EntryGone(GROUP, ONE, TWO, Index(33), Index(40)),
 ]
 
 

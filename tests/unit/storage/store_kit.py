@@ -79,6 +79,7 @@ def commit(
     *writes: ReplicaWrite,
     births: Sequence[ReplicaId] = (),
     deaths: Sequence[ReplicaId] = (),
+    mends: Sequence[ReplicaWrite] = (),
     room: Room | None = None,
     seals: bool = False,
 ) -> set[ReplicaId]:
@@ -87,6 +88,7 @@ def commit(
         writes,
         births=[Birth(GroupId(replica), replica, b"conf") for replica in births],
         deaths=deaths,
+        mends=mends,
         room=room,
         seals=seals,
     )

@@ -263,6 +263,7 @@ def test_damage_above_the_flushed_index_is_carried_as_what_it_is() -> None:
     log = store.replicas[A].log
     assert (log.state.damaged, log.last_index(), store.replicas[A].lost) == ({4: 1}, 5, "")
     assert log.repair(entry(4)) is None
+    commit(store, mends=[ReplicaWrite(A, entries=log.mends(1))])
     log.committed = Index(5)
     roll_and_flush(store)
     assert log.flushed_index == 5

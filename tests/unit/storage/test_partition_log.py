@@ -27,6 +27,7 @@ from tests.unit.storage.store_kit import (
     flush,
     held,
     open_at,
+    reopen,
     roll_and_flush,
     write,
 )
@@ -119,8 +120,9 @@ def test_an_empty_range_is_empty() -> None:
 
 def test_dropped_segments_are_compacted_and_the_term_before_the_first_is_known() -> None:
     log = segmented().log
-    (first,) = log.droppable_segments(Index(6))
-    log.drop_segments([first])
+    log.droppable_below = Index(6)
+    (first,), retired = log.drop_segments()
+    assert (first.base_index, retired) == (1, None)
     assert (log.first_index(), log.term(Index(5))) == (6, 1)
     with pytest.raises(CompactedError, match="index 4 is below the log start index 6"):
         log.term(Index(4))
@@ -129,16 +131,68 @@ def test_dropped_segments_are_compacted_and_the_term_before_the_first_is_known()
 
 
 def test_a_segment_is_droppable_only_when_all_of_it_lies_below_the_log_start() -> None:
-    log = segmented().log
-    assert log.droppable_segments(Index(5)) == []
-    assert [segment.base_index for segment in log.droppable_segments(Index(6))] == [1]
-    assert [segment.base_index for segment in log.droppable_segments(Index(99))] == [1], "the active one stays"
+    for below, dropped in ((5, []), (6, [1]), (12, [1])):
+        log = segmented().log
+        log.droppable_below = Index(below)
+        assert log.has_droppable == bool(dropped)
+        assert [segment.base_index for segment in log.drop_segments()[0]] == dropped, "the active one stays"
 
 
-def test_only_front_segments_may_go() -> None:
+def test_nothing_is_dropped_while_a_snapshot_is_sent() -> None:
     log = segmented().log
-    with pytest.raises(InvariantError, match="only front segments"):
-        log.drop_segments([SegmentRow(Index(6), Index(10), Term(1), 1)])
+    log.droppable_below, log.is_pinned = Index(6), True
+    assert not log.has_droppable
+    assert log.drop_segments() == ([], None)
+    assert log.first_index() == 1
+
+
+def test_an_active_segment_that_nobody_needs_goes_once_nothing_is_to_follow_in_it() -> None:
+    made = segmented()
+    made.log.committed = Index(13)
+    roll_and_flush(made.store)
+    made.log.droppable_below = Index(14)
+    assert not made.log.needs_spare
+    dropped, retired = made.log.drop_segments()
+    assert [segment.base_index for segment in dropped] == [1, 6]
+    assert retired is not None
+    assert (made.log.first_index(), made.log.last_index(), made.log.flushed_index) == (14, 13, 13)
+    assert made.log.term(Index(13)) == 1
+    made.write(*entries(14, 16))
+    made.log.committed = Index(15)
+    roll_and_flush(made.store)
+    assert [segment.base_index for segment in made.log.state.segments] == [14]
+    retired.close()
+
+
+def test_an_active_segment_that_nobody_needs_is_left_for_a_spare_one() -> None:
+    made = segmented()
+    made.log.committed = Index(13)
+    made.log.droppable_below = Index(11)
+    is_droppable = made.store.has_droppable(A)
+    assert is_droppable, "segment 1..5"
+    commit(made.store)
+    assert made.log.spare is not None
+    roll_and_flush(made.store)
+    assert [segment.base_index for segment in made.log.state.segments] == [11]
+    assert held(made.log) == [(one, 1) for one in range(11, 14)]
+    _, store = reopen(made.disk)
+    assert held(store.replicas[A].log) == [(one, 1) for one in range(11, 14)]
+
+
+def test_damage_in_the_tail_that_nobody_needs_goes_with_what_lies_before_it() -> None:
+    made = segmented()
+    made.log.state.damaged[Index(12)] = Term(1)
+    made.log.committed = Index(13)
+    made.log.droppable_below = made.log.log_start_index = Index(13)
+    is_droppable = made.store.has_droppable(A)
+    assert is_droppable
+    commit(made.store)
+    roll_and_flush(made.store)
+    assert made.log.state.damaged == {}
+    assert (made.log.first_index(), made.log.flushed_index) == (13, 13)
+    assert held(made.log) == [(13, 1)]
+    _, store = reopen(made.disk)
+    assert held(store.replicas[A].log) == [(13, 1)]
 
 
 def test_an_append_replaces_what_follows_it_above_the_flushed_index_only() -> None:
@@ -225,7 +279,8 @@ def test_messages_of_one_time_are_found_by_the_first_of_them() -> None:
 
 def test_lookups_below_the_log_start_begin_at_the_log_start() -> None:
     log = segmented().log
-    log.drop_segments(log.droppable_segments(Index(6)))
+    log.droppable_below = Index(6)
+    log.drop_segments()
     assert log.index_of_offset(Offset(2)) == 6
     assert log.first_offset_at(0) == (5, 60)
     assert log.last_before(0) == 5
@@ -267,7 +322,8 @@ def test_a_lying_row_is_found_out_and_all_rows_are_made_again(lie: IndexRow) -> 
 
 def test_rows_of_dropped_segments_are_not_lies() -> None:
     made = segmented()
-    made.log.drop_segments(made.log.droppable_segments(Index(6)))
+    made.log.droppable_below = Index(6)
+    made.log.drop_segments()
     assert made.log.index_of_offset(Offset(2)) == 6
     assert not made.log.needs_reindex
 
@@ -560,7 +616,8 @@ def test_damage_in_a_dropped_segment_is_forgotten() -> None:
     made = segmented()
     made.log.note_damage(Index(3))
     made.log.note_damage(Index(7))
-    made.log.drop_segments(made.log.droppable_segments(Index(6)))
+    made.log.droppable_below = Index(6)
+    made.log.drop_segments()
     assert made.log.state.damaged == {7: 1}
 
 

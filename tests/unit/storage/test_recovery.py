@@ -239,14 +239,17 @@ def damage_in_wal(at: int) -> tuple[SimulatedDisk, NodeStore, WalPosition]:
 
 def test_a_rotten_entry_in_the_log_is_known_by_index_and_term() -> None:
     disk, _, _ = damage_in_wal(400)
-    _, store = reopen(disk)
+    disk, store = reopen(disk)
     log = store.replicas[A].log
     assert (lost(store), log.last_index(), log.state.damaged) == (set(), 9, {8: 1})
     assert any("entry 8 of replica 11 is damaged" in note for note in store.notes)
     with pytest.raises(UnavailableEntryError):
         log.entries(Index(8), Index(10), max_bytes=1)
     assert log.repair(entry(8)) is None
+    commit(store, mends=[ReplicaWrite(A, entries=log.mends(1))])
     assert held(log) == [(index, 1) for index in range(1, 10)]
+    _, store = reopen(disk)
+    assert held(store.replicas[A].log) == [(index, 1) for index in range(1, 10)]
 
 
 def test_known_loss_is_still_known_after_another_restart() -> None:
