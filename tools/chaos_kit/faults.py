@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, final
 import trio
 
 from tools.chaos_kit.disks import DiskKind
+from tools.chaos_kit.drive import drive_full, flip_segments, read_again, wait_taken
 from tools.chaos_kit.network import CLIENTS
 
 if TYPE_CHECKING:
@@ -18,11 +19,13 @@ if TYPE_CHECKING:
     from tools.chaos_kit.disks import Disks
     from tools.chaos_kit.network import Rules
     from tools.chaos_kit.nodes import ChaosCluster, ChaosNode, Partition
+    from tools.chaos_kit.record import Record
     from tools.chaos_kit.shim import Shim
 
 _DAY_S = 86_400.0
 # A node whose sync failed must have ended by then; a stopped or cut leader must long have a successor.
 _END_S = 10.0
+_FILL_S = 60.0
 
 
 class FaultError(Exception):
@@ -51,6 +54,7 @@ class Arena:
     disks: Disks
     shims: Mapping[int, Shim]
     random: Random
+    record: Record
     tell: Callable[[str], None]
     strikes: list[Strike] = field(default_factory=list)
     findings: list[str] = field(default_factory=list)
@@ -73,6 +77,9 @@ class Arena:
         strike = Strike(kind, numbers, trio.current_time(), led)
         self.strikes.append(strike)
         return strike
+
+    def measure(self, name: str, value: float) -> None:
+        self.measures.setdefault(name, []).append(value)
 
     def node(self, number: int) -> ChaosNode:
         return self.cluster.nodes[number]
@@ -276,6 +283,85 @@ async def _cut_power(arena: Arena, kind: str, *numbers: int) -> None:
     strike.healed_s = trio.current_time()
 
 
+async def _disk_full(arena: Arena) -> None:
+    """Fill the disks of one node, or of so many that produce has to be refused while all else goes on."""
+    majority = len(arena.cluster.nodes) // 2 + 1
+    count = arena.random.choice((1, majority, len(arena.cluster.nodes)))
+    numbers = arena.random.sample(sorted(arena.cluster.nodes), count)
+    strike = await arena.aim("disk_full", *numbers)
+    strike.led = ()
+    strike.at_s = trio.current_time()
+    for number in numbers:
+        await arena.disks.fill(number)
+    try:
+        await drive_full(arena, must_refuse=count >= majority)
+    finally:
+        for number in numbers:
+            await arena.disks.free(number)
+    strike.healed_s = trio.current_time()
+    await wait_taken(arena, strike.healed_s)
+
+
+async def _wipe(arena: Arena) -> None:
+    """A node loses its disk; it must be filled as a learner before it votes."""
+    await arena.cluster.wait_whole()
+    number = await arena.choose()
+    strike = await arena.aim("wipe", number)
+    wanted = {
+        row["group"]: row["commit"] for page in (await arena.cluster.statuses()).values() for row in page["groups"]
+    }
+    strike.at_s = trio.current_time()
+    await arena.node(number).kill()
+    await arena.disks.wipe(number)
+    arena.node(number).start()
+    with trio.move_on_after(_FILL_S) as patience:
+        # The page is all there is to ask.
+        while await _is_filling(arena, number, wanted):  # noqa: ASYNC110
+            await trio.sleep(0.05)
+    if patience.cancelled_caught:
+        arena.findings.append(f"node {number} has no vote everywhere {_FILL_S:.0f} s after its disk was lost")
+    else:
+        arena.measure("wiped disk filled", trio.current_time() - strike.at_s)
+    await arena.cluster.wait_whole()
+    strike.healed_s = trio.current_time()
+
+
+async def _is_filling(arena: Arena, number: int, wanted: Mapping[int, int]) -> bool:
+    """Whether a wiped node is still without its vote in some group; it must have none in one that it has not filled."""
+    pages = await arena.cluster.statuses()
+    own = pages.pop(number, None)
+    if own is None or not pages:
+        return True
+    rows = {row["group"]: row for row in own["groups"]}
+    voters = {row["group"]: row["voters"] for page in pages.values() for row in page["groups"] if row["is_leader"]}
+    is_filling = False
+    for group, commit in wanted.items():
+        row = rows.get(group)
+        if row is None or row["replica"] not in voters.get(group, ()):
+            is_filling = True
+        elif row["fill_percent"] is not None or row["applied"] < commit:
+            arena.findings.append(
+                f"node {number} votes in group {group} after its disk was lost, and holds {row['applied']} of {commit}"
+            )
+    return is_filling
+
+
+async def _rot(arena: Arena) -> None:
+    """Bits of what a running node has stored flip; it is repaired from the others, without a restart of anything."""
+    await arena.cluster.wait_whole()
+    number = await arena.choose()
+    flipped = await trio.to_thread.run_sync(flip_segments, arena.node(number).data_dir, arena.random)
+    if not flipped:
+        return
+    strike = await arena.aim("rot", number)
+    strike.led = ()
+    strike.at_s = trio.current_time()
+    # Somebody has to look: whoever leads reads for those who go back.
+    await read_again(arena)
+    await arena.cluster.wait_whole()
+    strike.healed_s = trio.current_time()
+
+
 FAULTS: tuple[Fault, ...] = (
     Fault("kill", _kill, weight=4.0),
     Fault("kill_all", _kill_all, weight=0.5),
@@ -288,6 +374,9 @@ FAULTS: tuple[Fault, ...] = (
     Fault("sync_fail", _sync_fail, needs="shim"),
     Fault("sync_slow", _sync_slow, needs="shim", weight=0.5),
     Fault("clock", _clock, needs="shim"),
+    Fault("disk_full", _disk_full, needs="tmpfs", disk=DiskKind.SMALL, weight=4.0),
+    Fault("wipe", _wipe, disk=DiskKind.PLAIN, weight=0.5),
+    Fault("rot", _rot, disk=DiskKind.PLAIN, weight=0.5),
     Fault("power", _power, needs="fuse", disk=DiskKind.POWER, weight=2.0),
     Fault("power_all", _power_all, needs="fuse", disk=DiskKind.POWER, weight=4.0),
 )

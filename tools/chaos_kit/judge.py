@@ -311,7 +311,7 @@ def _carried_out(models: Mapping[Partition, PartitionModel]) -> dict[tuple[str, 
 
 def _fits(rewinding: Rewinding, moves: _Moves, models: Mapping[Partition, PartitionModel]) -> bool:
     """Whether a rewind in the log is exact, and is what the answer said."""
-    for partition, start, moved, _ in rewinding.partitions:
+    for partition, start, moved in rewinding.partitions:
         move = moves.get(partition)
         if move is None:
             return False

@@ -31,13 +31,13 @@ _SHOWN_BYTES = 6_000
 
 # Files so small that rolls, flushes and snapshots happen within minutes, and that a small disk holds them.
 _STORAGE: dict[str, object] = {
-    "wal_file_bytes": 2 << 20,
-    "wal_max_files": 6,
-    "max_commit_bytes": (1 << 20) + (256 << 10),
-    "segment_bytes": 2 << 20,
-    "preallocate_min_bytes": 256 << 10,
-    "preallocate_max_bytes": 1 << 20,
-    "checkpoint_bytes": 1 << 20,
+    "wal_file_bytes": 1 << 20,
+    "wal_max_files": 8,
+    "max_commit_bytes": 512 << 10,
+    "segment_bytes": 1 << 20,
+    "preallocate_min_bytes": 128 << 10,
+    "preallocate_max_bytes": 512 << 10,
+    "checkpoint_bytes": 512 << 10,
     "checkpoint_ms": 5_000,
     "ballast_min_bytes": 4 << 20,
     "ballast_percent": 0.0,
@@ -275,6 +275,7 @@ def configure(folder: Path, network: Network, data_dirs: Mapping[int, Path], *, 
             *_table("cluster", {"name": "chaos", "size": len(data_dirs)}),
             *("initial_nodes = [", *initial, "]"),
             *_table("storage", _STORAGE),
+            *_table("limits", {"max_batch_bytes": 256 << 10, "max_record_bytes": 128 << 10}),
             *_table("timeouts", {"drain_ms": 5_000}),
         ]
         for offset, name in enumerate(("client", "admin", "peer")):

@@ -7,6 +7,7 @@ from enum import Enum
 from typing import TYPE_CHECKING, final
 
 if TYPE_CHECKING:
+    from logbroker.wire.requests import Rewound
     from tools.chaos_kit.nodes import Partition
 
 
@@ -77,9 +78,15 @@ class Rewinding:
     started_s: float
     outcome: Outcome = Outcome.PENDING
     is_pending: bool = False
-    # (partition, start offset, moved count, why it was clamped)
-    partitions: tuple[tuple[int, int, int, str], ...] = ()
+    # (partition, start offset, moved count)
+    partitions: tuple[tuple[int, int, int], ...] = ()
     error: str = ""
+
+    def answer(self, reply: Rewound) -> None:
+        """Take the cluster's word on it."""
+        self.outcome = Outcome.DONE
+        self.is_pending = reply.pending
+        self.partitions = tuple((row.partition, row.start_offset, row.moved_count) for row in reply.partitions)
 
 
 @final

@@ -76,10 +76,21 @@ class Report:
 
     def values(self) -> dict[str, object]:
         """For JSON."""
-        values = asdict(self)
-        values["is_clean"] = self.is_clean
-        values["fail_over_ms"] = _percentiles(self.fail_overs)
-        return values
+        return {
+            "seed": self.seed,
+            "nodes": self.nodes,
+            "network": self.network,
+            "rounds": self.rounds,
+            "skipped": self.skipped,
+            "faults": dict(self.faults),
+            "totals": asdict(self.totals),
+            "fail_over_ms": _percentiles(self.fail_overs),
+            "measures_ms": _percentiles(self.measures),
+            "fail_overs": self.fail_overs,
+            "longest_stall_s": self.longest_stall_s,
+            "longest_stall": self.longest_stall,
+            "is_clean": self.is_clean,
+        }
 
 
 def _extend(sums: dict[str, list[float]], added: Mapping[str, Sequence[float]]) -> None:

@@ -92,7 +92,7 @@ async def run_round(
         try:
             async with AsyncExitStack() as running:
                 cluster = await running.enter_async_context(chaos_cluster(nodes, network))
-                arena = Arena(cluster, made, shims, random, tell)
+                arena = Arena(cluster, made, shims, random, record, tell)
                 places = await _live(options, arena, record, verdict, network)
             logs = _collect(nodes, places, verdict)
         except BaseExceptionGroup as group:

@@ -106,7 +106,7 @@ class Workload:
                 nursery.start_soon(self._sending, producer, (queue, partition), partitions, sender)
 
     async def _sending(self, producer: Producer, place: Partition, partitions: int, sender: str) -> None:
-        key = _key_of(place[1], partitions, sender)
+        key = key_of(place[1], partitions, sender)
         number = 0
         while self.is_producing:
             sent = Sent(f"{sender}.{number}".encode() + _PADDING, sender, number, place, trio.current_time())
@@ -222,11 +222,7 @@ class Workload:
         except LogBrokerError as error:
             rewinding.outcome, rewinding.error = Outcome.REFUSED, f"{error.code}: {error}"
         else:
-            rewinding.outcome = Outcome.DONE
-            rewinding.is_pending = reply.pending
-            rewinding.partitions = tuple(
-                (row.partition, row.start_offset, row.moved_count, row.clamped) for row in reply.partitions
-            )
+            rewinding.answer(reply)
 
     # --- the end ---
 
@@ -286,7 +282,7 @@ async def _make_group(client: Client, queue: str, group: str) -> None:
             return
 
 
-def _key_of(partition: int, count: int, sender: str) -> bytes:
+def key_of(partition: int, count: int, sender: str) -> bytes:
     """A key that leads to a partition."""
     numbers: Iterable[int] = range(10_000)
     return next(
