@@ -48,7 +48,8 @@ THIRD_PARTY = {
     "record": {"zstandard", "crc32c"},
     "raft": set[str](),
     "partition": {"msgspec"},
-    "wire": {"msgspec"},
+    # websockets is an extra: its C function for masks.
+    "wire": {"msgspec", "websockets"},
     "storage": {"lmdb", "msgspec"},
 }
 
