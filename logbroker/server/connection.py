@@ -1,7 +1,8 @@
 """One client connection on trio: a reader, a writer, and the end that both come to.
 
-The reader hands whole messages to the session and waits only while the session is full. The writer is the one task
-that sends: it takes everything that is ready, joined into messages of up to 256 KiB. Nothing here decides anything.
+The stream hands whole messages to the session, in the task of the library's reader, and reads no more while the
+session is full. The writer is the one task that sends: it takes everything that is ready, joined into messages of up to
+256 KiB. Nothing here decides anything.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import trio
 
 from logbroker.errors import RemoteProtocolError
 from logbroker.server.closing import CloseCode, Closing
+from logbroker.server.data_stream import DataStream
 from logbroker.server.handlers import HANDLERS
 from logbroker.server.session import Session
 from logbroker.server.websocket import LOST, TextMessageError
@@ -20,7 +22,6 @@ from logbroker.server.websocket import LOST, TextMessageError
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from logbroker.server.head_stream import HeadStream
     from logbroker.server.service import ClientService
     from logbroker.server.websocket import WebSocket
 
@@ -62,10 +63,21 @@ class Bell:
 class Connection:
     """Carries one session. `nursery` is the connection's own, and ends when `run` does."""
 
-    def __init__(self, service: ClientService, stream: HeadStream, nursery: trio.Nursery, *, address: str) -> None:
+    def __init__(
+        self,
+        service: ClientService,
+        stream: trio.abc.Stream,
+        head: bytes,
+        nursery: trio.Nursery,
+        *,
+        address: str,
+        allowance_bytes: int,
+    ) -> None:
         self.session = Session(service, self, HANDLERS, address=address)
+        self.stream = DataStream(
+            stream, head, allowance_bytes=allowance_bytes, take=self._take, wait_room=self._wait_room
+        )
         self._service = service
-        self._stream = stream
         self._nursery = nursery
         self._output = Bell()
         self._room = Bell()
@@ -79,7 +91,7 @@ class Connection:
         self._room.ring()
 
     def on_greeted(self) -> None:
-        self._stream.allowance_bytes = None
+        self.stream.trust(self._service.wire_limits.max_message_bytes)
 
     def start_soon(self, work: Callable[..., Awaitable[object]], *args: Any) -> None:  # noqa: ANN401  the work's own
         self._nursery.start_soon(work, *args)
@@ -102,20 +114,28 @@ class Connection:
             session.break_off(error, CloseCode.BAD_REQUEST)
         except LOST:
             self.drop()
+        # The writer says goodbye.
+        await trio.sleep_forever()
+
+    def _take(self, message: bytes) -> None:
+        session = self.session
+        try:
+            session.take(message)
         except Exception:
             # A mistake of ours: it ends this connection, and is known by its name.
             session.crash()
             logger.exception("connection_failed address=%s client=%r", session.address, session.name)
-        # The writer says goodbye.
-        await trio.sleep_forever()
+
+    async def _wait_room(self) -> None:
+        """Return once the session takes another message; no checkpoint if it does."""
+        while self.session.is_full and self.session.closing is None:
+            await self._room.wait()
 
     async def _read(self, websocket: WebSocket) -> None:
-        session, room = self.session, self._room
-        while session.closing is None:
-            if session.is_full:
-                await room.wait()
-                continue
-            session.take(await websocket.receive())
+        """Take what the stream did not: the end, and odd messages, behind which the stream gives none any more."""
+        while self.session.closing is None:
+            self._take(await websocket.receive())
+            await self._wait_room()
 
     async def _write(self, websocket: WebSocket) -> None:
         session, output = self.session, self._output

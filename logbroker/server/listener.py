@@ -14,7 +14,6 @@ import trio
 
 from logbroker.errors import LogBrokerError
 from logbroker.server.connection import Connection
-from logbroker.server.head_stream import HeadStream
 from logbroker.server.plain_http import HttpConnection, HttpError, HttpReply, HttpRequest
 from logbroker.server.websocket import LOST, accept
 from logbroker.wire.protocol import MAX_REQUEST_HEADER_BYTES
@@ -165,16 +164,21 @@ class ClientListener:
         return None
 
     async def _open(self, stream: trio.abc.Stream, head: bytes, address: str) -> None:
-        allowance = len(head) + MAX_REQUEST_HEADER_BYTES + HELLO_SLACK_BYTES
-        replayed = HeadStream(stream, head, allowance_bytes=allowance)
         # The one nursery of this connection: the library's reader, the writer, and requests that wait.
         async with trio.open_nursery() as connection_nursery:
-            connection = Connection(self._service, replayed, connection_nursery, address=address)
+            connection = Connection(
+                self._service,
+                stream,
+                head,
+                connection_nursery,
+                address=address,
+                allowance_bytes=len(head) + MAX_REQUEST_HEADER_BYTES + HELLO_SLACK_BYTES,
+            )
             try:
                 with trio.fail_after(self._settings.timeouts.handshake_ms / 1000):
                     websocket = await accept(
                         connection_nursery,
-                        replayed,
+                        connection.stream,
                         subprotocol=SUBPROTOCOL,
                         max_message_bytes=self._service.wire_limits.max_message_bytes,
                     )

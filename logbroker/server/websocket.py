@@ -2,11 +2,13 @@
 
 What it asks of its users, and where it is met:
 
+- It costs more than everything else that is done with a message: whole messages go past it (`data_stream`), and only
+  what is not one comes out of its queue.
 - A send that is cancelled leaves half a frame on the wire and no trace of it: one writer a connection, no deadline
   around its sends but one that drops the connection.
 - Its receive buffer of 4 KiB costs most of the throughput; here it is 256 KiB.
-- A full message queue stops its reader, and with it close frames: the session's pings are frames of our own, and a
-  connection that is not read from is watched by the send deadline.
+- A reader that waits hears no close frames: the session's pings are frames of our own, and a connection that is not
+  read from is watched by the send deadline.
 - A ping that arrives while we close raises out of its reader task (its issue 184), and a handshake that fails may
   never say so: every connection has a nursery and a deadline of its own, and `LOST` names what may come out of it.
 - A KeyError in its handlers is swallowed; none of our code runs in them.
@@ -25,6 +27,7 @@ from logbroker.errors import RemoteProtocolError
 
 if TYPE_CHECKING:
     from logbroker.server.closing import Closing
+    from logbroker.server.data_stream import DataStream
 
 RECEIVE_BUFFER_BYTES = 256 * 1024
 MESSAGE_QUEUE_SIZE = 4
@@ -50,11 +53,12 @@ class TextMessageError(RemoteProtocolError):
 class WebSocket:
     """A connection after its handshake."""
 
-    def __init__(self, connection: Any) -> None:  # noqa: ANN401  trio-websocket has no types
+    def __init__(self, connection: Any, stream: DataStream) -> None:  # noqa: ANN401  trio-websocket has no types
         self._connection = connection
+        self._stream = stream
 
     async def receive(self) -> bytes:
-        """The next message.
+        """The next message that came in an odd way, in fragments for one; the stream has given the others.
 
         Raises:
             TextMessageError: it is one of text.
@@ -66,8 +70,13 @@ class WebSocket:
         return message
 
     async def send(self, message: bytes) -> None:
-        """Send one message; cancelled, the connection is of no more use."""
-        await self._connection.send_message(message)
+        """Send one message, without a checkpoint if that is done at once.
+
+        Cancelled, the connection is of no more use.
+        """
+        if self._connection.closed is not None:
+            raise ConnectionClosed(self._connection.closed)
+        await self._stream.send_message(message)
 
     async def close(self, closing: Closing) -> None:
         """Say goodbye, and wait until the client has; under a deadline of the caller's."""
@@ -80,9 +89,7 @@ class WebSocket:
         return None if reason is None else reason.code
 
 
-async def accept(
-    nursery: trio.Nursery, stream: trio.abc.Stream, *, subprotocol: str, max_message_bytes: int
-) -> WebSocket:
+async def accept(nursery: trio.Nursery, stream: DataStream, *, subprotocol: str, max_message_bytes: int) -> WebSocket:
     """Answer a handshake whose head the stream gives first, and which was looked over already.
 
     Under a deadline of the caller's. The reader task runs in `nursery`, the connection's own.
@@ -94,4 +101,4 @@ async def accept(
         max_message_size=max_message_bytes,
         receive_buffer_size=RECEIVE_BUFFER_BYTES,
     )
-    return WebSocket(await request.accept(subprotocol=subprotocol))
+    return WebSocket(await request.accept(subprotocol=subprotocol), stream)

@@ -1,0 +1,155 @@
+"""A client's stream below its WebSocket: whole messages go past the library, both ways, and all else goes through it.
+
+The library does the handshake, pings, closes and whatever is odd; but to take one message through it costs two task
+switches, a channel and six copies, and to send one a lock, three checkpoints and four copies. So this stream, which the
+library reads from, keeps what is a plain message for the session, and the session's writer sends its own frames on it.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, final
+
+import trio
+
+from logbroker.errors import RemoteProtocolError
+from logbroker.wire.data_frames import DataFrames, message_head
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+_HEAD_END = b"\r\n\r\n"
+
+# One for all connections: what is read is taken out of it before anything else runs.
+_BUFFER = memoryview(bytearray(256 * 1024))
+
+
+@final
+class DataStream(trio.abc.Stream):
+    """Gives what was read of the handshake already, then what comes that is no message.
+
+    Messages go to `take` as they come; after those of a read, `wait_room` may hold up the next read.
+
+    While `allowance_bytes` is a number, no more than so many bytes are taken in all: whoever has not said who it is
+    cannot make this node buffer.
+    """
+
+    def __init__(
+        self,
+        stream: trio.abc.Stream,
+        head: bytes,
+        *,
+        allowance_bytes: int | None,
+        take: Callable[[bytes], None],
+        wait_room: Callable[[], Awaitable[None]],
+    ) -> None:
+        self.allowance_bytes = allowance_bytes
+        self._stream = stream
+        # In the clear there is a socket that can be read and written without the layers above it.
+        self._socket = stream.socket if isinstance(stream, trio.SocketStream) else None
+        end = head.find(_HEAD_END)
+        end = len(head) if end < 0 else end + len(_HEAD_END)
+        # What follows the head are frames already.
+        self._head, self._early = head[:end], head[end:]
+        self._frames = DataFrames(is_masked=True, max_message_bytes=allowance_bytes or 0)
+        self._take = take
+        self._wait_room = wait_room
+        self._sending = trio.Lock()
+
+    def trust(self, max_message_bytes: int) -> None:
+        """The client has said who it is: from here on it may send messages up to this size, and any number."""
+        self.allowance_bytes = None
+        self._frames.max_message_bytes = max_message_bytes
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes:
+        """What the library has to see. It may be a little more than `max_bytes`, as frames are not cut."""
+        if self._head:
+            await trio.lowlevel.checkpoint()
+            data, self._head = self._head, b""
+            return self._allowed(data)
+        frames = self._frames
+        while True:
+            place = frames.rest_of_message()
+            if place is not None:
+                size = await self._read_into(place)
+                whole = frames.filled(size)
+                messages, passed = ([] if whole is None else [whole]), b""
+            elif self._early:
+                await trio.lowlevel.checkpoint()
+                size = len(self._early)
+                messages, passed = frames.feed(self._early)
+                self._early = b""
+            else:
+                size = await self._read_into(_BUFFER)
+                messages, passed = frames.feed(_BUFFER[:size])
+            if not size:
+                return b""
+            self._allow(size)
+            for message in messages:
+                self._take(message)
+                await self._wait_room()
+            if passed:
+                return passed
+
+    async def _read_into(self, place: memoryview) -> int:
+        socket = self._socket
+        if socket is None:
+            data = await self._stream.receive_some(len(place))
+            place[: len(data)] = data
+            return len(data)
+        while True:
+            # Nothing is there most of the time, so asking first would be in vain.
+            await trio.lowlevel.wait_readable(_descriptor(socket))
+            try:
+                return os.readv(_descriptor(socket), (place,))
+            except BlockingIOError:
+                continue
+            except OSError as error:
+                raise trio.BrokenResourceError(f"the connection broke: {error}") from error
+
+    def _allowed(self, data: bytes) -> bytes:
+        self._allow(len(data))
+        return data
+
+    def _allow(self, size: int) -> None:
+        if self.allowance_bytes is not None:
+            self.allowance_bytes -= size
+            if self.allowance_bytes < 0:
+                raise RemoteProtocolError("too many bytes before the hello was answered")
+
+    async def send_message(self, message: bytes) -> None:
+        """Send one message; no checkpoint if the socket takes it at once. Cancelled, the stream is of no more use."""
+        head = message_head(len(message))
+        sent = 0
+        if self._socket is not None and not self._sending.locked():
+            try:
+                sent = os.writev(_descriptor(self._socket), (head, message))
+            except BlockingIOError:
+                sent = 0
+            except OSError as error:
+                raise trio.BrokenResourceError(f"the connection broke: {error}") from error
+            if sent == len(head) + len(message):
+                return
+        async with self._sending:
+            if sent < len(head):
+                await self._stream.send_all(head[sent:] + message)
+            else:
+                await self._stream.send_all(memoryview(message)[sent - len(head) :])
+
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        async with self._sending:
+            await self._stream.send_all(data)
+
+    async def wait_send_all_might_not_block(self) -> None:
+        await self._stream.wait_send_all_might_not_block()
+
+    async def aclose(self) -> None:
+        await self._stream.aclose()
+
+
+def _descriptor(socket: trio.socket.SocketType) -> int:
+    """Asked for each time: the number of a closed socket may be another's by now."""
+    descriptor = socket.fileno()
+    if descriptor < 0:
+        raise trio.ClosedResourceError("the connection was closed")
+    return descriptor

@@ -1,0 +1,162 @@
+"""The stream below a client's WebSocket, over sockets and over streams that are none."""
+
+from __future__ import annotations
+
+import socket
+from typing import TYPE_CHECKING
+
+import pytest
+import trio
+from wsproto.connection import Connection, ConnectionType
+from wsproto.events import BytesMessage, Ping
+
+from logbroker.errors import RemoteProtocolError
+from logbroker.server.data_stream import DataStream
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable
+
+HEAD = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
+ALLOWANCE = 1_000
+
+
+def sockets() -> tuple[trio.abc.Stream, trio.abc.Stream]:
+    one, other = socket.socketpair()
+    return trio.SocketStream(trio.socket.from_stdlib_socket(one)), trio.SocketStream(
+        trio.socket.from_stdlib_socket(other)
+    )
+
+
+def memory() -> tuple[trio.abc.Stream, trio.abc.Stream]:
+    return trio.testing.memory_stream_pair()
+
+
+@pytest.fixture(params=[sockets, memory])
+async def ends(request: pytest.FixtureRequest) -> AsyncIterator[tuple[trio.abc.Stream, trio.abc.Stream]]:
+    one, other = request.param()
+    async with one, other:
+        yield one, other
+
+
+async def no_wait() -> None:
+    """There is room for ever."""
+
+
+def stream_of(
+    below: trio.abc.Stream,
+    taken: list[bytes],
+    head: bytes = HEAD,
+    wait_room: Callable[[], Awaitable[None]] = no_wait,
+) -> DataStream:
+    return DataStream(below, head, allowance_bytes=ALLOWANCE, take=taken.append, wait_room=wait_room)
+
+
+def client() -> Connection:
+    return Connection(ConnectionType.CLIENT)
+
+
+async def test_the_head_comes_first_and_what_came_with_it_are_frames(
+    ends: tuple[trio.abc.Stream, trio.abc.Stream],
+) -> None:
+    taken: list[bytes] = []
+    early = client().send(BytesMessage(data=b"early"))
+    stream = stream_of(ends[0], taken, HEAD + early)
+    assert await stream.receive_some() == HEAD
+    ping = client().send(Ping(payload=b"p"))
+    await ends[1].send_all(client().send(BytesMessage(data=b"late")) + ping)
+    assert await stream.receive_some() == ping
+    assert taken == [b"early", b"late"]
+
+
+async def test_large_messages_come_whole_once_the_client_is_trusted(
+    ends: tuple[trio.abc.Stream, trio.abc.Stream],
+) -> None:
+    taken: list[bytes] = []
+    stream = stream_of(ends[0], taken)
+    await stream.receive_some()
+    stream.trust(1 << 20)
+    message = bytes(range(256)) * 4096
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(ends[1].send_all, client().send(BytesMessage(data=message)) + client().send(Ping()))
+        assert await stream.receive_some() != b""
+    assert taken == [message]
+
+
+async def test_no_more_than_the_allowance_is_taken_of_a_stranger(ends: tuple[trio.abc.Stream, trio.abc.Stream]) -> None:
+    stream = stream_of(ends[0], [])
+    await stream.receive_some()
+    await ends[1].send_all(client().send(BytesMessage(data=b"m" * 600)) * 2)
+    with pytest.raises(RemoteProtocolError, match="too many bytes before the hello"):
+        await stream.receive_some()
+
+
+async def test_nothing_more_is_taken_while_there_is_no_room(ends: tuple[trio.abc.Stream, trio.abc.Stream]) -> None:
+    taken: list[bytes] = []
+    room = trio.Event()
+    stream = stream_of(ends[0], taken, wait_room=room.wait)
+    await stream.receive_some()
+    await ends[1].send_all(client().send(BytesMessage(data=b"1")) + client().send(BytesMessage(data=b"2")))
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(stream.receive_some)
+        await trio.testing.wait_all_tasks_blocked()
+        assert taken == [b"1"]
+        room.set()
+        await trio.testing.wait_all_tasks_blocked()
+        assert taken == [b"1", b"2"]
+        nursery.cancel_scope.cancel()
+
+
+async def test_messages_and_the_librarys_frames_do_not_mix_in_a_full_socket(
+    ends: tuple[trio.abc.Stream, trio.abc.Stream],
+) -> None:
+    stream = stream_of(ends[0], [])
+    server = Connection(ConnectionType.SERVER)
+    messages = [bytes([number]) * 300_000 for number in range(6)]
+
+    async def write() -> None:
+        for message in messages:
+            await stream.send_message(message)
+
+    async def ping() -> None:
+        for number in range(20):
+            await stream.send_all(server.send(Ping(payload=b"%d" % number)))
+
+    reader = client()
+    received: list[bytes] = []
+    parts: list[bytes] = []
+    pings = 0
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(write)
+        nursery.start_soon(ping)
+        with trio.fail_after(10):
+            while len(received) < len(messages) or pings < 20:
+                # Small reads, so that the socket fills up.
+                reader.receive_data(bytes(await ends[1].receive_some(20_000)))
+                for event in reader.events():
+                    if isinstance(event, Ping):
+                        pings += 1
+                    elif isinstance(event, BytesMessage):
+                        parts.append(bytes(event.data))
+                        if event.message_finished:
+                            received.append(b"".join(parts))
+                            parts.clear()
+    assert received == messages
+
+
+async def test_a_closed_connection_says_so_and_touches_no_other(ends: tuple[trio.abc.Stream, trio.abc.Stream]) -> None:
+    stream = stream_of(ends[0], [])
+    await stream.receive_some()
+    await stream.aclose()
+    with pytest.raises(trio.ClosedResourceError):
+        await stream.send_message(b"m")
+    with pytest.raises(trio.ClosedResourceError):
+        await stream.receive_some()
+
+
+async def test_the_end_of_the_other_side_is_the_end(ends: tuple[trio.abc.Stream, trio.abc.Stream]) -> None:
+    stream = stream_of(ends[0], [])
+    await stream.receive_some()
+    await ends[1].aclose()
+    assert await stream.receive_some() == b""
+    with pytest.raises(trio.BrokenResourceError):
+        await stream.send_message(b"m")
