@@ -2,10 +2,12 @@
 
 What trio-websocket asks of its users, and where it is met:
 
+- It costs more than everything else that is done with a message: whole messages go past it (`data_stream`), and only
+  what is not one comes out of its queue.
 - A send that is cancelled leaves half a frame on the wire and no trace of it. Each link has one writer,
   nobody puts a deadline around its sends, and a link whose task is cancelled is torn down without a word.
 - Its receive buffer of 4 KiB costs most of the throughput; here it is 256 KiB.
-- A full message queue stops pings and close frames. The reader here never waits for anything.
+- A full message queue stops pings and close frames. Nothing here waits before it takes a message.
 - A ping that arrives while we close (its issue 184), or a server that does not speak HTTP, raises an error of
   wsproto or h11 out of its reader task: each link has a nursery of its own, and these mean that it is lost.
 - What goes wrong in a TLS handshake that it starts is lost: the handshake is made before.
@@ -40,6 +42,7 @@ from logbroker.errors import (
 )
 from logbroker.wire.protocol import State
 from logbroker.wire.requests import STREAM_PATH, SUBPROTOCOL
+from logbroker_client.data_stream import DataStream
 from logbroker_client.links import LinkState
 
 if TYPE_CHECKING:
@@ -178,11 +181,13 @@ class Transport:
 
     async def _run_link(self, link: Link) -> None:
         error: LogBrokerError
+        # What was wrong with a message. It is not raised through the library, which would lose it.
+        failures: list[Exception] = []
         bell = self._link_bells[link] = Bell()
         try:
             with trio.CancelScope() as scope:
                 link.abort = scope.cancel
-                await self._converse(link, bell)
+                await self._converse(link, bell, failures)
             error = UnavailableError("the connection is gone: nothing was heard in time")
         except* (
             LogBrokerError,
@@ -197,30 +202,59 @@ class Transport:
             error = _reason(group)
         finally:
             del self._link_bells[link]
+        if failures:
+            if not isinstance(failures[0], LogBrokerError):
+                raise failures[0]
+            error = failures[0]
         logger.info("link lost url=%s reason=%s", link.url, error.message)
         self._core.link_lost(link, error)
 
-    async def _converse(self, link: Link, bell: Bell) -> None:
+    async def _converse(self, link: Link, bell: Bell, failures: list[Exception]) -> None:
         core = self._core
-        stream: trio.abc.Stream | None = None
+        below: trio.abc.Stream | None = None
+        greeted = trio.Event()
+
+        early: list[bytes] = []
+
+        def take(message: bytes) -> None:
+            protocol = link.protocol
+            if protocol is None:
+                # The server did not wait for the hello; what is wrong with it is found out after that.
+                early.append(message)
+                return
+            if failures:
+                return
+            try:
+                core.received(link, message)
+            except Exception as error:
+                failures.append(error)
+                link.abort()
+            if protocol.state is not State.GREETED:
+                greeted.set()
+
         try:
             async with trio.open_nursery() as nursery:
                 # trio-websocket is untyped.
                 connection: Any = None
+                stream: DataStream | None = None
                 with trio.move_on_after(core.options.connect_timeout_s) as scope:
-                    stream = await self._open_stream(link.url)
+                    below = await self._open_stream(link.url)
+                    stream = DataStream(below, max_message_bytes=core.options.max_message_bytes, take=take)
                     connection = await self._open_websocket(nursery, stream, link.url)
+                    nursery.start_soon(self._read, connection, take)
                     link.wake = bell.ring
                     core.link_connected(link)
-                    await self._greet(link, connection)
-                if scope.cancelled_caught or connection is None:
+                    for message in early:
+                        take(message)
+                    await self._greet(link, connection, stream)
+                    await greeted.wait()
+                if scope.cancelled_caught or stream is None:
                     raise UnavailableError(f"no welcome within {core.options.connect_timeout_s} s")
-                nursery.start_soon(self._write, link, connection, bell)
-                await self._read(link, connection)
+                await self._write(link, connection, stream, bell)
         finally:
             # Nothing to wait for: a close frame was sent if there was a chance to.
-            if stream is not None:
-                await trio.aclose_forcefully(stream)
+            if below is not None:
+                await trio.aclose_forcefully(below)
 
     async def _open_websocket(self, nursery: trio.Nursery, stream: trio.abc.Stream, url: str) -> Any:  # noqa: ANN401 - untyped library
         parts = urlsplit(url)
@@ -244,37 +278,29 @@ class Transport:
             )
         return connection
 
-    async def _greet(self, link: Link, connection: Any) -> None:  # noqa: ANN401 - untyped library
-        """Say Hello and wait for the welcome; nothing else is under way that a deadline could cut in two."""
-        protocol = link.protocol
-        if protocol is None:
-            return
-        hello = protocol.next_message()
+    async def _greet(self, link: Link, connection: Any, stream: DataStream) -> None:  # noqa: ANN401 - untyped library
+        """Say Hello; nothing else is under way that the deadline could cut in two."""
+        hello = link.protocol.next_message() if link.protocol is not None else None
         if hello is not None:
-            await connection.send_message(hello)
-        while protocol.state is State.GREETED:
-            await self._take_message(link, connection)
+            await _send(connection, stream, hello)
 
-    async def _take_message(self, link: Link, connection: Any) -> None:  # noqa: ANN401 - untyped library
-        message = await connection.get_message()
-        if not isinstance(message, bytes):
-            raise RemoteProtocolError("the server sent a text message")
-        self._core.received(link, message)
-
-    async def _read(self, link: Link, connection: Any) -> None:  # noqa: ANN401 - untyped library
+    async def _read(self, connection: Any, take: Callable[[bytes], None]) -> None:  # noqa: ANN401 - untyped library
+        """Take what the stream did not: the end, and messages that came in an odd way, in fragments for one."""
         try:
             while True:
-                await self._take_message(link, connection)
+                message = await connection.get_message()
+                if not isinstance(message, bytes):
+                    raise RemoteProtocolError("the server sent a text message")
+                take(message)
         except ConnectionClosed:
             # While we close, the writer is still waiting for the server's goodbye.
             if not self._is_closing:
                 raise
 
-    async def _write(self, link: Link, connection: Any, bell: Bell) -> None:  # noqa: ANN401 - untyped library
+    async def _write(self, link: Link, connection: Any, stream: DataStream, bell: Bell) -> None:  # noqa: ANN401 - untyped library
         core, protocol = self._core, link.protocol
         if protocol is None:
             return
-        send = connection.send_message
         while True:
             # A checkpoint: the tasks that were woken together with this one have their turn first,
             # and what they send goes into the same message.
@@ -288,11 +314,18 @@ class Transport:
                 await trio.lowlevel.checkpoint()
                 bell.hush()
                 continue
-            await send(message)
+            await _send(connection, stream, message)
 
     async def _say_goodbye(self, connection: Any) -> None:  # noqa: ANN401 - untyped library
         with trio.move_on_after(self._core.options.close_timeout_s):
             await connection.aclose(1000)
+
+
+async def _send(connection: Any, stream: DataStream, message: bytes) -> None:  # noqa: ANN401 - untyped library
+    """Send a message past the library, which alone knows whether that may still be done."""
+    if connection.closed is not None:
+        raise ConnectionClosed(connection.closed)
+    await stream.send_message(message)
 
 
 def _reason(group: BaseExceptionGroup[BaseException]) -> LogBrokerError:
@@ -301,9 +334,11 @@ def _reason(group: BaseExceptionGroup[BaseException]) -> LogBrokerError:
     for leaf in leaves:
         if isinstance(leaf, LogBrokerError):
             return leaf
+    for leaf in leaves:
+        # What the server said, and not that the connection is gone after it.
+        if isinstance(leaf, ConnectionClosed):
+            return _closed(leaf.reason)
     leaf = leaves[0]
-    if isinstance(leaf, ConnectionClosed):
-        return _closed(leaf.reason)
     if isinstance(leaf, ConnectionRejected):
         return UnavailableError(
             f"the server refused the WebSocket with HTTP status {leaf.status_code}",
