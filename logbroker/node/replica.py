@@ -20,7 +20,7 @@ from logbroker.errors import (
     UnknownOutcomeError,
     invariant,
 )
-from logbroker.ids import NO_REPLICA, GroupId, Index, Offset, ReplicaId, Term
+from logbroker.ids import META_GROUP, NO_REPLICA, GroupId, Index, Offset, ReplicaId, Term
 from logbroker.raft.config_change import ConfigProposal
 from logbroker.raft.core import RaftCore
 from logbroker.raft.log import UnavailableEntryError
@@ -233,6 +233,8 @@ class Replica:
                 max_inflight_bytes=options.max_inflight_bytes,
                 max_uncommitted_bytes=options.max_uncommitted_bytes,
                 gather_appends=True,
+                # The catalogue is read on every node, and changes seldom: there it is the delay that counts.
+                lazy_commit=self.group != META_GROUP,
             ),
             self._storage,
             hard_state=self._start_state(stored),
@@ -548,6 +550,15 @@ class Replica:
         """The node stops: nothing is confirmed any more, and whoever waits is told that the outcome is unknown."""
         if self.failed is None:
             self._fail(error)
+
+    def on_damaged(self) -> None:
+        """Entries were found damaged: nothing at or beyond them is applied before they are mended."""
+        self._limit_apply()
+
+    def want_checkpoint(self) -> None:
+        """One of the checkpoints is damaged: the next one is due at once."""
+        self._checkpoint_due_ms = 0
+        self._bytes_since_checkpoint = max(self._bytes_since_checkpoint, 1)
 
     def on_repaired(self) -> None:
         """An entry that was damaged here has come from a peer."""

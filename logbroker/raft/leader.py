@@ -161,7 +161,7 @@ def tell_gathered(state: RaftState) -> None:
     """Send what has gathered since the last Ready."""
     state.append_due = False
     if state.role is Role.LEADER:
-        broadcast_append(state)
+        broadcast_append(state, even_if_empty=not state.config.lazy_commit)
 
 
 # -- answers
@@ -200,7 +200,7 @@ def on_append_response(state: RaftState, message: Message) -> None:
     # Only a replica that moves beyond the commit index can move it.
     if index > state.log.commit and maybe_commit(state):
         _tell_followers(state)
-    elif progress.can_bump_commit(state.log.commit):
+    elif not state.config.lazy_commit and progress.can_bump_commit(state.log.commit):
         send_append(state, message.sender, progress, even_if_empty=True)
     while send_append(state, message.sender, progress, even_if_empty=False):
         pass

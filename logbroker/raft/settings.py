@@ -20,7 +20,9 @@ class RaftConfig:
     entry through, however large. `max_trace_events` 0 turns tracing off.
 
     `gather_appends` sends what was proposed and committed with the next Ready, in one append a follower, and not each
-    proposal by itself: what gathers while the window is full leaves together.
+    proposal by itself: what gathers while the window is full leaves together. `lazy_commit`, on top of that, sends no
+    append that has nothing but a new commit index: it goes with the next entries or the next heartbeat. Nothing that
+    is acknowledged waits for it, followers apply that much later, and the messages are halved.
 
     `pre_vote`, `check_quorum` and `step_down_on_removal` are meant to stay on: they exist so that
     scripts written for a core without them can be replayed. `async_storage=False` hands out committed
@@ -39,6 +41,7 @@ class RaftConfig:
     max_committed_bytes_per_ready: int = 4 << 20
     max_pending_reads: int = 4096
     gather_appends: bool = False
+    lazy_commit: bool = False
     async_storage: bool = True
     step_down_on_removal: bool = True
     max_trace_events: int = 0
@@ -53,6 +56,8 @@ class RaftConfig:
         for name in _POSITIVE:
             if getattr(self, name) < 1:
                 raise ConfigurationError(f"{name} is {getattr(self, name)}, below 1")
+        if self.lazy_commit and not self.gather_appends:
+            raise ConfigurationError("lazy_commit needs gather_appends")
         if self.max_inflight_bytes < self.max_message_bytes:
             raise ConfigurationError(
                 f"max_inflight_bytes {self.max_inflight_bytes} is below max_message_bytes {self.max_message_bytes}"

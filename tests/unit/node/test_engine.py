@@ -48,6 +48,8 @@ def follower(cluster: KitCluster) -> KitNode:
 
 
 def agree(cluster: KitCluster) -> bool:
+    """Followers hear with the next heartbeat of what is committed."""
+    cluster.tick()
     return len({node.machine.digest() for node in cluster.nodes.values()}) == 1
 
 

@@ -135,6 +135,20 @@ def test_followers_hear_of_a_new_commit_index_at_once() -> None:
     assert sent(subject, MessageKind.APPEND) == []
 
 
+def test_a_lazy_leader_lets_the_commit_index_ride_with_the_next_entries_or_heartbeat() -> None:
+    subject = replicating(gather_appends=True, lazy_commit=True)
+    subject.propose(b"a")
+    assert [(message.to, len(message.entries)) for message in sent(subject, MessageKind.APPEND)] == [(2, 1), (3, 1)]
+    subject.step(SECOND.accepted(2, 2))
+    subject.step(THIRD.accepted(2, 2))
+    assert subject.core.commit == 2
+    assert sent(subject, MessageKind.APPEND) == []
+    subject.tick()
+    assert {message.commit for message in sent(subject, MessageKind.HEARTBEAT)} == {2}
+    subject.propose(b"b")
+    assert {(message.commit, len(message.entries)) for message in sent(subject, MessageKind.APPEND)} == {(2, 1)}
+
+
 def test_a_probe_goes_out_once_until_it_is_answered() -> None:
     subject = leader(1, 1)
     subject.propose(b"a")
