@@ -173,6 +173,7 @@ def bit_flip_in_an_entry() -> dict[str, int]:
         reached["quarantined"] += 1
         for index in list(log.state.damaged):
             log.repair(promise.entries[index - 1])
+        after.mend(replica)
         reached["mended"] += not log.is_damaged
         if after.found(replica) != [(entry.index, entry.term, entry.crc) for entry in promise.entries]:
             broken("a good copy mends", f"byte {byte}")

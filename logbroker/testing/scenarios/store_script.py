@@ -149,6 +149,15 @@ class StoreScript:
             promise.alternative_vote = write.vote
         return job
 
+    def mend(self, replica: ReplicaId) -> None:
+        """Make the copies durable that were fetched for damaged entries of the tail."""
+        copies = self.store.replicas[replica].log.mends(1 << 20)
+        job = self.store.plan_commit(mends=[ReplicaWrite(replica, entries=copies)] if copies else ())
+        if job is None:
+            broken("scenario", "the store has no room for a commit that the script wants to make")
+        job.run()
+        self.store.finish_commit(job)
+
     def finish(self, job: CommitJob) -> set[ReplicaId]:
         """Run a planned commit to its end and take it as promised."""
         job.run()
