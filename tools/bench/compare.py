@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 _MAX_OTHER_SHARE = 0.1
 _MAX_TRIES = 3
-_MAX_TURN_S = 100.0
+_MAX_TURN_S = 130.0
 
 
 @final
@@ -58,6 +58,10 @@ class Turn:
         if self._file is not None and self._since is not None:
             fcntl.flock(self._file, fcntl.LOCK_UN)
             self._since = None
+
+    def close(self) -> None:
+        if self._file is not None:
+            self._file.close()
 
 
 @contextmanager

@@ -108,12 +108,13 @@ def measure(
     *,
     all_pids: Sequence[int] = (),
     meanwhile: Callable[[], None] | None = None,
+    reports_to: list[Report] | None = None,
 ) -> Row:
     """Run the jobs at once and give what was measured, from the first start to the last end.
 
     The messages counted, and the latencies, are those of the last job's role: where messages are produced and
     consumed, the consumed ones. `all_pids` are all servers that are up, of whatever system; `meanwhile` is called once
-    the work has begun.
+    the work has begun; `reports_to` gets what the clients said.
 
     Raises:
         BenchError: a client failed.
@@ -137,6 +138,8 @@ def measure(
         reports = [driver.report() for driver in drivers]
         cpu, others = cpu_s(servers) - cpu, others_cpu_s(ours) - others
         spent_after, wall_s = Spent.now(), time.monotonic() - started
+    if reports_to is not None:
+        reports_to += reports
     seconds = (max(report.end_ns for report in reports) - min(report.start_ns for report in reports)) / 1e9
     counted = [report for report in reports if report.role == reports[-1].role]
     messages = sum(report.count for report in counted)
@@ -150,7 +153,7 @@ def measure(
         system=system.name,
         round=round_number,
         messages=messages,
-        seconds=round(seconds, 3),
+        seconds=round(seconds, 6),
         per_second=round(messages / seconds, 1),
         mb_per_second=round(messages * counted[0].size_bytes / seconds / 1e6, 2),
         p50_ms=latencies.percentile_ms(50),

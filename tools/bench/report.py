@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from tools.bench.measure import Row
+    from tools.bench.own import OwnWork
     from tools.bench.works import Work
 
 OURS = "logbroker"
@@ -70,6 +71,24 @@ def render_work(work: Work, rows: Sequence[Row]) -> str:
             line += ["", ""] if name == OURS else _compared(work, by_system[OURS], mine)
         lines.append(line)
     return f"### {work.name}: {work.title}\n\n{table(header, lines)}"
+
+
+def render_own(work: OwnWork, rows: Sequence[Row]) -> str:
+    """The table of a work of logbroker alone: a line for each value of its key."""
+    extras = [name for name in dict.fromkeys(name for row in rows for name in row.extra) if name != work.key]
+    shown = [(title, pick) for title, pick in _COLUMNS if any(pick(row) for row in rows)]
+    header = [work.key, "runs", *extras, *(title for title, _ in shown)]
+    lines = []
+    for value in dict.fromkeys(row.extra[work.key] for row in rows):
+        mine = [row for row in rows if row.extra[work.key] == value]
+        line = [f"{value:,.0f}", str(len(mine))]
+        line += [spread([row.extra[name] for row in mine]) for name in extras]
+        for _, pick in shown:
+            values = [found for row in mine if (found := pick(row)) is not None]
+            line.append(spread(values) if values else "-")
+        lines.append(line)
+    faults = "".join(f"\n- fault: {fault}" for row in rows for fault in row.faults)
+    return f"### {work.name}: {work.title}\n\ngoal: {work.goal}\n\n{table(header, lines)}{faults}"
 
 
 def _compared(work: Work, ours: Sequence[Row], theirs: Sequence[Row]) -> list[str]:

@@ -46,9 +46,11 @@ class Job(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     list_count: int = 0
     """Messages of one call that takes a list, where the client has one; 0: each message is a call of its own."""
     connections: int = 1
+    """More than one: each is a client of its own, with one message outstanding; `window` does not count."""
     rate: float = 0.0
     warm_count: int = 2000
     """Messages sent before the work begins."""
+    keeps_timeline: bool = False
 
 
 @final
@@ -63,6 +65,8 @@ class Report(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """Of `produce`: from handing over to confirmation. Of `paced`: from the planned time of sending to confirmation.
     Of `consume`: from sending to receipt."""
     doubled_count: int = 0
+    timeline: list[tuple[int, int]] = []
+    """When each message was to be sent and when it was confirmed, if the job asked for it; ns."""
     faults: list[str] = []
     """What makes the run worthless, in words."""
 
@@ -91,7 +95,7 @@ class Work:
         self._end_ns = time.perf_counter_ns()
         self._cpu_s = time.process_time() - self._cpu_s
 
-    def report(self, latencies: Latencies, *, doubled_count: int = 0) -> None:
+    def report(self, latencies: Latencies, *, doubled_count: int = 0, timeline: Sequence[tuple[int, int]] = ()) -> None:
         job = self.job
         report = Report(
             role=job.role,
@@ -102,6 +106,7 @@ class Work:
             cpu_s=self._cpu_s,
             latencies=latencies.encode(),
             doubled_count=doubled_count,
+            timeline=list(timeline),
             faults=self.faults,
         )
         print(msgspec.json.encode(report).decode(), flush=True)

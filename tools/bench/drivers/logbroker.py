@@ -6,6 +6,7 @@ Messages are Python objects until the client takes them; encoding and compressio
 from __future__ import annotations
 
 import time
+from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING
 
 import trio
@@ -26,6 +27,9 @@ def _produce(work: Work) -> None:
 
 async def _produce_async(work: Work) -> None:
     job = work.job
+    if job.connections > 1:
+        await _produce_apart(work)
+        return
     source = Source(job)
     latencies = Latencies()
     async with connect(job.endpoints) as client, client.producer(job.queues[0]) as producer:
@@ -37,6 +41,41 @@ async def _produce_async(work: Work) -> None:
     for start_ns, end_ns, count in done:
         latencies.add_ns(end_ns - start_ns, count)
     work.report(latencies)
+
+
+async def _produce_apart(work: Work) -> None:
+    """As many clients as there are connections, each of which waits for every message."""
+    job = work.job
+    source = Source(job)
+    latencies = Latencies()
+    done_ns: list[int] = []
+    number = 0
+
+    async def send_on(producer: Producer) -> None:
+        nonlocal number
+        while number < job.count:
+            mine = number
+            number += 1
+            sent_ns = time.perf_counter_ns()
+            await producer.send(source.message(mine, sent_ns))
+            done_ns.append(time.perf_counter_ns() - sent_ns)
+
+    async with AsyncExitStack() as stack:
+        producers = []
+        for position in range(job.connections):
+            # Not all to the same node first.
+            first = position % len(job.endpoints)
+            client = await stack.enter_async_context(connect([*job.endpoints[first:], *job.endpoints[:first]]))
+            producers.append(await stack.enter_async_context(client.producer(job.queues[0])))
+            await producers[-1].send(source.message(0, 0))
+        await trio.to_thread.run_sync(work.begin)
+        async with trio.open_nursery() as nursery:
+            for producer in producers:
+                nursery.start_soon(send_on, producer)
+        work.end()
+        for duration_ns in done_ns:
+            latencies.add_ns(duration_ns)
+        work.report(latencies)
 
 
 async def _send_all(
@@ -79,11 +118,11 @@ async def _paced_async(work: Work) -> None:
     source = Source(job)
     latencies = Latencies()
     async with connect(job.endpoints) as client, client.producer(job.queues[0]) as producer:
-        taken_ns: list[int] = []
+        timeline: list[tuple[int, int]] = []
 
         async def send(number: int, planned_ns: int) -> None:
             await producer.send(source.message(number, planned_ns))
-            taken_ns.append(time.perf_counter_ns() - planned_ns)
+            timeline.append((planned_ns, time.perf_counter_ns()))
 
         await _send_all(producer, job, source, 0, job.warm_count, lambda _start, _taken, _count: None)
         await trio.to_thread.run_sync(work.begin)
@@ -96,9 +135,9 @@ async def _paced_async(work: Work) -> None:
                     await trio.sleep(ahead_ns / 1e9)
                 nursery.start_soon(send, number, planned_ns)
         work.end()
-    for duration_ns in taken_ns:
-        latencies.add_ns(duration_ns)
-    work.report(latencies)
+    for planned_ns, confirmed_ns in timeline:
+        latencies.add_ns(confirmed_ns - planned_ns)
+    work.report(latencies, timeline=timeline if job.keeps_timeline else ())
 
 
 def _consume(work: Work) -> None:
