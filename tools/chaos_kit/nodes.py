@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -284,6 +285,8 @@ def configure(folder: Path, network: Network, data_dirs: Mapping[int, Path], *, 
         config_file = folder / f"node{number}.toml"
         config_file.write_text("\n".join(lines) + "\n")
         prefix, handles = network.enter(number)
+        # Nodes of a tool that was killed would run for ever.
+        keeper = ("setpriv", "--pdeathsig", "KILL", "--") if shutil.which("setpriv") else ()
         nodes[number] = ChaosNode(
             number,
             config_file,
@@ -291,7 +294,7 @@ def configure(folder: Path, network: Network, data_dirs: Mapping[int, Path], *, 
             folder / f"node{number}.log",
             f"ws://{host}:{network.port(number, 0)}",
             f"http://{host}:{network.port(number, 1)}",
-            prefix,
+            (*keeper, *prefix),
             handles,
         )
     return nodes
