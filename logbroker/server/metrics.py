@@ -27,6 +27,7 @@ from logbroker.errors import UnavailableError
 from logbroker.node.requests import StateReply, StateRequest
 from logbroker.server.fan_out import ask_partitions
 from logbroker.server.measures import DURATION_BOUNDS_S
+from logbroker.server.members import problems_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -51,6 +52,7 @@ class Snapshot:
     measures: Measures
     released_leases: int
     status: NodeStatus
+    problem_count: int
     statistics: NodeStatistics | None
     places: dict[GroupId, Place]
     queues: Sequence[str]
@@ -91,6 +93,7 @@ async def gather(service: ClientService, *, with_partitions: bool) -> Snapshot:
         service.measures,
         service.handover.released,
         status,
+        len(problems_of(backend, status)),
         statistics,
         places,
         queues,
@@ -118,7 +121,7 @@ class _Families(Collector):
         snapshot = self._snapshot
         yield InfoMetricFamily("logbroker_build", "Version of the program.", value={"version": _version()})
         yield _gauge("logbroker_ready", "1 while this node may be sent clients.", snapshot.status.is_ready)
-        yield _gauge("logbroker_problems", "Problems that `logbroker status` names.", len(snapshot.status.problems))
+        yield _gauge("logbroker_problems", "Problems that `logbroker status` names.", snapshot.problem_count)
         yield from _connections(snapshot.measures)
         yield from _requests(snapshot.measures)
         yield from _queues(snapshot)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from logbroker.errors import UnavailableError
 from logbroker.server.health import checks
+from logbroker.server.members import problems_of
 
 if TYPE_CHECKING:
     from logbroker.node.node_status import GroupStatus
@@ -31,14 +32,32 @@ def status_page(service: ClientService) -> dict[str, object]:
         "cluster": {"name": status.cluster_name, "id": status.cluster_id.hex(), "phase": status.phase, "nodes": nodes},
         "ready": all(check.is_ok for check in checks(service)),
         "draining": status.is_draining or service.is_stopping,
-        "problems": list(status.problems),
+        "problems": problems_of(service.backend, status),
         "peers": [
             {"node": peer.node, "address": peer.address, "connected": peer.is_connected, "fault": peer.fault}
             for peer in status.peers
         ],
         "groups": [_group(group, places.get(group.group)) for group in status.groups],
+        "scrub": _scrub(service),
         "connections": measures.connections,
         "waiting_receives": measures.waiting_receives,
+    }
+
+
+def _scrub(service: ClientService) -> dict[str, object] | None:
+    """What reading everything again has found; None while the node does not run."""
+    try:
+        found = service.backend.statistics().engine.scrub
+    except UnavailableError:
+        return None
+    return {
+        "rounds": found.rounds,
+        "read_bytes": found.read_bytes,
+        "damaged_entries": found.damaged_entries,
+        "damaged_checkpoints": found.damaged_checkpoints,
+        "damaged_wal": found.damaged_wal,
+        "mended_copies": found.mended_copies,
+        "unmended": list(found.unmended),
     }
 
 

@@ -10,13 +10,13 @@ from logbroker.node.catalogue import commands
 from logbroker.node.catalogue.rights import parse_grant
 from logbroker.node.tokens import RANDOM_BYTES, make_token, token_digest
 from logbroker.server.auth import may_see
+from logbroker.server.members import members_of, problems_of
 from logbroker.server.service import CatalogueMiss
 from logbroker.wire.requests import (
     Done,
     GroupStatus,
     MetadataReply,
     NodeInfo,
-    NodeStatus,
     PartitionInfo,
     QueueInfo,
     QueueList,
@@ -130,36 +130,14 @@ def status(exchange: Exchange, request: Status, body: bytes) -> None:
     catalogue = backend.catalogue
     node = backend.status()
     places = {group: (row.name, number) for row in catalogue.queues() for number, group in enumerate(row.groups)}
-    nodes = _nodes(catalogue, node)
-    # One node fewer is the first thing that whoever looks should read.
-    absent = [
-        f"node {row.node} is {row.state}: {row.detail}" for row in nodes if row.state in ("unreachable", "missing")
-    ]
     exchange.reply(
         StatusReply(
             request.rid,
-            nodes=nodes,
+            nodes=members_of(catalogue, node),
             groups=[_group(group, places.get(group.group, ("", 0))) for group in node.groups],
-            problems=[*absent, *node.problems],
+            problems=problems_of(backend, node),
         )
     )
-
-
-def _nodes(catalogue: Catalogue, node: node_status.NodeStatus) -> list[NodeStatus]:
-    reached = {peer.node: peer for peer in node.peers}
-    found = []
-    for row in catalogue.nodes():
-        peer = reached.get(row.node)
-        if row.node == node.node:
-            state, detail = ("draining" if node.is_draining else "up"), ""
-        elif peer is not None and peer.is_connected:
-            state, detail = "up", ""
-        else:
-            state, detail = "unreachable", "it is not linked" if peer is None else peer.fault
-        found.append(NodeStatus(node=row.node, url=row.client_url, state=state, detail=detail))
-    joined = {row.node for row in catalogue.nodes()}
-    missing = [member for member in catalogue.members if member not in joined]
-    return found + [NodeStatus(node=member, url="", state="missing", detail="it has not joined") for member in missing]
 
 
 def _group(group: node_status.GroupStatus, place: tuple[str, int]) -> GroupStatus:

@@ -189,3 +189,12 @@ async def test_several_requests_come_on_one_connection_and_a_body_has_a_bound() 
         head = b"POST /api/v1/clock/accept HTTP/1.1\r\nHost: x\r\nContent-Length: 20000\r\n\r\n"
         answer = await send_bytes(port, head + bytes(20_000))
         assert answer.startswith(b"HTTP/1.1 413")
+
+
+async def test_a_node_that_is_not_reached_is_a_problem_on_every_page() -> None:
+    async with serving(World.make()) as port:
+        _, page = await call(port, "/status")
+        _, text = await call(port, "/metrics")
+    absent = [f"node {node} is unreachable: it is not linked" for node in (2, 3)]
+    assert json.loads(page)["problems"] == absent
+    assert "logbroker_problems 2.0" in text
