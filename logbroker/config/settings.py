@@ -318,6 +318,15 @@ class StorageSettings(Section):
         le=16_384 * GIB,
         description="Address space of the index; sparse, it takes only what it holds.",
     )
+    scrub_bytes_per_s: int = Field(
+        default=8 * MIB,
+        ge=0,
+        le=GIB,
+        description="How fast stored data is read again to find rot, a small entry counting as 4 KiB; 0 never does.",
+    )
+    scrub_pause_ms: int = Field(
+        default=3_600_000, ge=1_000, le=2_592_000_000, description="Rest between two such rounds."
+    )
 
     def ballast_bytes(self, disk_bytes: int) -> int:
         """Give the ballast for a disk of `disk_bytes`."""

@@ -62,6 +62,7 @@ from logbroker.storage.index import LmdbIndex
 from logbroker.storage.node_store import NodeStore, StoreOptions
 from logbroker.storage.partition_log import LogOptions
 from logbroker.storage.recovery import INDEX_NAME, open_store
+from logbroker.storage.scrub import ScrubOptions
 from logbroker.storage.wal import WalOptions
 
 if TYPE_CHECKING:
@@ -637,6 +638,7 @@ class Broker:
         late_s = self._log_thread.statistics().running_s
         if late_s * 1000 > self.settings.raft.election_ms:
             found.append(f"a group commit has been on its way to the disk for {late_s:.1f} s")
+        found += engine.statistics().scrub.unmended
         if engine.store.is_stalled:
             found.append("the write-ahead log is full and waits for a flush")
         if engine.store.room.value:
@@ -727,6 +729,7 @@ def _engine_options(settings: Settings) -> EngineOptions:
         max_commit_bytes=storage.max_commit_bytes,
         max_uncommitted_bytes=raft.max_node_uncommitted_bytes,
         beat_stale_ticks=2 * raft.election_ticks,
+        scrub=ScrubOptions(storage.scrub_bytes_per_s, storage.scrub_pause_ms),
     )
 
 

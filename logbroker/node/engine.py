@@ -48,7 +48,8 @@ from logbroker.storage.checkpoints import checkpoint_path, read_checkpoint_heade
 from logbroker.storage.commit import Birth, CommitJob
 from logbroker.storage.disk import MissingFileError
 from logbroker.storage.flush import CheckpointJob, FlushJob
-from logbroker.storage.partition_log import UNKNOWN_TERM, RepairJob
+from logbroker.storage.partition_log import UNKNOWN_TERM, PartitionLog, RepairJob
+from logbroker.storage.scrub import NO_SCRUB, Scrubber, ScrubOptions, ScrubSlice, ScrubStatistics
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -62,7 +63,7 @@ STUCK_TICKS = 10
 FETCH_TICKS = 5
 MIN_FREE_BYTES = 64 << 20
 
-BackgroundJob = FlushJob | CheckpointJob | SnapshotWriteJob | DiscardJob | RepairJob
+BackgroundJob = FlushJob | CheckpointJob | SnapshotWriteJob | DiscardJob | RepairJob | ScrubSlice
 
 
 class NodeClock(Protocol):
@@ -93,6 +94,7 @@ class EngineOptions:
     """Messages proposed and not committed, over all groups that this node leads."""
     beat_stale_ticks: int = 20
     """A peer not heard of for this many ticks does not count as having room."""
+    scrub: ScrubOptions = NO_SCRUB
 
 
 @final
@@ -120,6 +122,7 @@ class EngineStatistics:
     checkpoints: int
     refused_writes: int
     failed_groups: int
+    scrub: ScrubStatistics
 
 
 @final
@@ -176,6 +179,13 @@ class Engine:
         self._ticks = 0
         self._is_draining = False
         self._commits = self._committed_bytes = self._flushes = self._written_checkpoints = self._refused = 0
+        self._scrubber = Scrubber(
+            store,
+            options.scrub,
+            now_ms=clock.monotonic_ms(),
+            on_damage=self._on_rot,
+            want_checkpoint=self._want_checkpoint,
+        )
         for stored in list(store.replicas.values()):
             if stored.lost:
                 self.lost[stored.log.replica] = stored.lost
@@ -371,6 +381,8 @@ class Engine:
         self._running = self.store.take_flush()
         if self._running is None and self._background:
             self._running = self._background.popleft()
+        if self._running is None and not self._is_draining:
+            self._running = self._scrubber.next_slice(self._clock.monotonic_ms())
         return self._running
 
     def background_done(self, job: BackgroundJob) -> None:
@@ -390,6 +402,8 @@ class Engine:
                 replica = self.replicas.get(job.log.group)
                 if replica is not None:
                     replica.on_repaired()
+            case ScrubSlice():
+                self._scrubber.on_done(job, self._clock.monotonic_ms())
             case DiscardJob():
                 pass
 
@@ -413,7 +427,7 @@ class Engine:
                 self.store.finish_checkpoint_failed()
             case SnapshotWriteJob():
                 self._give_up_snapshot(job.receiver, job.chunk)
-            case DiscardJob() | RepairJob():
+            case DiscardJob() | RepairJob() | ScrubSlice():
                 pass
 
     # Groups.
@@ -473,6 +487,7 @@ class Engine:
             self._written_checkpoints,
             self._refused,
             len(self.failed_groups),
+            self._scrubber.statistics(),
         )
 
     # What replicas and services ask of the node.
@@ -596,6 +611,7 @@ class Engine:
             or self._room_wanted is not None
             or self._wants_seal
             or self.store.wants_roll
+            or self.store.wants_vote_scrub
             or any(map(self._can_mend, self._mending.values()))
             or any(map(self._can_write, self.replicas.values()))
         )
@@ -851,6 +867,17 @@ class Engine:
         self.failed_groups.pop(group, None)
         self._committing = [kept for kept in self._committing if kept is not replica]
         self._mending.pop(replica.id, None)
+
+    def _on_rot(self, log: PartitionLog) -> None:
+        """The scrubber found damage before anybody met it: it is fetched with the next ticks."""
+        replica = self.replicas.get(log.group)
+        if replica is not None and replica.log is log:
+            replica.on_damaged()
+
+    def _want_checkpoint(self, replica_id: ReplicaId) -> None:
+        for replica in self.replicas.values():
+            if replica.id == replica_id:
+                replica.want_checkpoint()
 
     def _seek_room(self) -> None:
         """Make the ballast again once there is clearly more room than it takes, then produce is taken again."""

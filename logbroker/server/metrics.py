@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from logbroker.node.node_status import NodeStatistics, NodeStatus
     from logbroker.server.measures import Measures
     from logbroker.server.service import ClientService
+    from logbroker.storage.scrub import ScrubStatistics
 
 CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
 STATE_WAIT_S = 2.0
@@ -216,6 +217,7 @@ def _node(found: NodeStatistics) -> Iterator[Metric]:
     yield _counter("logbroker_storage_refused_writes", "Writes that had no room.", engine.refused_writes)
     yield _counter("logbroker_storage_flushes", "Flushes to segments.", engine.flushes)
     yield _counter("logbroker_storage_checkpoints", "Checkpoints written.", engine.checkpoints)
+    yield from _scrub(engine.scrub)
     yield _gauge("logbroker_failed_groups", "Groups of this node that have stopped.", engine.failed_groups)
     busy = CounterMetricFamily("logbroker_storage_thread_busy_seconds", "Time in jobs.", labels=["thread"])
     jobs = CounterMetricFamily("logbroker_storage_thread_jobs", "Jobs done.", labels=["thread"])
@@ -228,6 +230,17 @@ def _node(found: NodeStatistics) -> Iterator[Metric]:
     yield _counter("logbroker_loop_turns", "Turns of the event loop that carried something out.", loop.turns)
     yield _counter("logbroker_loop_late_ticks", "Ticks that came late enough to look dead.", loop.late_ticks)
     yield _gauge("logbroker_loop_lateness_seconds", "How late the last tick was.", loop.lateness_ms / 1000)
+
+
+def _scrub(found: ScrubStatistics) -> Iterator[Metric]:
+    yield _counter("logbroker_scrub_rounds", "Times that all stored data was read again to find rot.", found.rounds)
+    yield _counter("logbroker_scrub_read_bytes", "Cost of that reading, a small entry as 4 KiB.", found.read_bytes)
+    yield _counter("logbroker_scrub_mended_copies", "Votes, records and headers written again.", found.mended_copies)
+    rot = CounterMetricFamily("logbroker_scrub_damage", "Rot that was found so.", labels=["what"])
+    rot.add_metric(["entry"], found.damaged_entries)
+    rot.add_metric(["checkpoint"], found.damaged_checkpoints)
+    rot.add_metric(["wal"], found.damaged_wal)
+    yield rot
 
 
 def _links(found: NodeStatistics) -> Iterator[Metric]:

@@ -38,8 +38,26 @@ def status_page(service: ClientService) -> dict[str, object]:
             for peer in status.peers
         ],
         "groups": [_group(group, places.get(group.group)) for group in status.groups],
+        "scrub": _scrub(service),
         "connections": measures.connections,
         "waiting_receives": measures.waiting_receives,
+    }
+
+
+def _scrub(service: ClientService) -> dict[str, object] | None:
+    """What reading everything again has found; None while the node does not run."""
+    try:
+        found = service.backend.statistics().engine.scrub
+    except UnavailableError:
+        return None
+    return {
+        "rounds": found.rounds,
+        "read_bytes": found.read_bytes,
+        "damaged_entries": found.damaged_entries,
+        "damaged_checkpoints": found.damaged_checkpoints,
+        "damaged_wal": found.damaged_wal,
+        "mended_copies": found.mended_copies,
+        "unmended": list(found.unmended),
     }
 
 

@@ -239,17 +239,33 @@ def _drop_older(disk: Disk, directory: str, newest: CheckpointHeader) -> None:
         disk.sync_dir(directory)
 
 
+def check_checkpoint(disk: Disk, path: str, index: Index, group: GroupId) -> Iterator[int]:
+    """Read one file to its end in pieces, at each step giving how many bytes were read.
+
+    Raises:
+        DamageError: it is not the whole checkpoint of this index and group.
+    """
+    with disk.open(path) as file:
+        file.forget_cached(file.size(), 0)
+        header, start, body_crc = _read_header(file)
+        yield start
+        _check_name(path, header, index, group)
+        crc = 0
+        for position in range(start, file.size(), _PIECE_BYTES):
+            piece = file.pread(_PIECE_BYTES, position)
+            crc = crc32c(piece, crc)
+            yield len(piece)
+    if crc != body_crc:
+        raise DamageError(f"{path}: the body fails its checksum")
+
+
 def _is_whole(disk: Disk, path: str, index: Index, group: GroupId) -> bool:
     try:
-        with disk.open(path) as file:
-            header, start, body_crc = _read_header(file)
-            _check_name(path, header, index, group)
-            crc = 0
-            for position in range(start, file.size(), _PIECE_BYTES):
-                crc = crc32c(file.pread(_PIECE_BYTES, position), crc)
-            return crc == body_crc
+        for _ in check_checkpoint(disk, path, index, group):
+            pass
     except DamageError:
         return False
+    return True
 
 
 def checkpoint_indexes(disk: Disk, directory: str) -> list[Index]:

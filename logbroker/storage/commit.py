@@ -77,6 +77,9 @@ class CommitJob:
     has_begun: bool = False
     """Something was written; before that a job that raised may be planned again."""
     seals: bool = False
+    scrubs_votes: bool = False
+    """Hold both copies of the votes against each other; `mended_votes` says how many slots had rotted."""
+    mended_votes: int = 0
     room: Room | None = None
     """Room level to go to before anything else; AMPLE tries to make the ballast again."""
     room_requests: Mapping[ReplicaId, RoomRequest] = field(default_factory=dict)
@@ -105,6 +108,8 @@ class CommitJob:
             self.wal.make_room(beyond_max=self.beyond_max)
         self.has_begun = True
         votes = {write.replica: write.vote for write in self.writes if write.vote is not None}
+        if self.scrubs_votes:
+            self.mended_votes = self.votes.scrub()
         if votes:
             self.votes.save(votes)
         self._write_wal()

@@ -121,6 +121,10 @@ class File(Protocol):
         """Cut the file to `length` bytes, which must not be more than it has."""
         ...
 
+    def forget_cached(self, length: int, offset: int) -> None:
+        """A hint: what is synced there need not stay in memory, and the next read shows what the medium holds."""
+        ...
+
     def size(self) -> int: ...
 
     def close(self) -> None:
@@ -452,6 +456,12 @@ class RealFile:
             os.ftruncate(self._handle, length)
         except OSError as error:
             self._write_failed(error, 0, length)
+
+    def forget_cached(self, length: int, offset: int) -> None:
+        self._require_open()
+        # Only a hint: file systems without the call keep what they have.
+        with contextlib.suppress(OSError):
+            os.posix_fadvise(self._handle, offset, length, os.POSIX_FADV_DONTNEED)
 
     def size(self) -> int:
         self._require_open()

@@ -57,10 +57,15 @@ class FlushRecord(msgspec.Struct, array_like=True, frozen=True):
 
 def write_record(disk: Disk, record: FlushRecord, salt_crc: int) -> None:
     """Replace both copies, one after the other, each durable with its name before the next is touched."""
-    body = msgspec.msgpack.encode(record)
-    data = _PREFIX.pack(_MAGIC, _VERSION, 0, len(body), crc32c(body, salt_crc)) + body
+    data = encode_record(record, salt_crc)
     for copy in COPIES:
         replace_file(disk, copy, data)
+
+
+def encode_record(record: FlushRecord, salt_crc: int) -> bytes:
+    """The content of one copy."""
+    body = msgspec.msgpack.encode(record)
+    return _PREFIX.pack(_MAGIC, _VERSION, 0, len(body), crc32c(body, salt_crc)) + body
 
 
 def read_record(disk: Disk, salt_crc: int) -> FlushRecord | None:

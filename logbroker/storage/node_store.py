@@ -117,6 +117,9 @@ class NodeStore:
         self._retired: list[File] = []
         self._wants_roll = False
         self._wants_spare: set[ReplicaId] = set()
+        self._wants_vote_scrub = False
+        self.mended_votes = 0
+        """Vote slots that had rotted in one copy and were written again."""
         self._stalled = False
 
     # What is there.
@@ -159,6 +162,26 @@ class NodeStore:
     def request_roll(self) -> None:
         """Let the next commit take a new WAL file, so that what is committed is flushed soon."""
         self._wants_roll = True
+
+    # What the scrubber asks for.
+
+    @property
+    def wants_vote_scrub(self) -> bool:
+        return self._wants_vote_scrub
+
+    def request_vote_scrub(self) -> None:
+        """Let the next commit look at both copies of the votes: only the thread that writes them may."""
+        self._wants_vote_scrub = True
+
+    def durable_wal(self) -> tuple[list[tuple[int, int]], WalPosition]:
+        """(use, file number) of the WAL files that matter, oldest first, and the durable end, as of this moment."""
+        uses, end = self._wal.durable_uses()
+        return [(use, number) for use, number in uses if use >= self._wal_start], end
+
+    @property
+    def wal_start(self) -> int:
+        """The use of a ring file from which on the WAL still matters."""
+        return self._wal_start
 
     # Commits.
 
@@ -224,9 +247,11 @@ class NodeStore:
             rolls,
             beyond_max,
             seals=seals,
+            scrubs_votes=self._wants_vote_scrub,
             room=room,
             room_requests=requests,
         )
+        self._wants_vote_scrub = False
         if self._next_flush is not planned:
             self._carrier = self._commit
         return self._commit
@@ -235,6 +260,7 @@ class NodeStore:
         """Take over what a job made durable; returns the replicas whose entries were refused for want of room."""
         invariant(job is self._commit, "a commit is finished that is not the one running")
         self._commit = None
+        self.mended_votes += job.mended_votes
         for request in job.granted:
             self._retire(request.log.take_room(request))
             self._short_of_room.discard(request.log.replica)
@@ -267,6 +293,7 @@ class NodeStore:
         """The job raised before it began to write; all of it, the flush that its roll allowed too, is planned again."""
         invariant(job is self._commit, "a commit is abandoned that is not the one running")
         self._commit = None
+        self._wants_vote_scrub |= job.scrubs_votes
         for request in job.granted:
             self._retire(request.log.take_room(request))
         if job.room_reached is not None:

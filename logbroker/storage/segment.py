@@ -153,6 +153,10 @@ class SegmentReader:
         wanted = encode_segment_header(self._group, replica, self.row.base_index)
         return self._handle().pread(SEGMENT_HEADER_BYTES, 0) == wanted
 
+    def forget_cached(self) -> None:
+        """Let what is read next come from the medium, and what was read make room in memory."""
+        self._handle().forget_cached(self.row.length_bytes, 0)
+
     def read(self, position: int, max_bytes: int) -> bytes:
         """Bytes as they are, not beyond the believed end."""
         return self._handle().pread(min(max_bytes, self.row.length_bytes - position), position)

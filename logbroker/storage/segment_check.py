@@ -35,8 +35,19 @@ class LostEntry:
 class SegmentCheck:
     """Call `step` until it says that nothing is left; then `lost` is everything that is."""
 
-    def __init__(self, disk: Disk, directory: str, row: SegmentRow, *, group: GroupId, replica: ReplicaId) -> None:
+    def __init__(
+        self,
+        disk: Disk,
+        directory: str,
+        row: SegmentRow,
+        *,
+        group: GroupId,
+        replica: ReplicaId,
+        from_medium: bool = False,
+    ) -> None:
+        """`from_medium`: what the page cache holds of it is not enough, and is not wanted there afterwards."""
         self.row = row
+        self._from_medium = from_medium
         self.lost: list[LostEntry] = []
         self.contradictions: list[str] = []
         """Entries that are whole and do not fit together: no disk does that."""
@@ -62,9 +73,11 @@ class SegmentCheck:
             MissingFileError: the segment is gone.
         """
         if self._following > self.row.last_index:
+            self._forget_cached()
             self.close()
             return 0
         if self._position == 0:
+            self._forget_cached()
             self.is_header_damaged = not self._has_header()
             self._position = SEGMENT_HEADER_BYTES
         began = self._position
@@ -79,6 +92,10 @@ class SegmentCheck:
 
     def close(self) -> None:
         self._reader.close()
+
+    def _forget_cached(self) -> None:
+        if self._from_medium:
+            self._reader.forget_cached()
 
     def _has_header(self) -> bool:
         try:

@@ -523,6 +523,10 @@ class SimulatedFile:
             file.cut(length)
             self._disk.resized(file, before)
 
+    def forget_cached(self, length: int, offset: int) -> None:
+        # Rot is seen in the cache too: there is nothing to forget.
+        self._require_open()
+
     def size(self) -> int:
         self._require_open()
         return len(self._file.content)

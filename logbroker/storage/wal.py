@@ -102,6 +102,15 @@ class Wal:
     def file_count(self) -> int:
         return len(self._uses)
 
+    def durable_uses(self) -> tuple[list[tuple[int, int]], WalPosition]:
+        """(use, file number) of each file that is not free, oldest first, and up to where the log is durable.
+
+        Any thread may ask while another writes: the position is never ahead of the log, and may name a use that is
+        not among the files yet.
+        """
+        through = self._synced_through
+        return sorted((use, number) for number, use in self._uses.copy().items() if use != FREE), through
+
     def fits(self, commit_bytes: int) -> bool:
         """Whether a commit of that size goes into the current file."""
         return self._position.offset + commit_bytes <= self._options.file_bytes

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, final
 from logbroker.errors import CorruptBatchError
 from logbroker.ids import Index, ReplicaId, Term
 from logbroker.record.checksum import crc32c
-from logbroker.storage.entry_codec import ENTRY_HEAD_BYTES
+from logbroker.storage.entry_codec import ENTRY_HEAD_BYTES, decode_entry
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -219,6 +219,22 @@ def has_trailer(file_bytes: memoryview, header: CommitHeader) -> bool:
     """Whether the commit's end repeats its header."""
     at = header.position.offset + header.commit_bytes - _TRAILER.size
     return _TRAILER.unpack_from(file_bytes, at) == (header.sequence, header.header_crc)
+
+
+def check_commit(file_bytes: memoryview, header: CommitHeader) -> bool:
+    """Whether every byte of a commit is as its header says; of an entry, whether it is whole."""
+    at = header.body_offset
+    for item in header.items:
+        body = file_bytes[at : at + item.size_bytes]
+        at += item.size_bytes
+        try:
+            if item.kind is not FrameKind.ENTRY:
+                check_body(item, body)
+            elif item.size_bytes and decode_entry(body).crc != item.crc:
+                return False
+        except CorruptBatchError:
+            return False
+    return has_trailer(file_bytes, header)
 
 
 def frame_bytes(file_bytes: memoryview, header: CommitHeader) -> list[memoryview]:
