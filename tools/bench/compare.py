@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 _MAX_OTHER_SHARE = 0.1
 _MAX_TRIES = 3
-_MAX_TURN_S = 130.0
+_MAX_TURN_S = 140.0
 
 
 @final
