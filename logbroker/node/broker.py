@@ -293,6 +293,12 @@ class Broker:
         engine.submit(group, request, answer)
         turns.wake()
 
+    def forget(self, group: GroupId, answer: Answer) -> None:
+        """Whoever gave `answer` to `submit` is gone: a receive that waits leases nothing."""
+        service = None if self._engine is None else self._engine.services.get(group)
+        if isinstance(service, PartitionService):
+            service.forget(answer)
+
     async def ask(self, group: GroupId, request: Request) -> Reply:
         """Ask a partition and wait for the reply.
 
@@ -314,6 +320,7 @@ class Broker:
             return await waiter.wait()  # type: ignore[return-value]  # errors were raised
         except trio.Cancelled:
             waiter.is_abandoned = True
+            self.forget(group, answer)
             raise
 
     async def ask_leader(self, group: GroupId, request: Request) -> Reply:

@@ -134,6 +134,8 @@ class PartitionService:
         self._limits = limits
         self._polls: dict[GroupName, deque[_Poll]] = {}
         self._woken: dict[GroupName, None] = {}
+        # Answers that nobody waits for any more, of polls that are still in their line or were a moment ago.
+        self._forgotten: set[Answer] = set()
         self._oldest_ms = 0
         self._floor_at_ms = 0
 
@@ -152,6 +154,11 @@ class PartitionService:
         except LogBrokerError as error:
             answer(error)
 
+    def forget(self, answer: Answer) -> None:
+        """Whoever asked is gone: a receive that waits leases nothing, and `answer` is not called if it was not yet."""
+        if self._polls:
+            self._forgotten.add(answer)
+
     def _refuse(self, error: RequestError, answer: Answer) -> None:
         """Tell a refusal once what it rests on is committed: until then a lost term could make it untrue."""
         if self._replica.is_serving:
@@ -165,6 +172,7 @@ class PartitionService:
 
     def on_leadership_lost(self, error: Callable[[], LogBrokerError]) -> None:
         polls, self._polls = self._polls, {}
+        self._forgotten.clear()
         for waiting in polls.values():
             for poll in waiting:
                 poll.answer(error())
@@ -259,7 +267,9 @@ class PartitionService:
         if not isinstance(outcome, outcomes.Void):
             return UnknownOutcomeError(f"a batch came to {outcome}")
         if outcome.duplicate_of is not None:
-            return ProduceReply(outcome.duplicate_of, outcome.count, append_ms, duplicate=True)
+            # It was answered with the log time of the first, and every repeat of it is.
+            first_ms = self._append_ms_of(outcome.duplicate_of)
+            return ProduceReply(outcome.duplicate_of, outcome.count, first_ms, duplicate=True)
         if outcome.why is outcomes.Misfit.FENCED:
             return ProducerFencedError(outcome.detail)
         return OutOfOrderSequenceError(outcome.detail)
@@ -405,7 +415,7 @@ class PartitionService:
         while polls:
             poll = polls[0]
             try:
-                if not self._lease(poll.request, poll.answer):
+                if poll.answer not in self._forgotten and not self._lease(poll.request, poll.answer):
                     return
             except LogBrokerError as error:
                 poll.answer(error)
@@ -423,12 +433,14 @@ class PartitionService:
             due_ms = decide.next_visible_ms(self._ahead(), group)
             if due_ms is not None and due_ms <= log_ms:
                 self._serve_polls(group)
-            polls = self._polls.get(group, ())
+            forgotten = self._forgotten
+            polls = [poll for poll in self._polls.get(group, ()) if poll.answer not in forgotten]
             ended = [poll for poll in polls if poll.deadline_ms <= now_ms]
-            if ended:
+            if ended or forgotten:
                 self._polls[group] = deque(poll for poll in polls if poll.deadline_ms > now_ms)
                 for poll in ended:
                     poll.answer(ReceiveReply(NO_LEASE, 0, 0, ()))
+        self._forgotten.clear()
 
     # Ack, nack, extend, release.
 

@@ -31,6 +31,9 @@ class Backend(Protocol):
     def submit(self, group: GroupId, request: Request, answer: Answer) -> None:
         """Ask a partition that this node leads; `answer` is called exactly once, perhaps before this returns."""
 
+    def forget(self, group: GroupId, answer: Answer) -> None:
+        """Whoever gave `answer` is gone: a receive that waits leases nothing, and `answer` need not be called."""
+
     async def ask(self, group: GroupId, request: Request) -> Reply:
         """As `submit`, waiting. Raises LogBrokerError."""
 

@@ -35,7 +35,7 @@ from logbroker.wire.requests import AnyReply, AnyRequest, Hello, Receive, Welcom
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Mapping
 
-    from logbroker.node.requests import Reply, Request
+    from logbroker.node.requests import Answer, Reply, Request
     from logbroker.wire.requests import Request as WireRequest
 
 logger = logging.getLogger(__name__)
@@ -66,6 +66,7 @@ class Exchange:
     """One request until its reply. Replies that come after its end are dropped."""
 
     __slots__ = (
+        "_asked",
         "began_s",
         "body_bytes",
         "deadline_s",
@@ -92,6 +93,8 @@ class Exchange:
         self.is_last_try = False
         """The catalogue had time to catch up: what is missing from it does not exist."""
         self.is_over = False
+        # What the partition answers with, of a receive: it may have to be told that nobody waits any more.
+        self._asked: Answer | None = None
 
     @property
     def rid(self) -> int:
@@ -121,7 +124,15 @@ class Exchange:
         An error is the answer by itself, or goes to `on_error`.
         """
         self.group = group
-        self.service.backend.submit(group, request, partial(self._answer, on_reply, on_error or self.fail))
+        answer = partial(self._answer, on_reply, on_error or self.fail)
+        if isinstance(self.request, Receive):
+            self._asked = answer
+        self.service.backend.submit(group, request, answer)
+
+    def abandon(self) -> None:
+        """Nobody waits for it any more: a receive that waits at its partition is to lease nothing."""
+        if self._asked is not None and self.group is not None:
+            self.service.backend.forget(self.group, self._asked)
 
     def start(self, work: Callable[[], Awaitable[AnyReply]]) -> None:
         """Let a task of the connection find the reply; LogBrokerError is one."""
@@ -325,6 +336,7 @@ class Session:
         for exchange in overdue:
             kind = type(exchange.request).__name__
             if isinstance(exchange.request, Receive):
+                exchange.abandon()
                 exchange.fail(UnavailableError(f"{kind} was not answered in time"))
             else:
                 exchange.fail(UnknownOutcomeError(f"{kind} was not decided in {request_s:g} s", hint=WRITE_WAIT))
@@ -352,6 +364,7 @@ class Session:
     def stop_waiting(self) -> None:
         """The node stops: long polls are answered at once; the rest has its time still."""
         for exchange in [exchange for exchange in self._open.values() if isinstance(exchange.request, Receive)]:
+            exchange.abandon()
             exchange.fail(ShuttingDownError(f"node {self.service.backend.node} is shutting down"))
 
     def shut_down(self) -> None:
@@ -370,6 +383,7 @@ class Session:
         if not self.is_greeted:
             self.service.measures.unauthenticated -= 1
         for exchange in list(self._open.values()):
+            exchange.abandon()
             self._forget(exchange)
         for _, group, lease, consumer_group in self._unwritten:
             self.service.handover.lost((group, lease), consumer_group, self)

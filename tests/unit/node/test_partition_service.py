@@ -47,6 +47,7 @@ from logbroker.node.requests import (
     StateRequest,
     TimeTarget,
 )
+from logbroker.partition import decide
 from logbroker.record.batch import BatchLimits, Record, decode_batch, encode_batch
 from tests.unit.node.engine_kit import ENGINE, STORE, KitCluster, batch, ranges_of, values
 
@@ -189,6 +190,19 @@ def test_a_duplicate_of_what_is_committed_gets_the_first_answer() -> None:
     assert cluster.leader.machine.next_offset == 2
 
 
+def test_a_duplicate_that_only_apply_finds_out_gets_the_log_time_of_the_first(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    cluster = single()
+    first = cluster.produce(b"a", b"b", producer=7, sequence=0)
+    cluster.tick(5)
+    # As a leader of another version may decide that does not recognise it.
+    monkeypatch.setattr(decide, "decide_produce", lambda *_: decide.ProposeBatch(Offset(2), Offset(4)))
+    assert cluster.produce(b"a", b"b", producer=7, sequence=0) == replace(first, duplicate=True)
+    assert cluster.leader.machine.next_offset == 4
+    assert cluster.leader.service.void_batches == 1
+
+
 def test_too_much_in_flight_is_refused_and_leaves_no_trace() -> None:
     cluster = single(engine=replace(ENGINE, replica=replace(ENGINE.replica, max_uncommitted_bytes=1_000)))
     asked = [cluster.submit(ProduceRequest(batch(*values(1), producer=9, sequence=n))) for n in range(9)]
@@ -315,6 +329,29 @@ def test_a_long_poll_of_a_deleted_group_is_told() -> None:
     cluster.ask(DeleteGroupRequest(OTHER))
     cluster.tick()
     assert isinstance(asked.answer, NotFoundError)
+
+
+def test_a_long_poll_of_a_client_that_is_gone_leases_nothing() -> None:
+    cluster = single()
+    service = cluster.leader.service
+    gone, stays = [cluster.submit(receive(count=1, wait_ms=1_000)) for _ in range(2)]
+    service.forget(gone.answers.append)
+    cluster.produce(b"a")
+    assert gone.answer is None
+    assert ranges_of(stays.reply(ReceiveReply)) == ((0, 1),)
+    late = cluster.submit(receive(wait_ms=1_000))
+    service.forget(late.answers.append)
+    assert service.poll_count == 1
+    cluster.tick(1)
+    assert service.poll_count == 0
+    cluster.tick(20)
+    assert (gone.answer, late.answer) == (None, None)
+    # Who was never in the line is not remembered either.
+    service.forget(stays.answers.append)
+    last = cluster.submit(receive(wait_ms=1_000))
+    cluster.tick(52)
+    assert ranges_of(last.reply(ReceiveReply)) == ()
+    assert ranges_of(cluster.receive()) == ((0, 1),)
 
 
 def test_a_lease_keeps_to_its_bytes_and_gives_at_least_one_batch() -> None:

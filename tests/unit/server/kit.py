@@ -42,6 +42,7 @@ class FakeBackend:
         self.node = NodeId(1)
         self.leaders: dict[int, int | None] = {}
         self.asked: list[tuple[GroupId, Request, Answer]] = []
+        self.forgotten: list[tuple[GroupId, Answer]] = []
         self.proposed: list[Command] = []
         self.reported: list[Command] = []
         self.replies: dict[type[Any], Reply | LogBrokerError] = {}
@@ -75,6 +76,9 @@ class FakeBackend:
             answer(given)
         else:
             self.asked.append((group, request, answer))
+
+    def forget(self, group: GroupId, answer: Answer) -> None:
+        self.forgotten.append((group, answer))
 
     async def ask(self, group: GroupId, request: Request) -> Reply:
         return await self.ask_leader(group, request)

@@ -393,6 +393,23 @@ def test_a_long_poll_that_is_served_after_its_client_left_gives_the_lease_back()
     world.backend.take(ReleaseRequest)
 
 
+@pytest.mark.parametrize("how", ["end", "stop", "deadline"])
+def test_the_partition_is_told_that_nobody_waits_for_a_long_poll_any_more(how: str) -> None:
+    world = World.make()
+    world.greet()
+    world.send(receive(2))
+    group, _, answer = world.backend.asked[0]
+    if how == "end":
+        world.session.end()
+    elif how == "stop":
+        world.session.stop_waiting()
+    else:
+        world.clock[0] += 3_600
+        world.session.heard_s = world.clock[0]
+        world.session.check()
+    assert world.backend.forgotten == [(group, answer)]
+
+
 def test_a_repeat_on_a_new_connection_keeps_the_lease_that_the_old_one_lost() -> None:
     world = World.make()
     world.greet()
