@@ -15,6 +15,7 @@ class CloseCode(IntEnum):
 
     NORMAL = 1000
     GOING_AWAY = 1001
+    PROTOCOL_ERROR = 1002
     UNSUPPORTED_DATA = 1003
     TOO_BIG = 1009
     SERVER_ERROR = 1011

@@ -8,55 +8,26 @@ session is full. The writer is the one task that sends: it takes everything that
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Any, NoReturn, final
+from typing import TYPE_CHECKING, Any, final
 
 import trio
 
 from logbroker.errors import RemoteProtocolError
+from logbroker.node.bell import Bell
 from logbroker.server.closing import CloseCode, Closing
 from logbroker.server.data_stream import DataStream
 from logbroker.server.handlers import HANDLERS
 from logbroker.server.session import Session
-from logbroker.server.websocket import LOST, TextMessageError
+from logbroker.server.websocket import LOST
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from logbroker.server.service import ClientService
     from logbroker.server.websocket import WebSocket
+    from logbroker.wire.data_frames import Breach
 
 logger = logging.getLogger(__name__)
-
-
-@final
-class Bell:
-    """Wakes one task; ringing it again before that task runs costs nothing."""
-
-    __slots__ = ("_is_rung", "_task")
-
-    def __init__(self) -> None:
-        self._is_rung = False
-        self._task: trio.lowlevel.Task | None = None
-
-    def ring(self) -> None:
-        self._is_rung = True
-        task = self._task
-        if task is not None:
-            self._task = None
-            trio.lowlevel.reschedule(task)
-
-    async def wait(self) -> None:
-        """Return when it is rung, at once if it was already; a checkpoint in any case."""
-        if self._is_rung:
-            await trio.lowlevel.checkpoint()
-        else:
-            self._task = trio.lowlevel.current_task()
-            await trio.lowlevel.wait_task_rescheduled(self._abort)
-        self._is_rung = False
-
-    def _abort(self, _: Callable[[], NoReturn]) -> trio.lowlevel.Abort:
-        self._task = None
-        return trio.lowlevel.Abort.SUCCEEDED
 
 
 @final
@@ -75,7 +46,12 @@ class Connection:
     ) -> None:
         self.session = Session(service, self, HANDLERS, address=address)
         self.stream = DataStream(
-            stream, head, allowance_bytes=allowance_bytes, take=self._take, wait_room=self._wait_room
+            stream,
+            head,
+            allowance_bytes=allowance_bytes,
+            take=self._take,
+            wait_room=self._wait_room,
+            on_breach=self._on_breach,
         )
         self._service = service
         self._nursery = nursery
@@ -104,18 +80,11 @@ class Connection:
 
     async def run(self, websocket: WebSocket) -> None:
         """Serve until either side ends it."""
-        session = self.session
         self._nursery.start_soon(self._write, websocket)
         try:
-            await self._read(websocket)
-        except TextMessageError as error:
-            session.break_off(error, CloseCode.UNSUPPORTED_DATA)
-        except RemoteProtocolError as error:
-            session.break_off(error, CloseCode.BAD_REQUEST)
+            await websocket.wait_end()
         except LOST:
             self.drop()
-        # The writer says goodbye.
-        await trio.sleep_forever()
 
     def _take(self, message: bytes) -> None:
         session = self.session
@@ -131,11 +100,8 @@ class Connection:
         while self.session.is_full and self.session.closing is None:
             await self._room.wait()
 
-    async def _read(self, websocket: WebSocket) -> None:
-        """Take what the stream did not: the end, and odd messages, behind which the stream gives none any more."""
-        while self.session.closing is None:
-            self._take(await websocket.receive())
-            await self._wait_room()
+    def _on_breach(self, breach: Breach) -> None:
+        self.session.break_off(RemoteProtocolError(breach.reason), CloseCode(breach.code))
 
     async def _write(self, websocket: WebSocket) -> None:
         session, output = self.session, self._output

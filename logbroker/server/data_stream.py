@@ -1,6 +1,6 @@
 """A client's stream below its WebSocket: whole messages go past the library, both ways, and all else goes through it.
 
-The library does the handshake, pings, closes and whatever is odd; but to take one message through it costs two task
+The library does the handshake, pings and closes; but to take one message through it costs two task
 switches, a channel and six copies, and to send one a lock, three checkpoints and four copies. So this stream, which the
 library reads from, keeps what is a plain message for the session, and the session's writer sends its own frames on it.
 """
@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, final
 
 import trio
 
-from logbroker.errors import RemoteProtocolError
-from logbroker.wire.data_frames import DataFrames, message_head
+from logbroker.server.closing import CloseCode
+from logbroker.wire.data_frames import Breach, DataFrames, message_head
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -28,7 +28,8 @@ _BUFFER = memoryview(bytearray(256 * 1024))
 class DataStream(trio.abc.Stream):
     """Gives what was read of the handshake already, then what comes that is no message.
 
-    Messages go to `take` as they come; after those of a read, `wait_room` may hold up the next read.
+    Messages go to `take` as they come; after those of a read, `wait_room` may hold up the next read. What breaks a rule
+    goes to `on_breach`, once, and after it everything is thrown away: the goodbye is read only by who is read from.
 
     While `allowance_bytes` is a number, no more than so many bytes are taken in all: whoever has not said who it is
     cannot make this node buffer.
@@ -42,6 +43,7 @@ class DataStream(trio.abc.Stream):
         allowance_bytes: int | None,
         take: Callable[[bytes], None],
         wait_room: Callable[[], Awaitable[None]],
+        on_breach: Callable[[Breach], None],
     ) -> None:
         self.allowance_bytes = allowance_bytes
         self._stream = stream
@@ -54,6 +56,8 @@ class DataStream(trio.abc.Stream):
         self._frames = DataFrames(is_masked=True, max_message_bytes=allowance_bytes or 0)
         self._take = take
         self._wait_room = wait_room
+        self._on_breach = on_breach
+        self._is_broken = False
         self._sending = trio.Lock()
 
     def trust(self, max_message_bytes: int) -> None:
@@ -66,7 +70,8 @@ class DataStream(trio.abc.Stream):
         if self._head:
             await trio.lowlevel.checkpoint()
             data, self._head = self._head, b""
-            return self._allowed(data)
+            self._allow(len(data))
+            return data
         frames = self._frames
         while True:
             place = frames.rest_of_message()
@@ -84,11 +89,14 @@ class DataStream(trio.abc.Stream):
                 messages, passed = frames.feed(_BUFFER[:size])
             if not size:
                 return b""
-            self._allow(size)
+            if self._is_broken or not self._allow(size):
+                continue
             for message in messages:
                 self._take(message)
                 await self._wait_room()
-            if passed:
+            if frames.breach is not None:
+                self._break(frames.breach)
+            elif passed:
                 return passed
 
     async def _read_into(self, place: memoryview) -> int:
@@ -107,15 +115,17 @@ class DataStream(trio.abc.Stream):
             except OSError as error:
                 raise trio.BrokenResourceError(f"the connection broke: {error}") from error
 
-    def _allowed(self, data: bytes) -> bytes:
-        self._allow(len(data))
-        return data
-
-    def _allow(self, size: int) -> None:
+    def _allow(self, size: int) -> bool:
         if self.allowance_bytes is not None:
             self.allowance_bytes -= size
             if self.allowance_bytes < 0:
-                raise RemoteProtocolError("too many bytes before the hello was answered")
+                self._break(Breach(CloseCode.BAD_REQUEST, "too many bytes before the hello was answered"))
+                return False
+        return True
+
+    def _break(self, breach: Breach) -> None:
+        self._is_broken = True
+        self._on_breach(breach)
 
     async def send_message(self, message: bytes) -> None:
         """Send one message; no checkpoint if the socket takes it at once. Cancelled, the stream is of no more use."""

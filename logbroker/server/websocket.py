@@ -2,8 +2,9 @@
 
 What it asks of its users, and where it is met:
 
-- It costs more than everything else that is done with a message: whole messages go past it (`data_stream`), and only
-  what is not one comes out of its queue.
+- It costs more than everything else that is done with a message: messages go past it (`data_stream`), and so does
+  whatever breaks a rule: it waits for the end of a frame that says it is of 2**62 bytes, keeps the pieces of a message
+  without end, and drops the connection without a close frame.
 - A send that is cancelled leaves half a frame on the wire and no trace of it: one writer a connection, no deadline
   around its sends but one that drops the connection.
 - Its receive buffer of 4 KiB costs most of the throughput; here it is 256 KiB.
@@ -17,13 +18,11 @@ What it asks of its users, and where it is met:
 from __future__ import annotations
 
 import ssl
-from typing import TYPE_CHECKING, Any, final
+from typing import TYPE_CHECKING, Any, NoReturn, final
 
 import trio
 import wsproto.utilities
 from trio_websocket import ConnectionClosed, HandshakeError, wrap_server_stream
-
-from logbroker.errors import RemoteProtocolError
 
 if TYPE_CHECKING:
     from logbroker.server.closing import Closing
@@ -45,10 +44,6 @@ LOST = (
 """What ends a connection without being anybody's mistake here."""
 
 
-class TextMessageError(RemoteProtocolError):
-    """The client sent text; the subprotocol is binary."""
-
-
 @final
 class WebSocket:
     """A connection after its handshake."""
@@ -57,17 +52,14 @@ class WebSocket:
         self._connection = connection
         self._stream = stream
 
-    async def receive(self) -> bytes:
-        """The next message that came in an odd way, in fragments for one; the stream has given the others.
+    async def wait_end(self) -> NoReturn:
+        """Wait for the end of the connection, and raise it: the stream has given all messages.
 
         Raises:
-            TextMessageError: it is one of text.
-            ConnectionClosed: there will be no other.
+            ConnectionClosed: always.
         """
-        message = await self._connection.get_message()
-        if not isinstance(message, bytes):
-            raise TextMessageError(f"a text message of {len(message)} characters; this subprotocol is binary")
-        return message
+        while True:
+            await self._connection.get_message()
 
     async def send(self, message: bytes) -> None:
         """Send one message, without a checkpoint if that is done at once.

@@ -1,26 +1,35 @@
 """The WebSocket frames that carry our messages, cut out of a stream and made for it, without a WebSocket library.
 
 Nearly every byte of a connection is in one kind of frame: a whole binary message. A library takes each of those through
-a dozen calls and six copies. Here they are taken apart in one pass; everything else (control frames, text, fragments,
-what breaks the rules) is passed on as it came, to a library that knows what it means. This module is pure: it is given
-bytes and gives messages.
+a dozen calls and six copies. Here they are taken apart in one pass; pings and the goodbye are passed on as they came,
+to a library that knows how to answer. Whatever else comes breaks a rule, and is known by the head of its frame: a
+library waits for all of a frame, however long it says it is, and keeps every piece of a message, however many there
+are. This module is pure: it is given bytes and gives messages.
 """
 
 from __future__ import annotations
 
 import struct
+from dataclasses import dataclass
 from typing import final
 
 from logbroker.wire.masking import MASK_BYTES, mask
 
 # FIN, no extension, and the opcode of a binary message, of close, ping and pong.
 _BINARY = 0x82
-_CONTROL = frozenset((0x88, 0x89, 0x8A))
+_CLOSE, _PING = 0x88, 0x89
+_CONTROL = frozenset((_CLOSE, _PING, 0x8A))
+# The pieces of a binary message that comes in more than one frame.
+_FIRST_PIECE, _NEXT_PIECE, _LAST_PIECE = 0x02, 0x00, 0x80
+_PIECES = frozenset((_FIRST_PIECE, _NEXT_PIECE, _LAST_PIECE))
+_TEXT = frozenset((0x01, 0x81))
 _MASKED = 0x80
 _SIZE_16, _SIZE_64 = 126, 127
 _LARGEST_CONTROL = 125
 _HEAD_16 = struct.Struct(">BBH")
 _HEAD_64 = struct.Struct(">BBQ")
+
+PROTOCOL_ERROR, UNSUPPORTED_DATA, TOO_BIG = 1002, 1003, 1009
 
 
 def message_head(size_bytes: int, key: bytes = b"") -> bytes:
@@ -34,29 +43,58 @@ def message_head(size_bytes: int, key: bytes = b"") -> bytes:
 
 
 @final
+@dataclass(frozen=True, slots=True)
+class Breach:
+    """A rule of WebSocket, or of ours, that the other side broke. `code` is for the close frame that says so."""
+
+    code: int
+    reason: str
+
+
+@final
 class DataFrames:
     """Cuts what comes after a handshake into messages, and the bytes that a library has to see.
 
     The reader of the stream asks `rest_of_message` where the next bytes may go and gives them with `filled`, or with
-    `feed` if there was no such place. Messages larger than `max_message_bytes`, fragments and whatever is no frame of
-    ours are not for it: from there on everything is passed on, and `is_passing` says so.
+    `feed` if there was no such place. After a `breach` nothing that comes means anything, and nothing is given any
+    more. Keeps one message of `max_message_bytes` at the most, and one head of a frame.
     """
 
-    __slots__ = ("_at", "_key", "_large", "_mask_bit", "_rest", "is_passing", "max_message_bytes")
+    __slots__ = (
+        "_at",
+        "_ends",
+        "_is_over",
+        "_key",
+        "_large",
+        "_mask_bit",
+        "_pieces",
+        "_rest",
+        "breach",
+        "is_passing",
+        "max_message_bytes",
+    )
 
     def __init__(self, *, is_masked: bool, max_message_bytes: int) -> None:
         self.max_message_bytes = max_message_bytes
+        self.breach: Breach | None = None
+        # Set by an owner that has found no WebSocket: a library is to see everything.
         self.is_passing = False
         self._mask_bit = _MASKED if is_masked else 0
+        # The other side has said goodbye.
+        self._is_over = False
         # The beginning of a frame of which the head is not whole, or of a control frame.
         self._rest = b""
-        # The one message whose head is here and not its end, how much of it is, and its mask.
+        # The one frame of a message whose head is here and not its end, how much of it is, its mask, and whether the
+        # message ends with it.
         self._large: bytearray | None = None
         self._at = 0
         self._key = b""
+        self._ends = True
+        # What has come of a message that comes in pieces.
+        self._pieces: bytearray | None = None
 
     def rest_of_message(self) -> memoryview | None:
-        """The place for the rest of a message that has begun; None while there is none."""
+        """The place for the rest of a frame that has begun; None while there is none."""
         return None if self._large is None else memoryview(self._large)[self._at :]
 
     def filled(self, size_bytes: int) -> bytes | None:
@@ -66,52 +104,102 @@ class DataFrames:
         if large is None or self._at < len(large):
             return None
         self._large = None
-        return mask(large, self._key) if self._key else bytes(large)
+        data = mask(large, self._key) if self._key else bytes(large)
+        return data if self._pieces is None else self._add_piece(data, ends=self._ends)
 
     def feed(self, data: bytes | memoryview) -> tuple[list[bytes], bytes]:
         """Take the next bytes; gives the messages that they complete, and what has to be passed on.
 
         Nothing of `data` is kept. What is passed on may lie between the messages, which makes no difference: messages
-        and control frames have no order among each other. Once it `is_passing` there are no messages any more.
+        and control frames have no order among each other. Of many pings the last alone is passed on, which is all that
+        has to be answered (RFC 6455, 5.5.3), and pongs are not, because nobody here asks for them: so nobody can have
+        the library work for long.
         """
         if self.is_passing:
             return [], bytes(data)
+        if self.breach is not None or self._is_over:
+            return [], b""
         if self._rest:
             data = b"".join((self._rest, data))
             self._rest = b""
         view = memoryview(data)
         messages: list[bytes] = []
-        passed = b""
+        ping = close = b""
         at, end = 0, len(view)
         while end - at >= 2:
             first, second = view[at], view[at + 1]
             size = second & 0x7F
-            if first == _BINARY and second & _MASKED == self._mask_bit:
+            if second & _MASKED != self._mask_bit:
+                return self._break(messages, PROTOCOL_ERROR, "frames of a client are masked, those of a server are not")
+            if first == _BINARY or first in _PIECES:
                 start = self._start_of(view, at, size)
                 if start is None:
                     break
                 size = self._size_of(view, at, size)
-                if 0 <= size <= self.max_message_bytes:
-                    stop = start + size
-                    key = bytes(view[start - MASK_BYTES : start]) if self._mask_bit else b""
-                    if stop > end:
-                        self._begin(size, key, view[start:end])
-                        at = end
-                        break
-                    messages.append(mask(view[start:stop], key) if key else bytes(view[start:stop]))
-                    at = stop
-                    continue
-            elif first in _CONTROL and size <= _LARGEST_CONTROL and second & _MASKED == self._mask_bit:
+                if first != _BINARY or self._pieces is not None or not 0 <= size <= self.max_message_bytes:
+                    fault = self._fault_of(first, size)
+                    if fault is not None:
+                        return self._break(messages, *fault)
+                if first == _FIRST_PIECE:
+                    self._pieces = bytearray()
+                stop = start + size
+                key = bytes(view[start - MASK_BYTES : start]) if self._mask_bit else b""
+                if stop > end:
+                    self._begin(size, key, view[start:end], ends=first != _FIRST_PIECE and first != _NEXT_PIECE)
+                    at = end
+                    break
+                message: bytes | None = mask(view[start:stop], key) if key else bytes(view[start:stop])
+                if self._pieces is not None:
+                    message = self._add_piece(message or b"", ends=first == _LAST_PIECE)
+                if message is not None:
+                    messages.append(message)
+                at = stop
+            elif first in _CONTROL and size <= _LARGEST_CONTROL:
                 stop = at + 2 + size + (MASK_BYTES if self._mask_bit else 0)
                 if stop > end:
                     break
-                passed += view[at:stop]
+                if first == _PING:
+                    ping = bytes(view[at:stop])
+                elif first == _CLOSE:
+                    # Nothing may follow it.
+                    self._is_over = True
+                    close = bytes(view[at:stop])
+                    stop = end
                 at = stop
-                continue
-            self.is_passing = True
-            return messages, passed + bytes(view[at:])
+            elif first in _TEXT:
+                return self._break(messages, UNSUPPORTED_DATA, "a text message; this subprotocol is binary")
+            else:
+                return self._break(messages, PROTOCOL_ERROR, f"a frame begins with {first:#04x} {second:#04x}")
         self._rest = bytes(view[at:])
-        return messages, passed
+        return messages, ping + close
+
+    def _fault_of(self, first: int, size: int) -> tuple[int, str] | None:
+        """What is wrong with the next frame of a message, by its head; None if nothing is."""
+        if size < 0:
+            return PROTOCOL_ERROR, "the length of a frame is written in more bytes than it takes"
+        pieces = self._pieces
+        if (pieces is None) != (first in (_BINARY, _FIRST_PIECE)):
+            return PROTOCOL_ERROR, "a piece of a message out of turn"
+        size += 0 if pieces is None else len(pieces)
+        if size > self.max_message_bytes:
+            return TOO_BIG, f"a message of {size} bytes or more; the most is {self.max_message_bytes}"
+        return None
+
+    def _break(self, messages: list[bytes], code: int, reason: str) -> tuple[list[bytes], bytes]:
+        self.breach = Breach(code, reason)
+        self._pieces = None
+        return messages, b""
+
+    def _add_piece(self, data: bytes, *, ends: bool) -> bytes | None:
+        """One more piece of a message is here; gives the message if it is the last."""
+        pieces = self._pieces
+        if pieces is None:
+            return data
+        pieces += data
+        if not ends:
+            return None
+        self._pieces = None
+        return bytes(pieces)
 
     def _start_of(self, view: memoryview, at: int, size: int) -> int | None:
         """Where the message of the frame at `at` begins; None while its head is not whole."""
@@ -130,8 +218,9 @@ class DataFrames:
         size = int.from_bytes(view[at + 2 : at + 2 + long], "big")
         return size if size >= least else -1
 
-    def _begin(self, size: int, key: bytes, begun: memoryview) -> None:
+    def _begin(self, size: int, key: bytes, begun: memoryview, *, ends: bool) -> None:
         self._large = bytearray(size)
         self._at = len(begun)
         self._key = key
+        self._ends = ends
         self._large[: self._at] = begun

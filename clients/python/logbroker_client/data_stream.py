@@ -1,6 +1,6 @@
 """The stream below a WebSocket: whole messages go past the library, both ways, and all else goes through it.
 
-The library does the handshake, pings, closes and whatever is odd; but to take one message through it costs two task
+The library does the handshake, pings and closes; but to take one message through it costs two task
 switches, a channel and six copies, and to send one a lock, three checkpoints and four copies.
 """
 
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, final
 
 import trio
 
+from logbroker.errors import RemoteProtocolError
 from logbroker.wire.data_frames import DataFrames, message_head
 from logbroker.wire.masking import MASK_BYTES, mask
 
@@ -27,7 +28,10 @@ _BUFFER = memoryview(bytearray(256 * 1024))
 
 @final
 class DataStream(trio.abc.Stream):
-    """Gives what comes that is no message; messages go to `take`, which must not raise."""
+    """Gives what comes that is no message; messages go to `take`, which must not raise.
+
+    A server that breaks the rules of WebSocket is RemoteProtocolError to whoever reads.
+    """
 
     def __init__(self, stream: trio.abc.Stream, *, max_message_bytes: int, take: Callable[[bytes], None]) -> None:
         self._stream = stream
@@ -62,6 +66,8 @@ class DataStream(trio.abc.Stream):
                 messages, passed = frames.feed(_BUFFER[:size])
             for message in messages:
                 self._take(message)
+            if frames.breach is not None:
+                raise RemoteProtocolError(f"the server broke the WebSocket: {frames.breach.reason}")
             if passed or not size:
                 return passed
 

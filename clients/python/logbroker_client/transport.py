@@ -241,7 +241,7 @@ class Transport:
                     below = await self._open_stream(link.url)
                     stream = DataStream(below, max_message_bytes=core.options.max_message_bytes, take=take)
                     connection = await self._open_websocket(nursery, stream, link.url)
-                    nursery.start_soon(self._read, connection, take)
+                    nursery.start_soon(self._read, connection)
                     link.wake = bell.ring
                     core.link_connected(link)
                     for message in early:
@@ -284,14 +284,11 @@ class Transport:
         if hello is not None:
             await _send(connection, stream, hello)
 
-    async def _read(self, connection: Any, take: Callable[[bytes], None]) -> None:  # noqa: ANN401 - untyped library
-        """Take what the stream did not: the end, and messages that came in an odd way, in fragments for one."""
+    async def _read(self, connection: Any) -> None:  # noqa: ANN401 - untyped library
+        """Wait for the end; the stream has taken all messages."""
         try:
             while True:
-                message = await connection.get_message()
-                if not isinstance(message, bytes):
-                    raise RemoteProtocolError("the server sent a text message")
-                take(message)
+                await connection.get_message()
         except ConnectionClosed:
             # While we close, the writer is still waiting for the server's goodbye.
             if not self._is_closing:

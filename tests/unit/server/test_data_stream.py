@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 import pytest
 import trio
 from wsproto.connection import Connection, ConnectionType
-from wsproto.events import BytesMessage, Ping
+from wsproto.events import BytesMessage, Ping, TextMessage
 
-from logbroker.errors import RemoteProtocolError
 from logbroker.server.data_stream import DataStream
+from logbroker.wire.data_frames import Breach
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -47,8 +47,12 @@ def stream_of(
     taken: list[bytes],
     head: bytes = HEAD,
     wait_room: Callable[[], Awaitable[None]] = no_wait,
+    breaches: list[Breach] | None = None,
 ) -> DataStream:
-    return DataStream(below, head, allowance_bytes=ALLOWANCE, take=taken.append, wait_room=wait_room)
+    found = [] if breaches is None else breaches
+    return DataStream(
+        below, head, allowance_bytes=ALLOWANCE, take=taken.append, wait_room=wait_room, on_breach=found.append
+    )
 
 
 def client() -> Connection:
@@ -83,11 +87,30 @@ async def test_large_messages_come_whole_once_the_client_is_trusted(
 
 
 async def test_no_more_than_the_allowance_is_taken_of_a_stranger(ends: tuple[trio.abc.Stream, trio.abc.Stream]) -> None:
-    stream = stream_of(ends[0], [])
+    taken: list[bytes] = []
+    breaches: list[Breach] = []
+    stream = stream_of(ends[0], taken, breaches=breaches)
     await stream.receive_some()
     await ends[1].send_all(client().send(BytesMessage(data=b"m" * 600)) * 2)
-    with pytest.raises(RemoteProtocolError, match="too many bytes before the hello"):
-        await stream.receive_some()
+    await ends[1].aclose()
+    assert await stream.receive_some() == b""
+    assert breaches == [Breach(4400, "too many bytes before the hello was answered")]
+    assert len(taken) <= 1
+
+
+async def test_what_breaks_a_rule_is_told_once_and_the_rest_is_thrown_away(
+    ends: tuple[trio.abc.Stream, trio.abc.Stream],
+) -> None:
+    taken: list[bytes] = []
+    breaches: list[Breach] = []
+    stream = stream_of(ends[0], taken, breaches=breaches)
+    await stream.receive_some()
+    data = client().send(BytesMessage(data=b"before")) + client().send(TextMessage(data="text")) * 2
+    await ends[1].send_all(data + client().send(BytesMessage(data=b"after")))
+    await ends[1].aclose()
+    assert await stream.receive_some() == b""
+    assert taken == [b"before"]
+    assert [breach.code for breach in breaches] == [1003]
 
 
 async def test_nothing_more_is_taken_while_there_is_no_room(ends: tuple[trio.abc.Stream, trio.abc.Stream]) -> None:

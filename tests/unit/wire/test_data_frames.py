@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -74,49 +76,102 @@ def test_control_frames_are_passed_on_and_messages_go_on(piece: int, is_client: 
     controls = [sender.send(Ping(payload=b"p" * 125)), sender.send(Pong()), sender.send(Ping(payload=b"x"))]
     data = b"".join(sender.send(BytesMessage(data=b"m%d" % number)) + one for number, one in enumerate(controls))
     frames = cutter(is_client=is_client)
-    assert take(frames, data, piece) == ([b"m0", b"m1", b"m2"], b"".join(controls))
-    assert not frames.is_passing
+    messages, passed = take(frames, data, piece)
+    # Of pings that come at once the last is answered, and pongs are nobody's.
+    assert (messages, passed) == ([b"m0", b"m1", b"m2"], controls[2] if piece > 500 else controls[0] + controls[2])
     goodbye = sender.send(CloseConnection(code=1000, reason="end"))
-    assert take(frames, goodbye, piece) == ([], goodbye)
-
-
-def fragments(sender: Connection) -> bytes:
-    return sender.send(BytesMessage(data=b"a", message_finished=False)) + sender.send(BytesMessage(data=b"b"))
+    assert take(frames, goodbye + data, piece) == ([], goodbye)
+    assert frames.breach is None
 
 
 @pytest.mark.parametrize("is_client", [True, False])
+def test_control_frames_without_end_are_taken_in_linear_time(is_client: bool) -> None:
+    control = b"\x8a\x80abcd" if is_client else b"\x8a\x00"
+    ping = b"\x89\x80abcd" if is_client else b"\x89\x00"
+    frames = cutter(is_client=is_client)
+    # A pass over these that copied what it has at each of them took a second.
+    assert frames.feed(control * 40_000) == ([], b"")
+    assert frames.feed(ping * 40_000) == ([], ping)
+
+
+@pytest.mark.parametrize("is_client", [True, False])
+@pytest.mark.parametrize("piece", [1, 7, 1 << 20])
+def test_a_message_in_pieces_is_put_together_with_pings_between(piece: int, is_client: bool) -> None:
+    sender = end(is_client=is_client)
+    ping = sender.send(Ping(payload=b"p"))
+    data = sender.send(BytesMessage(data=b"a" * 300, message_finished=False)) + ping
+    data += sender.send(BytesMessage(data=b"", message_finished=False))
+    data += sender.send(BytesMessage(data=b"b" * 70_000 if piece > 10 else b"b" * 200))
+    data += sender.send(BytesMessage(data=b"whole"))
+    frames = cutter(is_client=is_client)
+    messages, passed = take(frames, data, piece)
+    assert messages == [b"a" * 300 + b"b" * (70_000 if piece > 10 else 200), b"whole"]
+    assert (passed, frames.breach) == (ping, None)
+
+
+def begun(sender: Connection) -> bytes:
+    return sender.send(BytesMessage(data=b"a", message_finished=False))
+
+
+@pytest.mark.parametrize("is_client", [True, False])
+@pytest.mark.parametrize("piece", [1, 1 << 20])
 @pytest.mark.parametrize(
-    "odd",
+    ("odd", "code"),
     [
-        fragments,
-        lambda sender: sender.send(TextMessage(data="text")),
-        lambda sender: sender.send(BytesMessage(data=b"m" * (LIMIT + 1))),
-        # Reserved bits, an opcode of nobody, the wrong mask, a control frame that is too long, an overlong length.
-        lambda _: b"\xc2\x01x",
-        lambda _: b"\x83\x01x",
-        lambda sender: end(is_client=not sender.client).send(BytesMessage(data=b"mask")),
-        lambda sender: b"\x89\xfe\x00\x7e" if sender.client else b"\x89\x7e\x00\x7e",
-        lambda sender: b"\x82\xfe\x00\x05abcdhello" if sender.client else b"\x82\x7e\x00\x05hello",
-        lambda sender: (b"\x82\xff" if sender.client else b"\x82\x7f") + (65_535).to_bytes(8, "big") + b"abcd",
-        lambda sender: (b"\x82\xff" if sender.client else b"\x82\x7f") + b"\xff" * 8 + b"abcd",
+        (lambda sender: sender.send(TextMessage(data="text")), 1003),
+        (lambda sender: sender.send(TextMessage(data="te", message_finished=False)), 1003),
+        (lambda sender: sender.send(BytesMessage(data=b"m" * (LIMIT + 1)))[:14], 1009),
+        (lambda sender: begun(sender) + sender.send(BytesMessage(data=b"m" * LIMIT))[:14], 1009),
+        (lambda sender: (b"\x82\xff" if sender.client else b"\x82\x7f") + b"\x40" + bytes(7) + b"abcd", 1009),
+        (lambda sender: (b"\x82\xff" if sender.client else b"\x82\x7f") + b"\xff" * 8 + b"abcd", 1009),
+        # Reserved bits, an opcode of nobody, the wrong mask, a control frame that is too long or in pieces, an overlong
+        # length, and pieces out of turn.
+        (lambda sender: b"\xc2\x81x" if sender.client else b"\xc2\x01x", 1002),
+        (lambda sender: b"\x83\x81x" if sender.client else b"\x83\x01x", 1002),
+        (lambda sender: end(is_client=not sender.client).send(BytesMessage(data=b"mask")), 1002),
+        (lambda sender: b"\x89\xfe\x00\x7e" if sender.client else b"\x89\x7e\x00\x7e", 1002),
+        (lambda sender: b"\x09\x80abcd" if sender.client else b"\x09\x00", 1002),
+        (lambda sender: b"\x82\xfe\x00\x05abcdhello" if sender.client else b"\x82\x7e\x00\x05hello", 1002),
+        (lambda sender: (b"\x82\xff" if sender.client else b"\x82\x7f") + (65_535).to_bytes(8, "big") + b"abcd", 1002),
+        (lambda sender: b"\x80\x80abcd" if sender.client else b"\x80\x00", 1002),
+        (lambda sender: begun(sender) + begun(end(is_client=bool(sender.client))), 1002),
+        (lambda sender: begun(sender) + end(is_client=bool(sender.client)).send(BytesMessage(data=b"x")), 1002),
     ],
 )
-def test_whatever_is_no_plain_message_is_passed_on_with_all_that_follows(odd: object, is_client: bool) -> None:
+def test_whatever_breaks_a_rule_is_known_by_its_head_and_nothing_counts_after_it(
+    odd: object, code: int, piece: int, is_client: bool
+) -> None:
     sender = end(is_client=is_client)
     before = sender.send(BytesMessage(data=b"before"))
-    rest: bytes = odd(sender) + sender.send(BytesMessage(data=b"after"))  # type: ignore[operator]  # a function
+    rest: bytes = odd(sender)  # type: ignore[operator]  # a function
     frames = cutter(is_client=is_client)
-    # A library gets every byte of it, from the first of its head on.
-    assert take(frames, before + rest, 1 << 20) == ([b"before"], rest)
-    assert frames.is_passing
-    assert take(frames, b"more", 1) == ([], b"more")
-
-
-def test_room_is_taken_for_no_more_than_the_limit() -> None:
-    frames = cutter(is_client=True, limit=100)
-    frames.feed(end(is_client=True).send(BytesMessage(data=b"m" * 101))[:20])
-    assert frames.is_passing
+    assert take(frames, before + rest, piece) == ([b"before"], b"")
+    assert frames.breach is not None
+    assert frames.breach.code == code
     assert frames.rest_of_message() is None
+    assert take(frames, end(is_client=is_client).send(BytesMessage(data=b"after")), piece) == ([], b"")
+
+
+def test_an_owner_that_found_no_websocket_has_everything_passed_on() -> None:
+    frames = cutter(is_client=False)
+    frames.is_passing = True
+    assert frames.feed(b"HTTP/1.1 426 ") == ([], b"HTTP/1.1 426 ")
+
+
+def test_pieces_without_end_take_no_more_than_one_message() -> None:
+    frames = cutter(is_client=True, limit=1_000)
+    frames.feed(b"\x02\x80abcd")
+    tracemalloc.start()
+    try:
+        for _ in range(20):
+            assert frames.feed(b"\x00\x80abcd" * 5_000) == ([], b"")
+        held_bytes, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert held_bytes < 10_000
+    assert frames.breach is None
+    frames.feed(b"\x00\x81abcdx" * 1_001)
+    assert frames.breach is not None
 
 
 _EVENTS: st.SearchStrategy[Event] = st.one_of(
@@ -135,10 +190,16 @@ def test_nothing_is_lost_or_changed(events: list[Event], is_client: bool, piece:
     reader = end(is_client=not is_client)
     reader.receive_data(passed)
     pings = [event.payload for event in events if isinstance(event, Ping)]
-    assert [event.payload for event in reader.events() if isinstance(event, Ping)] == pings
+    answered = [event.payload for event in reader.events() if isinstance(event, Ping)]
+    # In their order, and the last one for certain.
+    rest = iter(pings)
+    assert all(payload in rest for payload in answered)
+    assert answered[-1:] == pings[-1:]
 
 
 @given(st.binary(max_size=400), st.booleans(), st.integers(1, 400))
-def test_any_bytes_are_messages_or_passed_on(data: bytes, is_client: bool, piece: int) -> None:
-    whole = take(cutter(is_client=is_client), data, len(data) or 1)
-    assert take(cutter(is_client=is_client), data, piece) == whole
+def test_any_bytes_are_messages_or_a_breach_however_they_are_cut(data: bytes, is_client: bool, piece: int) -> None:
+    at_once, in_pieces = cutter(is_client=is_client), cutter(is_client=is_client)
+    messages, _ = take(at_once, data, len(data) or 1)
+    assert take(in_pieces, data, piece)[0] == messages
+    assert at_once.breach == in_pieces.breach
