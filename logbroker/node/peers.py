@@ -521,7 +521,7 @@ class Peers:
             now = trio.current_time()
             if scope.deadline - now < idle_s / 2 or scope.deadline == float("inf"):
                 scope.deadline = now + idle_s
-            data = bytes(await stream.receive_some(READ_BYTES))
+            data = await _receive_some(stream)
             received.bytes += len(data)
             received.reads += 1
             if not data:
@@ -532,6 +532,24 @@ class Peers:
         await trio.sleep((self._options.down_least_ms + self._random_ms(self._options.down_jitter_ms + 1)) / 1000)
         if node not in self._incoming:
             self._events.on_peer_silent(node)
+
+
+async def _receive_some(stream: trio.abc.Stream) -> bytes:
+    """What is there next, up to `READ_BYTES`; empty at the end. In the clear past the stream, at half its cost.
+
+    Mostly nothing is there yet: an answer is on its way. So it is waited for first and read once.
+    """
+    if not isinstance(stream, trio.SocketStream):
+        return bytes(await stream.receive_some(READ_BYTES))
+    while True:
+        handle = stream.socket.fileno()
+        if handle < 0:
+            raise trio.ClosedResourceError("the link was closed")
+        await trio.lowlevel.wait_readable(handle)
+        try:
+            return os.read(handle, READ_BYTES)
+        except BlockingIOError:
+            continue
 
 
 async def _receive_one(stream: trio.abc.Stream) -> memoryview:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, NoReturn, final
 import trio
 
 from logbroker.errors import LogBrokerError
+from logbroker.node.bell import Bell
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -66,7 +67,7 @@ class Turns:
         self._tick_s = tick_ms / 1000
         self._send = send
         self._after_turn = after_turn
-        self._woken = trio.Event()
+        self._bell = Bell()
         self._committed = trio.Event()
         self._done: deque[tuple[Callable[[], None], Callable[[LogBrokerError], None], BaseException | None]] = deque()
         self._turn_count = self._tick_count = self._skipped = self._late = 0
@@ -75,7 +76,7 @@ class Turns:
 
     def wake(self) -> None:
         """There is something to do; from trio's thread only."""
-        self._woken.set()
+        self._bell.ring()
 
     async def run_turns(self) -> NoReturn:
         """Take turns for ever.
@@ -84,8 +85,7 @@ class Turns:
             LogBrokerError: the engine failed; nothing may be written any more and the process must end.
         """
         while True:
-            await self._woken.wait()
-            self._woken = trio.Event()
+            await self._bell.wait()
             self._turn()
 
     async def run_ticks(self) -> NoReturn:
