@@ -207,21 +207,27 @@ class ChaosCluster:
         )
 
     async def wait_whole(self, *, timeout_s: float = START_S) -> None:
-        """Wait until each node is ready, holds a voter of every group, and has applied what all the others have.
+        """Wait until each node is ready, holds a voter of every group, and has applied what any had a moment before.
 
         Raises:
             NodeError: it does not come to that.
         """
         why = ""
+        goal: dict[int, int] = {}
         with trio.move_on_after(timeout_s):
             while True:
-                why = self._unlike(await self.statuses())
+                pages = await self.statuses()
+                why = self._unlike(pages, goal) if goal else "nothing is known yet"
                 if not why:
                     return
+                # Entries come all the time; what there was a moment ago must have reached everybody.
+                for page in pages.values():
+                    for row in page["groups"]:
+                        goal[row["group"]] = max(goal.get(row["group"], 0), row["applied"])
                 await trio.sleep(4 * _POLL_S)
         raise NodeError(f"the cluster is not whole after {timeout_s:.0f} s: {why}")
 
-    def _unlike(self, pages: Mapping[int, dict[str, Any]]) -> str:
+    def _unlike(self, pages: Mapping[int, dict[str, Any]], goal: Mapping[int, int]) -> str:
         missing = sorted(set(self.nodes) - set(pages))
         if missing:
             return f"no answer from nodes {missing}"
@@ -239,8 +245,8 @@ class ChaosCluster:
                     return f"node {number}, group {name}: {row['problems']} {row['fill_percent']} {row['voters']}"
                 if len(row["voters"]) != len(self.nodes) or row["learners"]:
                     return f"node {number}, group {name}: voters {row['voters']}, learners {row['learners']}"
-            if len({row["applied"] for row in rows.values() if row is not None}) > 1:
-                return f"group {name}: applied {[row and row['applied'] for row in rows.values()]}"
+                if row["applied"] < goal.get(name, 0):
+                    return f"node {number}, group {name}: applied {row['applied']} of {goal[name]}"
         return ""
 
     async def stop(self) -> list[str]:
