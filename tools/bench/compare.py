@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 _MAX_OTHER_SHARE = 0.1
 _MAX_TRIES = 3
-_MAX_TURN_S = 140.0
+_MAX_TURN_S = 135.0
 
 
 @final
@@ -73,7 +73,6 @@ def running(systems: Sequence[System], *, tell: Callable[[str], None], turn: Tur
             stack.callback(system.stop)
             turn.take()
             system.start()
-        turn.give_up()
         yield
 
 
