@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import wraps
 from pathlib import Path
 from typing import Any, TypeVar, final
@@ -27,7 +27,7 @@ from logbroker.errors import (
 )
 
 DEFAULT_ADMIN_URL = "http://127.0.0.1:4101"
-MAX_REPLY_BYTES = 1 << 20
+MAX_REPLY_BYTES = 16 << 20
 
 # Click's callbacks take whatever options the command has.
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -121,6 +121,17 @@ def admin_options(command: Command) -> Command:
         metavar="URL",
         help="The admin listener of the node.",
     )
+    @access_options
+    @wraps(command)
+    def wrapped(*args: Any, admin_url: str, node: AdminNode, **options: Any) -> object:  # noqa: ANN401  click's
+        return command(*args, node=replace(node, url=admin_url), **options)
+
+    return wrapped  # type: ignore[return-value]  # the same command, with other options
+
+
+def access_options(command: Command) -> Command:
+    """As `admin_options`, for a command that has its own way to name nodes: the `node` is at the usual address."""
+
     @click.option("--token", envvar="LOGBROKER_TOKEN", default="", metavar="TOKEN", help="Better in LOGBROKER_TOKEN.")
     @click.option(
         "--token-file",
@@ -140,7 +151,6 @@ def admin_options(command: Command) -> Command:
     @wraps(command)
     def wrapped(
         *args: Any,  # noqa: ANN401  click's
-        admin_url: str,
         token: str,
         token_file: Path | None,
         ca_file: Path | None,
@@ -148,6 +158,6 @@ def admin_options(command: Command) -> Command:
         **options: Any,  # noqa: ANN401  click's
     ) -> object:
         shown = token or (read_token(token_file) if token_file is not None else "")
-        return command(*args, node=AdminNode(admin_url, shown, timeout_ms, ca_file), **options)
+        return command(*args, node=AdminNode(DEFAULT_ADMIN_URL, shown, timeout_ms, ca_file), **options)
 
     return wrapped  # type: ignore[return-value]  # the same command, with other options

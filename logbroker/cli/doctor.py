@@ -1,19 +1,18 @@
-"""`logbroker doctor`: look over one node from the outside and say what is wrong and what to do."""
+"""`logbroker doctor`: look over a machine, a data directory or a cluster; say what is wrong and what to do."""
 
 from __future__ import annotations
 
 import os
 import stat
-from dataclasses import dataclass
-from enum import StrEnum
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, final
+from typing import TYPE_CHECKING
 
 import rich_click as click
 
-from logbroker.cli.admin import AdminNode
-from logbroker.cli.exits import Exit
-from logbroker.cli.output import Format, Output, output_options
+from logbroker.cli.admin import AdminNode, access_options
+from logbroker.cli.findings import Finding, Verdict, report
+from logbroker.cli.output import Output, output_options
 from logbroker.cli.serve import load
 from logbroker.errors import ConfigurationError, LogBrokerError
 
@@ -26,51 +25,64 @@ MIN_OPEN_FILES = 4_096
 LOW_ROOM_PERCENT = 10
 
 
-@final
-class Verdict(StrEnum):
-    OK = "ok"
-    WARNING = "warning"
-    FAILED = "failed"
-
-
-@final
-@dataclass(frozen=True, slots=True)
-class Finding:
-    check: str
-    verdict: Verdict
-    detail: str
-    hint: str = ""
-
-
-@click.command(epilog="Example: logbroker doctor --config /etc/logbroker/logbroker.toml")
+@click.command(epilog="Example: logbroker doctor /var/lib/logbroker")
+@click.argument("data_dir", required=False, type=click.Path(path_type=Path, file_okay=False))
 @click.option(
     "-c", "--config", "config_file", type=click.Path(path_type=Path), help="TOML file; else LOGBROKER_CONFIG."
 )
 @click.option(
     "--set", "assignments", multiple=True, metavar="KEY=VALUE", help="A setting by its dotted key; repeatable."
 )
+@click.option(
+    "--server",
+    "servers",
+    multiple=True,
+    metavar="URL",
+    help="Look over running nodes in place of this machine: the admin listener of each; repeatable.",
+)
+@click.option("--online", is_flag=True, help="Read DATA_DIR though a node runs on it: what moves may look damaged.")
 @output_options
-def doctor(config_file: Path | None, assignments: tuple[str, ...], output: Output) -> int:
-    """Check the configuration, the data directory, and whether the node answers.
+@access_options
+def doctor(
+    data_dir: Path | None,
+    config_file: Path | None,
+    assignments: tuple[str, ...],
+    servers: tuple[str, ...],
+    online: bool,
+    output: Output,
+    node: AdminNode,
+) -> int:
+    """Check a machine and its node, a stopped node's data, or a running cluster. Nothing is changed.
 
-    Exit code 1 if something is broken, 6 if there are only warnings.
+    Without arguments: the configuration, the data directory, and whether the node answers.
+
+    With DATA_DIR, of a stopped node: every checksum of every file, and the files against each other. Each finding says
+    what it means and what to do.
+
+    With --server: what the nodes say of themselves, of each other, their disks and their clocks.
+
+    Exit code 0 if all is well, 6 if what is wrong comes right by itself (warnings), 1 if somebody has to do something.
+
+    Examples:
+
+    \b
+      logbroker doctor --config /etc/logbroker/logbroker.toml
+      logbroker doctor /var/lib/logbroker -o json
+      logbroker doctor --server http://node1:4101 --server http://node2:4101
     """
-    findings = list(examine(config_file, assignments))
-    rows = [
-        {"check": found.check, "verdict": str(found.verdict), "detail": found.detail, "hint": found.hint}
-        for found in findings
-    ]
-    if output.format is Format.TABLE:
-        for found in findings:
-            print(
-                f"{found.verdict:7}  {found.check}: {found.detail}" + (f"\n         {found.hint}" if found.hint else "")
-            )
-    else:
-        output.rows(rows, ())
-    verdicts = {found.verdict for found in findings}
-    if Verdict.FAILED in verdicts:
-        return Exit.FAILED
-    return Exit.DIFFERS if Verdict.WARNING in verdicts else Exit.OK
+    if servers and data_dir is not None:
+        raise click.UsageError("give DATA_DIR or --server, not both")
+    if servers:
+        from logbroker.cli.doctor_cluster import examine_cluster
+
+        return report(examine_cluster([replace(node, url=url) for url in servers]), output)
+    if data_dir is not None:
+        from logbroker.cli.doctor_data import examine_data
+
+        if online:
+            output.warn(f"a node may be writing to {data_dir}: what moves while it is read may look damaged")
+        return report(examine_data(data_dir, in_use=online), output)
+    return report(examine(config_file, assignments), output)
 
 
 def examine(config_file: Path | None, assignments: tuple[str, ...]) -> Iterator[Finding]:

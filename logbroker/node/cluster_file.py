@@ -82,6 +82,24 @@ class ClusterFile:
         self._sequence, state = max(found, key=lambda pair: pair[0])
         return state
 
+    def bad_copies(self) -> list[str]:
+        """The paths of copies that are there and cannot be read; what `read` gives does not depend on one of them.
+
+        Raises:
+            ConfigurationError: as `read`.
+        """
+        bad = []
+        for path in COPIES:
+            try:
+                text = read_file(self._disk, path)
+            except MissingFileError:
+                continue
+            except StorageError:
+                text = b""
+            if self._decode(path, text) is None:
+                bad.append(path)
+        return bad
+
     def write(self, state: ClusterState) -> None:
         """Make `state` durable in both copies.
 

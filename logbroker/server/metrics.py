@@ -120,7 +120,7 @@ class _Families(Collector):
 
     def collect(self) -> Iterable[Metric]:
         snapshot = self._snapshot
-        yield InfoMetricFamily("logbroker_build", "Version of the program.", value={"version": _version()})
+        yield InfoMetricFamily("logbroker_build", "Version of the program.", value={"version": program_version()})
         yield _gauge("logbroker_ready", "1 while this node may be sent clients.", snapshot.status.is_ready)
         yield _gauge("logbroker_problems", "Problems that `logbroker status` names.", snapshot.problem_count)
         yield from _connections(snapshot.measures)
@@ -145,7 +145,7 @@ def _counter(name: str, text: str, value: float) -> Metric:
     return CounterMetricFamily(name, text, value=value)
 
 
-def _version() -> str:
+def program_version() -> str:
     try:
         return version("logbroker")
     except PackageNotFoundError:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from logbroker.errors import UnavailableError
 from logbroker.server.health import checks
 from logbroker.server.members import problems_of
+from logbroker.server.metrics import program_version
 
 if TYPE_CHECKING:
     from logbroker.node.node_status import GroupStatus
@@ -29,6 +30,7 @@ def status_page(service: ClientService) -> dict[str, object]:
     return {
         "node": status.node,
         "incarnation": status.incarnation.hex(),
+        "version": program_version(),
         "cluster": {"name": status.cluster_name, "id": status.cluster_id.hex(), "phase": status.phase, "nodes": nodes},
         "ready": all(check.is_ok for check in checks(service)),
         "draining": status.is_draining or service.is_stopping,

@@ -275,6 +275,33 @@ def open_data_directory(root: Path) -> Iterator[RealDisk]:
         os.close(handle)
 
 
+@contextlib.contextmanager
+def read_data_directory(root: Path, *, in_use: bool = False) -> Iterator[RealDisk]:
+    """Give a data directory for reading alone, held so that no process can begin to use it meanwhile.
+
+    With `in_use` a running process does not matter: files move under the reader, who must expect that.
+
+    Raises:
+        MissingFileError: there is no such directory.
+        DataDirectoryInUseError: a process has it.
+    """
+    with contextlib.ExitStack() as held:
+        if not root.is_dir():
+            raise MissingFileError(f"{root} is no directory")
+        if not in_use and (root / LOCK_NAME).exists():
+            with _translated("open", str(root / LOCK_NAME)):
+                handle = os.open(root / LOCK_NAME, os.O_RDONLY)
+            held.callback(os.close, handle)
+            try:
+                fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                holder = os.pread(handle, 32, 0).decode("ascii", "replace").strip() or "unknown"
+                raise DataDirectoryInUseError(
+                    f"data directory {root} is held by process {holder}", hint="stop that process first"
+                ) from error
+        yield RealDisk(root, read_only=True)
+
+
 @final
 class RealDisk:
     """`Disk` on a directory of the operating system (Linux). Use `open_data_directory` to get one safely.

@@ -14,7 +14,7 @@ from __future__ import annotations
 import struct
 import threading
 from bisect import bisect_left, bisect_right
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise, takewhile
 from typing import TYPE_CHECKING, Final, NoReturn, Protocol, TypeAlias, TypeVar, final
 
@@ -468,6 +468,12 @@ def _items(group: GroupId, replica: ReplicaId, rows: Sequence[IndexRow]) -> tupl
 
 def _index_in(key: bytes) -> int:
     return int.from_bytes(key[-_NUMBER.size :], "big")
+
+
+def decode_index_row(key: bytes, value: bytes) -> tuple[GroupId, ReplicaId, IndexRow]:
+    """One line of the table by index, for whoever looks at it from outside; the row's index is that of the key."""
+    group, replica, index = _INDEX_KEY.unpack(key[: _INDEX_KEY.size].ljust(_INDEX_KEY.size, b"\0"))
+    return GroupId(group), ReplicaId(replica), replace(_row_of(value), index=Index(index))
 
 
 def _row_of(value: bytes) -> IndexRow:
