@@ -98,7 +98,6 @@ def compare(
                 row = _undisturbed(work, system, number, counts[system.name], pids, tell)
                 rows.append(row)
                 note(row)
-    turn.give_up()
     return rows
 
 

@@ -58,7 +58,6 @@ def _cluster(setting: Setting, settings: Mapping[str, str] | None = None) -> Ite
         yield system
     finally:
         system.stop()
-        setting.turn.give_up()
 
 
 def _producing(system: Logbroker, queue: str, count: int, **changes: object) -> Job:
