@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, final
 
 import trio
 
-from logbroker.errors import RemoteProtocolError
-from logbroker.wire.data_frames import DataFrames, message_head
+from logbroker.wire.data_frames import Breach, DataFrames, message_head
 from logbroker.wire.masking import MASK_BYTES, mask
 
 if TYPE_CHECKING:
@@ -30,14 +29,22 @@ _BUFFER = memoryview(bytearray(256 * 1024))
 class DataStream(trio.abc.Stream):
     """Gives what comes that is no message; messages go to `take`, which must not raise.
 
-    A server that breaks the rules of WebSocket is RemoteProtocolError to whoever reads.
+    What breaks a rule of WebSocket goes to `on_breach`, once; after it there is only the end.
     """
 
-    def __init__(self, stream: trio.abc.Stream, *, max_message_bytes: int, take: Callable[[bytes], None]) -> None:
+    def __init__(
+        self,
+        stream: trio.abc.Stream,
+        *,
+        max_message_bytes: int,
+        take: Callable[[bytes], None],
+        on_breach: Callable[[Breach], None],
+    ) -> None:
         self._stream = stream
         # In the clear there is a socket that can be read and written without the layers above it.
         self._socket = stream.socket if isinstance(stream, trio.SocketStream) else None
         self._take = take
+        self._on_breach = on_breach
         self._frames = DataFrames(is_masked=False, max_message_bytes=max_message_bytes)
         # Of the answer to the handshake, up to its end; None behind it.
         self._head: bytes | None = b""
@@ -67,7 +74,8 @@ class DataStream(trio.abc.Stream):
             for message in messages:
                 self._take(message)
             if frames.breach is not None:
-                raise RemoteProtocolError(f"the server broke the WebSocket: {frames.breach.reason}")
+                self._on_breach(frames.breach)
+                return b""
             if passed or not size:
                 return passed
 

@@ -46,6 +46,7 @@ from logbroker_client.data_stream import DataStream
 from logbroker_client.links import LinkState
 
 if TYPE_CHECKING:
+    from logbroker.wire.data_frames import Breach
     from logbroker_client.core import ClientCore
     from logbroker_client.links import Link
 
@@ -232,6 +233,10 @@ class Transport:
             if protocol.state is not State.GREETED:
                 greeted.set()
 
+        def on_breach(breach: Breach) -> None:
+            failures.append(RemoteProtocolError(f"the server sent what it may not: {breach.reason}"))
+            link.abort()
+
         try:
             async with trio.open_nursery() as nursery:
                 # trio-websocket is untyped.
@@ -239,7 +244,9 @@ class Transport:
                 stream: DataStream | None = None
                 with trio.move_on_after(core.options.connect_timeout_s) as scope:
                     below = await self._open_stream(link.url)
-                    stream = DataStream(below, max_message_bytes=core.options.max_message_bytes, take=take)
+                    stream = DataStream(
+                        below, max_message_bytes=core.options.max_message_bytes, take=take, on_breach=on_breach
+                    )
                     connection = await self._open_websocket(nursery, stream, link.url)
                     nursery.start_soon(self._read, connection)
                     link.wake = bell.ring

@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING
 import pytest
 import trio
 from wsproto.connection import Connection, ConnectionType
-from wsproto.events import BytesMessage, Ping
+from wsproto.events import BytesMessage, Ping, TextMessage
 
 from logbroker_client.data_stream import DataStream
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
+
+    from logbroker.wire.data_frames import Breach
 
 ANSWER = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n\r\n"
 
@@ -40,8 +42,23 @@ def server() -> Connection:
     return Connection(ConnectionType.SERVER)
 
 
-def stream_of(below: trio.abc.Stream, taken: list[bytes]) -> DataStream:
-    return DataStream(below, max_message_bytes=1 << 20, take=taken.append)
+def stream_of(below: trio.abc.Stream, taken: list[bytes], breaches: list[Breach] | None = None) -> DataStream:
+    found = [] if breaches is None else breaches
+    return DataStream(below, max_message_bytes=1 << 20, take=taken.append, on_breach=found.append)
+
+
+async def test_what_a_server_may_not_send_is_told_and_is_the_end(
+    ends: tuple[trio.abc.Stream, trio.abc.Stream],
+) -> None:
+    taken: list[bytes] = []
+    breaches: list[Breach] = []
+    stream = stream_of(ends[0], taken, breaches)
+    data = server().send(BytesMessage(data=b"welcome")) + server().send(TextMessage(data="text"))
+    await ends[1].send_all(ANSWER + data)
+    seen = await stream.receive_some()
+    assert (seen, await stream.receive_some()) == (ANSWER, b"")
+    assert taken == [b"welcome"]
+    assert [breach.code for breach in breaches] == [1003]
 
 
 @pytest.mark.parametrize("piece", [1, 7, 1_000])
