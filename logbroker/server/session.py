@@ -42,6 +42,8 @@ logger = logging.getLogger(__name__)
 
 MAX_WORKS = 16
 """Requests of one connection that wait for the catalogue or for many partitions at a time; the next ones queue."""
+HEADER_COST = 40
+"""What a decoded header takes for each of its bytes, at the most: an ack of many leases of no messages."""
 WRITE_WAIT = "it may have been carried out; repeating it is safe where it names producer, sequence or request id"
 
 
@@ -68,10 +70,10 @@ class Exchange:
     __slots__ = (
         "_asked",
         "began_s",
-        "body_bytes",
         "deadline_s",
         "epoch",
         "group",
+        "held_bytes",
         "is_last_try",
         "is_over",
         "request",
@@ -79,11 +81,12 @@ class Exchange:
     )
 
     def __init__(
-        self, session: Session, request: AnyRequest, body_bytes: int, *, began_s: float, deadline_s: float
+        self, session: Session, request: AnyRequest, held_bytes: int, *, began_s: float, deadline_s: float
     ) -> None:
         self.session = session
         self.request = request
-        self.body_bytes = body_bytes
+        self.held_bytes = held_bytes
+        """What it takes in memory, at the most."""
         self.began_s = began_s
         self.deadline_s = deadline_s
         self.epoch = session.epoch
@@ -203,8 +206,7 @@ class Session:
         """Too much is unanswered or unsent: no message is taken until some of it is gone."""
         limits = self.service.limits
         return (
-            self._inflight_bytes >= limits.max_inflight_bytes
-            or self._protocol.pending_bytes > limits.max_reply_bytes // 2
+            self._inflight_bytes >= limits.max_inflight_bytes or self._protocol.held_bytes > limits.max_reply_bytes // 2
         )
 
     @property
@@ -227,11 +229,12 @@ class Session:
             self.break_off(error, CloseCode.BAD_REQUEST)
             return
         if requests and self._is_still_welcome():
+            header_bytes = HEADER_COST * self._protocol.header_bytes // len(requests)
             for request, body in requests:
                 if isinstance(request, Hello):
                     self._greet(request)
                 else:
-                    self._begin(request, body, now_s)
+                    self._begin(request, body, header_bytes + len(body), now_s)
         if self._protocol.pending_bytes:
             self._transport.wake_writer()
 
@@ -265,11 +268,11 @@ class Session:
         if self._protocol.state is State.CLOSED:
             return False
         self._protocol.reply(reply, body)
-        if self._protocol.pending_bytes > service.limits.max_reply_bytes:
+        if self._protocol.held_bytes > service.limits.max_reply_bytes:
             self.close(
                 Closing(
                     CloseCode.TRY_AGAIN_LATER,
-                    f"{self._protocol.pending_bytes} bytes of replies wait; limits.max_reply_bytes is exceeded",
+                    f"{self._protocol.held_bytes} bytes of replies wait; limits.max_reply_bytes is exceeded",
                     flushes=False,
                 )
             )
@@ -486,11 +489,11 @@ class Session:
             return False
         return True
 
-    def _begin(self, request: AnyRequest, body: bytes, now_s: float) -> None:
+    def _begin(self, request: AnyRequest, body: bytes, held_bytes: int, now_s: float) -> None:
         service = self.service
-        exchange = Exchange(self, request, len(body), began_s=now_s, deadline_s=now_s + service.request_s)
+        exchange = Exchange(self, request, held_bytes, began_s=now_s, deadline_s=now_s + service.request_s)
         self._open[request.rid] = exchange
-        self._inflight_bytes += exchange.body_bytes
+        self._inflight_bytes += held_bytes
         if isinstance(request, Receive):
             exchange.deadline_s += min(request.wait_ms, service.max_wait_ms) / 1000
             service.measures.waiting_receives += 1
@@ -542,6 +545,6 @@ class Session:
         exchange.is_over = True
         if self._open.pop(exchange.rid, None) is None:
             return
-        self._inflight_bytes -= exchange.body_bytes
+        self._inflight_bytes -= exchange.held_bytes
         if isinstance(exchange.request, Receive):
             self.service.measures.waiting_receives -= 1

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 _PREFIX = struct.Struct(">II")
 PREFIX_BYTES = _PREFIX.size
 
+FRAME_COST_BYTES = 160
+"""What a frame takes in memory while it waits to be sent, beside its bytes: of a pong that is more than the pong."""
+
 SEND_MESSAGE_BYTES = 256 * 1024
 """Frames are joined into messages of about this size: below it the cost of a message dominates,
 above 1 MiB the copies leave the processor's cache."""
@@ -101,6 +104,11 @@ class SendBuffer:
     @property
     def pending_bytes(self) -> int:
         return self._pending_bytes
+
+    @property
+    def held_bytes(self) -> int:
+        """What the frames take in memory."""
+        return self._pending_bytes + FRAME_COST_BYTES * len(self._frames)
 
     def append(self, header: bytes, body: bytes = b"") -> None:
         frame_bytes = PREFIX_BYTES + len(header) + len(body)

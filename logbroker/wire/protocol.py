@@ -12,6 +12,7 @@ The rules, each held on both sides:
 4. At most `max_outstanding` requests are outstanding, pings aside.
 5. A reply is of the kind that its request asks for, or Error.
 6. Bodies stand only where they mean something: Produce, and Received, whose parts they are.
+7. The headers of one message of a client are at most `MAX_MESSAGE_HEADER_BYTES`, and `max_outstanding` of them pings.
 
 Whatever breaks them is RemoteProtocolError, and the connection is of no more use. Nothing here waits,
 reads a clock or knows a socket; deadlines and back-pressure are the transport's.
@@ -52,6 +53,9 @@ RequestFrame: TypeAlias = tuple[AnyRequest, bytes]
 """A request and its body."""
 
 MAX_REQUEST_HEADER_BYTES = 64 * 1024
+MAX_MESSAGE_HEADER_BYTES = 256 * 1024
+"""All headers of one message together. They are decoded and dispatched at one go, and a megabyte of them is half a
+second in which a node does nothing else."""
 
 CLIENT_FRAME_LIMITS = FrameLimits(
     max_message_bytes=16 * 1024 * 1024, max_header_bytes=4 * 1024 * 1024, max_body_bytes=16 * 1024 * 1024
@@ -86,6 +90,8 @@ class ServerProtocol:
     ) -> None:
         self.limits = limits or WireLimits()
         self.hello: Hello | None = None
+        self.header_bytes = 0
+        """Of the last message, all its headers."""
         self._state = State.OPENING
         self._frame_limits = FrameLimits(
             max_message_bytes=self.limits.max_message_bytes,
@@ -108,8 +114,13 @@ class ServerProtocol:
 
     @property
     def pending_bytes(self) -> int:
-        """Bytes of replies that wait for `next_message`; the owner stops reading while it is large."""
+        """Bytes of replies that wait for `next_message`."""
         return self._buffer.pending_bytes
+
+    @property
+    def held_bytes(self) -> int:
+        """What these replies take in memory; the owner stops reading while it is large."""
+        return self._buffer.held_bytes
 
     def receive(self, message: bytes) -> list[RequestFrame]:
         """Take one binary WebSocket message and give its requests, in order.
@@ -124,12 +135,19 @@ class ServerProtocol:
             raise LocalProtocolError("message for a connection that is closed")
         requests: list[RequestFrame] = []
         outstanding = self._outstanding
+        header_bytes = ping_count = 0
         for header, body in split_message(message, self._frame_limits):
+            self.header_bytes = header_bytes = header_bytes + len(header)
+            if header_bytes > MAX_MESSAGE_HEADER_BYTES:
+                raise RemoteProtocolError(f"the headers of a message have more than {MAX_MESSAGE_HEADER_BYTES} bytes")
             request = decode_request(header)
             kind = type(request)
             if body and kind is not Produce:
                 raise RemoteProtocolError(f"{kind.__name__} has a body of {len(body)} bytes")
             if kind is Ping and self._state is State.OPEN:
+                ping_count += 1
+                if ping_count > self.limits.max_outstanding:
+                    raise RemoteProtocolError(f"more than {self.limits.max_outstanding} pings are in one message")
                 self._buffer.append(encode_header(Pong(request.rid)))
                 continue
             if self._state is not State.OPEN or kind is Hello:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 def produce(exchange: Exchange, request: Produce, body: bytes) -> None:
     group = exchange.service.partition(request.queue, request.partition)
+    size_bytes = len(body)
 
     def on_reply(reply: ProduceReply) -> None:
         exchange.reply(
@@ -29,6 +30,6 @@ def produce(exchange: Exchange, request: Produce, body: bytes) -> None:
         if not reply.duplicate:
             traffic = exchange.service.measures.queue(request.queue)
             traffic.produced_messages += reply.count
-            traffic.produced_bytes += exchange.body_bytes
+            traffic.produced_bytes += size_bytes
 
     exchange.ask(group, ProduceRequest(body), on_reply)

@@ -459,6 +459,29 @@ def test_a_session_with_too_many_unanswered_bytes_or_unsent_replies_takes_no_mor
     assert world.transport.reader_wakes > wakes
 
 
+def test_headers_count_for_what_they_take_decoded() -> None:
+    world = World.make(limits={"max_inflight_bytes": 1 << 20})
+    world.greet()
+    items: list[tuple[int, list[tuple[int, int]]]] = [(lease, []) for lease in range(10_000)]
+    world.send(Ack(2, queue="orders", partition=0, group="default", items=items))
+    assert world.session.is_full
+    world.backend.take(AckRequest)[2](SettleReply(()))
+    assert not world.session.is_full
+
+
+def test_pongs_that_nobody_takes_stop_the_reading_of_more() -> None:
+    world = World.make(limits={"max_reply_bytes": 1 << 20})
+    world.greet()
+    sent = 0
+    while not world.session.is_full:
+        world.send(*[Ping(rid) for rid in range(1, 1_001)])
+        sent += 1_000
+    # Each takes 160 bytes beside its own 11, and half of the bound is for them.
+    assert sent * 171 <= (1 << 19) + 171 * 1_000
+    assert len(world.replies()) == sent
+    assert not world.session.is_full
+
+
 async def test_questions_to_many_partitions_take_turns(autojump_clock: object) -> None:
     world = World.make()
     world.greet()

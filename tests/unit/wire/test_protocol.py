@@ -191,6 +191,22 @@ def test_outstanding_requests_are_bounded() -> None:
         server.receive(framed(ListQueues(7)))
 
 
+def test_pings_of_one_message_are_bounded() -> None:
+    server = open_server(WireLimits(max_outstanding=2))
+    server.receive(framed(Ping(5)) * 2)
+    with pytest.raises(RemoteProtocolError, match="more than 2 pings are in one message"):
+        server.receive(framed(Ping(5)) * 3)
+
+
+def test_headers_of_one_message_are_bounded_together() -> None:
+    server = open_server()
+    large = [framed(Metadata(rid, queues=["q" * 1_000] * 60)) for rid in range(1, 6)]
+    server.receive(b"".join(large[:4]))
+    assert 240_000 < server.header_bytes < 256 * 1024
+    with pytest.raises(RemoteProtocolError, match="the headers of a message have more than 262144 bytes"):
+        open_server().receive(b"".join(large))
+
+
 def test_a_body_where_none_belongs_is_refused() -> None:
     with pytest.raises(RemoteProtocolError, match="ListQueues has a body of 4 bytes"):
         open_server().receive(framed(ListQueues(5), b"body"))
