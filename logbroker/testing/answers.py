@@ -6,6 +6,7 @@ node had applied when it answered. Timeouts are never judged: unknown stays unkn
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from itertools import pairwise
 from typing import TYPE_CHECKING, assert_never, final
 
@@ -29,6 +30,7 @@ from logbroker.node.requests import (
     ProduceRequest,
     ReceiveReply,
     ReceiveRequest,
+    ReleaseRequest,
     RewindReply,
     RewindRequest,
     SettleReply,
@@ -39,9 +41,10 @@ from logbroker.record.batch import decode_batch, read_batch, read_header
 from logbroker.testing.history import Verdict
 from logbroker.testing.model import MessageState
 from logbroker.testing.violation import broken
+from logbroker.testing.workload import VANDAL
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from logbroker.ids import GroupName
     from logbroker.node.requests import Part, SettleResult, Target
@@ -49,14 +52,20 @@ if TYPE_CHECKING:
     from logbroker.testing.model import GrantedLease, ModelGroup, Move, PartitionModel
 
 _KEPT_BATCHES = 5
+_LOOKED_AT = 100
+_WOKEN_WITHIN_US = 500_000
+_FRESH_MS = 30_000
+"""No retention takes messages that are so young."""
 
 
 @final
 class AnswerChecker:
     """Judges the answers of one partition, each as it arrives."""
 
-    def __init__(self, model: PartitionModel) -> None:
+    def __init__(self, model: PartitionModel, committed_us: Sequence[int] = ()) -> None:
+        """`committed_us`: when each entry was first seen committed, from index 1, in the order of time."""
         self._model = model
+        self._committed_us = committed_us
         self.judged_counts: dict[str, int] = {}
 
     def check(self, operation: Operation) -> None:
@@ -84,6 +93,8 @@ class AnswerChecker:
             case ReceiveRequest() as request, ReceiveReply() as reply:
                 if reply.parts:
                     self._check_received(operation, request, reply)
+                elif not operation.had_more_at_reply:
+                    self._check_nothing(operation, request)
             case (AckRequest() | NackRequest() | ExtendRequest()) as request, SettleReply() as reply:
                 self._check_settled(operation, request, reply)
             case RewindRequest() as request, RewindReply() as reply:
@@ -96,6 +107,8 @@ class AnswerChecker:
     # Producing.
 
     def _check_produced(self, operation: Operation, request: ProduceRequest, reply: ProduceReply) -> None:
+        if operation.client.startswith(VANDAL):
+            broken("spoilt batches are refused", operation.describe()[:400])
         values = [record.value or b"" for record in decode_batch(request.batch)]
         model = self._model
         start, end = reply.base_offset, reply.base_offset + len(values)
@@ -105,13 +118,19 @@ class AnswerChecker:
                 f"the log holds {model.values[start:end]!r} at {start}..{end}: {operation.describe()}",
             )
         index, append_ms = model.entry_at(start)
-        if index > operation.applied_at_reply or append_ms != reply.append_ms:
+        # Of a duplicate whose first copy has expired the log time is not known any more.
+        has_expired = reply.duplicate and start < model.log_start_at(operation.applied_at_reply)
+        is_known = append_ms == reply.append_ms or (has_expired and not reply.append_ms)
+        if index > operation.applied_at_reply or not is_known:
             broken(
                 "a confirmation comes after commit",
                 f"offset {start} is entry {index} with log time {append_ms}: {operation.describe()}",
             )
 
     def _check_refusal(self, operation: Operation, error: RequestError) -> None:
+        if operation.client.startswith(VANDAL):
+            self._count("spoilt batches refused")
+            return
         match error:
             case OutOfOrderSequenceError():
                 self._check_out_of_order(operation)
@@ -150,6 +169,8 @@ class AnswerChecker:
     def _check_stale(self, operation: Operation) -> None:
         """At least one of the messages was neither acked nor held by the lease."""
         request = operation.request
+        if isinstance(request, ReleaseRequest):
+            return
         if not isinstance(request, AckRequest | NackRequest | ExtendRequest):
             broken("good requests are not refused", operation.describe())
         first, last = operation.committed_before, operation.applied_at_reply
@@ -191,6 +212,24 @@ class AnswerChecker:
             broken("a receive gets no more than it asked for", operation.describe())
         self._check_deadline(operation, granted, reply)
         self._check_held(operation, group, granted, reply)
+
+    def _check_nothing(self, operation: Operation, request: ReceiveRequest) -> None:
+        """A receive that found nothing: no message was there all the time, free to be leased."""
+        model, first, last = self._model, operation.committed_before, operation.applied_at_reply
+        group = model.find_group(request.group, first)
+        if group is None or group.deleted <= last:
+            return
+        self._count("receives that found nothing")
+        if request.wait_ms:
+            # What came while it waited should have woken it.
+            woken_us = operation.completed_us - _WOKEN_WITHIN_US
+            first = max(first, Index(min(last, bisect_right(self._committed_us, woken_us))))
+        end = model.next_offset_at(first)
+        for offset in range(max(model.log_start_at(last), end - _LOOKED_AT), end):
+            is_free = all(moment.state is MessageState.AVAILABLE for moment in group.between(offset, first, last))
+            # One that has expired only waits for its FLOOR entry.
+            if is_free and model.append_ms - model.entry_at(offset)[1] < _FRESH_MS:
+                broken("who asks gets what there is", f"offset {offset} was free all the time: {operation.describe()}")
 
     def _check_part(self, operation: Operation, part: Part) -> None:
         if part.corrupt:

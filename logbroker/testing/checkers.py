@@ -15,6 +15,7 @@ from logbroker.partition.runs import RunState
 from logbroker.raft.log import CompactedError, UnavailableEntryError
 from logbroker.raft.messages import MessageKind
 from logbroker.testing.answers import AnswerChecker
+from logbroker.testing.clock import EPOCH_MS
 from logbroker.testing.model import MessageState, PartitionModel
 from logbroker.testing.violation import broken
 
@@ -27,7 +28,9 @@ if TYPE_CHECKING:
     from logbroker.partition.groups import ConsumerGroup
     from logbroker.partition.runs import Run
     from logbroker.raft.core import RaftCore
+    from logbroker.raft.messages import ConfState
     from logbroker.storage.partition_log import PartitionLog
+    from logbroker.testing.cluster import SimulatedCluster
     from logbroker.testing.history import Operation
     from logbroker.testing.model import ModelGroup
     from logbroker.testing.node import SimulatedNode
@@ -35,13 +38,26 @@ if TYPE_CHECKING:
 
 _DIGEST_EVERY = 16
 _READ_BYTES = 1 << 20
+_CLOCK_SLACK_MS = 10_000
+"""How much earlier than by true time a message may go: leaders' clocks differ, and drift."""
 
 
 @final
 class Seen:
     """What was last seen of one replica in one process."""
 
-    __slots__ = ("applied", "commit", "last_index", "last_term", "led_term", "looked_at", "term")
+    __slots__ = (
+        "applied",
+        "commit",
+        "conf",
+        "directory",
+        "last_index",
+        "last_term",
+        "led_term",
+        "looked_at",
+        "tail",
+        "term",
+    )
 
     def __init__(self) -> None:
         self.term = Term(0)
@@ -51,6 +67,10 @@ class Seen:
         self.last_term = Term(0)
         self.led_term = Term(0)
         self.looked_at = False
+        self.conf: ConfState | None = None
+        self.directory = ""
+        self.tail: dict[Index, Term] = {}
+        """Term of each entry above the commit index."""
 
 
 @final
@@ -60,19 +80,27 @@ class GroupHistory:
     def __init__(self, group: GroupId) -> None:
         self.group = group
         self.model = PartitionModel()
-        self.answers = AnswerChecker(self.model)
+        self.committed_us: list[int] = []
+        """When each entry was first seen committed, from index 1."""
+        self.answers = AnswerChecker(self.model, self.committed_us)
         self.committed: list[tuple[Term, int]] = []
         """Term and checksum of each committed entry, from index 1."""
         self.leaders: dict[Term, ReplicaId] = {}
         self.votes: dict[tuple[ReplicaId, Term], ReplicaId] = {}
         self.digests: dict[Index, tuple[bytes, str]] = {}
         self.compared_digests = 0
+        self.now_us = 0
+        """Simulated time of what is noted next."""
+        self.appended_us: list[int] = []
+        """When each of them was first seen in a log."""
         # Checksum of each entry by its name, and the term of the entry before it.
         self._entries: dict[tuple[Index, Term], tuple[int, Term]] = {}
+        self._first_seen_us: dict[tuple[Index, Term], int] = {}
 
     def note_entry(self, entry: Entry, previous_term: Term, place: str) -> None:
         """An entry was seen in a log: (index, term) names its content and all before it, for ever."""
         seen = self._entries.setdefault((entry.index, entry.term), (entry.crc, previous_term))
+        self._first_seen_us.setdefault((entry.index, entry.term), self.now_us)
         if seen != (entry.crc, previous_term):
             broken(
                 "logs match",
@@ -93,6 +121,8 @@ class GroupHistory:
         if entry.index != len(self.committed) + 1:
             broken("harness", f"{place} shows entry {entry.index} committed, {len(self.committed)} were seen")
         self.committed.append((entry.term, entry.crc))
+        self.committed_us.append(self.now_us)
+        self.appended_us.append(self._first_seen_us.get((entry.index, entry.term), self.now_us))
         self.model.apply(entry)
 
     def note_leader(self, replica: ReplicaId, term: Term) -> None:
@@ -120,8 +150,9 @@ class GroupHistory:
 class ClusterChecker:
     """See the module. Every method may raise Violation."""
 
-    def __init__(self, scheduler: Scheduler) -> None:
+    def __init__(self, scheduler: Scheduler, cluster: SimulatedCluster) -> None:
         self._scheduler = scheduler
+        self._cluster = cluster
         self._groups: dict[GroupId, GroupHistory] = {}
         self._seen: dict[ReplicaId, Seen] = {}
         # What was lost once is lost for good; it is found so again at every later start.
@@ -132,6 +163,7 @@ class ClusterChecker:
         history = self._groups.get(group)
         if history is None:
             history = self._groups[group] = GroupHistory(group)
+        history.now_us = self._scheduler.now_us
         return history
 
     def seen(self, replica: ReplicaId) -> Seen:
@@ -198,6 +230,13 @@ class ClusterChecker:
                 f"replica {raft.sender} acknowledges {raft.index}, on its disk the log ends at "
                 f"{stored.log.last_index()}",
             )
+        elif raft.kind is MessageKind.APPEND_RESPONSE:
+            hole = stored.log.first_hole()
+            if hole is not None and raft.index >= hole:
+                broken(
+                    "nothing behind a hole is acknowledged",
+                    f"replica {raft.sender} acknowledges {raft.index}, and has lost entry {hole}",
+                )
 
     def after_step(self, node: SimulatedNode) -> None:
         """A node has taken a turn."""
@@ -207,6 +246,14 @@ class ClusterChecker:
         for group, error in engine.failed_groups.items():
             broken("groups do not fail", f"group {group} on node {node.node}: {type(error).__name__}: {error}")
         for replica in engine.replicas.values():
+            if replica.is_serving and replica.machine.applied_term != replica.core.term:
+                broken(
+                    "who serves has applied the first entry of its term",
+                    f"replica {replica.id} serves term {replica.core.term}, the last entry that it has applied is of "
+                    f"term {replica.machine.applied_term}",
+                )
+            if replica.id in node.wiped:
+                broken("who lost its disk does not come back", f"replica {replica.id} lives on node {node.node} again")
             self._look_at(node, replica)
 
     def on_answer(self, operation: Operation) -> None:
@@ -215,6 +262,7 @@ class ClusterChecker:
 
     def _look_at(self, node: SimulatedNode, replica: Replica) -> None:
         core, seen = replica.core, self.seen(replica.id)
+        led_before = core.is_leader and seen.led_term == core.term
         if core.is_leader and seen.led_term != core.term:
             self.history(replica.group).note_leader(replica.id, core.term)
             seen.led_term = core.term
@@ -226,8 +274,19 @@ class ClusterChecker:
             self._look_at_log(node, replica, seen)
             seen.last_index, seen.last_term = last_index, last_term
         if core.commit != seen.commit:
+            if led_before and core.term_at(core.commit) != core.term:
+                broken(
+                    "a leader commits through its own term",
+                    f"replica {replica.id}, leader of term {core.term}, has committed entry {core.commit} of term "
+                    f"{core.term_at(core.commit)}",
+                )
             self._look_at_commit(node, replica, seen)
         seen.looked_at = True
+        directory = replica.log.state.directory
+        if directory != seen.directory:
+            if seen.directory:
+                self._check_installed(node, replica)
+            seen.directory = directory
         applied = replica.machine.applied_index
         if applied != seen.applied:
             self._move(replica, "applied index", seen.applied, applied)
@@ -240,6 +299,16 @@ class ClusterChecker:
         history, core = self.history(replica.group), replica.core
         if core.first_index > seen.last_index + 1 and seen.looked_at:
             self._count("snapshots installed")
+        elif (
+            seen.commit < core.last_index < seen.last_index
+            and core.first_index <= core.last_index
+            and core.last_term == seen.tail.get(core.last_index)
+        ):
+            broken(
+                "only a conflict cuts a log",
+                f"the log of replica {replica.id} ended at {seen.last_index}, and now at {core.last_index}, "
+                f"of the same term {core.last_term} as before",
+            )
         start = _first_new(core, seen)
         if seen.looked_at and start <= seen.last_index:
             self._count("logs cut for a new leader")
@@ -253,6 +322,14 @@ class ClusterChecker:
         for entry in _readable(core, start, core.last_index):
             history.note_entry(entry, previous_term, place)
             previous_term = entry.term
+            seen.tail[entry.index] = entry.term
+
+    def _check_installed(self, node: SimulatedNode, replica: Replica) -> None:
+        directory = replica.log.state.directory
+        for path in node.disk.paths():
+            is_part = path.startswith(f"{directory}/") and path.endswith((".segment", ".checkpoint"))
+            if is_part and not node.disk.is_synced(path):
+                broken("an installed snapshot is durable", f"{path} of node {node.node} is not synced")
 
     def _look_at_commit(self, node: SimulatedNode, replica: Replica, seen: Seen) -> None:
         core, history = replica.core, self.history(replica.group)
@@ -260,11 +337,73 @@ class ClusterChecker:
         if core.commit > core.last_index:
             broken("committed entries are in the log", f"replica {replica.id} has {core.commit} > {core.last_index}")
         start = Index(max(seen.commit + 1, core.first_index))
+        for index in [index for index in seen.tail if index <= core.commit]:
+            del seen.tail[index]
         seen.commit = core.commit
         place = f"replica {replica.id} of node {node.node}"
         # What is damaged here cannot be read and is not judged; the other nodes' copies are.
+        known = len(history.committed)
         for entry in _readable(core, start, core.commit):
+            log_start = history.model.log_start_offset
             history.note_committed(entry, place)
+            if history.model.log_start_offset > log_start:
+                self._check_age(history)
+        if core.is_leader and len(history.committed) > known:
+            self._check_majority(replica, (core.conf, seen.conf or core.conf), Index(len(history.committed)))
+        seen.conf = core.conf
+
+    def _check_age(self, history: GroupHistory) -> None:
+        """Retention took no message before its time, as long as most of the clocks went right."""
+        if not self._cluster.progress.has_sound_time:
+            return
+        youngest = history.model.log_start_offset - 1
+        index, append_ms = history.model.entry_at(youngest)
+        appended_us, speed = history.appended_us[index - 1], self._cluster.options.clock_speed
+        if abs(append_ms - EPOCH_MS - appended_us * speed // 1000) > _CLOCK_SLACK_MS // 2:
+            # It was not seen where it was made, behind an entry that is damaged there, and so its age is not known.
+            return
+        age_ms = (self._scheduler.now_us - appended_us) * speed // 1000
+        if age_ms < self._cluster.options.node.retention_s * 1000 - _CLOCK_SLACK_MS:
+            broken(
+                "retention takes no message early",
+                f"offset {youngest} of group {history.group}, of log time {append_ms}, was dropped {age_ms} ms old",
+            )
+        self._count("log starts that were raised in time")
+
+    def _check_majority(self, leader: Replica, confs: tuple[ConfState, ...], index: Index) -> None:
+        """What a leader has committed is on the disks of a majority.
+
+        By the configuration in force, or by the one before where a change was applied in the same turn.
+        """
+        term = leader.core.term_at(index)
+        for conf in confs:
+            halves = [half for half in (conf.voters, conf.voters_outgoing) if half]
+            if all(2 * sum(self._is_durable(voter, index, term) for voter in half) > len(half) for half in halves):
+                return
+        broken(
+            "committed means durable on a majority",
+            f"leader {leader.id} has committed entry {index} of term {term}; of the voters {confs[0]} it is on the "
+            f"disks of {[voter for voter in confs[0].members() if self._is_durable(voter, index, term)]}",
+        )
+
+    def _is_durable(self, replica: ReplicaId, index: Index, term: Term) -> bool:
+        home = self._cluster.membership.home_of(replica)
+        if home is None:
+            return False
+        node = self._cluster.nodes[home]
+        stored = None if node.store is None else node.store.replicas.get(replica)
+        if stored is None:
+            # Not running, or taken away with what it had.
+            durable = node.durable.get(replica)
+            return replica in node.wiped or (durable is not None and durable.last_index >= index)
+        if stored.lost:
+            return True
+        try:
+            return stored.log.term(index) == term
+        except CompactedError:
+            return True
+        except UnavailableEntryError:
+            return False
 
     def _count(self, what: str) -> None:
         self.counts[what] = self.counts.get(what, 0) + 1
@@ -335,9 +474,27 @@ def compare_states(model: PartitionModel, machine: PartitionMachine, place: str)
         broken("state follows from the log", f"{place} has groups {machine.groups}, the model {sorted(model.groups)}")
     for name, group in model.groups.items():
         _compare_groups(model, group, machine.group(name), place)
+    _compare_producers(model, machine, place)
+
+
+def _compare_producers(model: PartitionModel, machine: PartitionMachine, place: str) -> None:
+    """The machine remembers the last five batches of each producer, and no more; so many producers fit into no run."""
+    for state in machine.producers.states():
+        told = [(first, base) for first, _, base in state.batches]
+        known = [(batch.base_sequence, batch.base_offset) for batch in model.batches_of(state.producer_id)[-5:]]
+        if told != known:
+            broken("state follows from the log", f"{place} has {told} of producer {state.producer_id}, not {known}")
+    if len(machine.producers) != model.producer_count:
+        broken(
+            "state follows from the log", f"{place} has {len(machine.producers)} of {model.producer_count} producers"
+        )
 
 
 def _compare_groups(model: PartitionModel, group: ModelGroup, tested: ConsumerGroup, place: str) -> None:
+    kept = {record.lease for record in tested.leases.records()}
+    held = group.held_leases(model.log_start_offset, model.next_offset)
+    if kept != held:
+        broken("state follows from the log", f"{place}, group {group.name}, has leases {kept}, the model {held}")
     for run in tested.table.overlap(model.log_start_offset, model.next_offset):
         for offset in range(run.start, run.end):
             message = group.message(offset)

@@ -26,6 +26,7 @@ from logbroker.testing.history import History, Verdict
 from logbroker.testing.membership import Membership
 from logbroker.testing.network import Network
 from logbroker.testing.node import NodeOptions, SimulatedNode
+from logbroker.testing.progress import ProgressChecker
 from logbroker.testing.scheduler import US_PER_MS
 
 if TYPE_CHECKING:
@@ -79,19 +80,20 @@ class SimulatedCluster:
         self.node_ids = [NodeId(number) for number in range(1, options.node_count + 1)]
         self.groups = [GroupId(number) for number in range(1, options.group_count + 1)]
         self.history = History()
-        self.checker = ClusterChecker(scheduler)
+        self.checker = ClusterChecker(scheduler, self)
         self.membership = Membership(self)
         self.network = Network(scheduler, self.node_ids, self)
-        self.true_clock = SimulatedClock(scheduler, drift_ppm=self._speed_ppm(0))
+        self.true_clock = SimulatedClock(scheduler, drift_ppm=self.speed_ppm(0))
         self._random = scheduler.random("cluster")
         self._client_random = scheduler.random("client links")
         self._clients_cut: set[NodeId] = set()
+        self.progress = ProgressChecker(self)
         self.nodes: dict[NodeId, SimulatedNode] = {}
         for node in self.node_ids:
             clock = SimulatedClock(
                 scheduler,
                 offset_ms=self._random.randint(-options.clock_offset_ms, options.clock_offset_ms),
-                drift_ppm=self._speed_ppm(self._random.randint(-options.drift_ppm, options.drift_ppm)),
+                drift_ppm=self.speed_ppm(self._random.randint(-options.drift_ppm, options.drift_ppm)),
             )
             self.nodes[node] = SimulatedNode(node, self, clock, options.node)
 
@@ -101,6 +103,7 @@ class SimulatedCluster:
         for node in self.nodes.values():
             node.start()
         self.membership.start()
+        self.progress.start()
 
     # What clients use.
 
@@ -138,6 +141,10 @@ class SimulatedCluster:
         if node in self._clients_cut:
             return
         self.scheduler.after(self._client_delay_us(), lambda: self._arrive(call))
+
+    def reaches(self, node: NodeId) -> bool:
+        """Whether clients can reach a node."""
+        return node not in self._clients_cut
 
     def cut_clients(self, node: NodeId) -> None:
         """Nothing passes between clients and this node, either way."""
@@ -239,6 +246,7 @@ class SimulatedCluster:
 
     def heal(self) -> None:
         """End everything that is wrong, as operators and time would; nothing breaks after this."""
+        self.progress.stop()
         self.network.heal()
         self._clients_cut.clear()
         for node in self.nodes.values():
@@ -252,7 +260,8 @@ class SimulatedCluster:
         serving = [node for node in self.nodes.values() if node.serves(group)]
         return max(serving, key=lambda node: node.term(group), default=None)
 
-    def _speed_ppm(self, drift_ppm: int) -> int:
+    def speed_ppm(self, drift_ppm: int) -> int:
+        """How much faster than simulated time a clock runs that drifts so much from node time."""
         return (self.options.clock_speed - 1) * 1_000_000 + drift_ppm * self.options.clock_speed
 
 

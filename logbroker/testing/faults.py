@@ -57,6 +57,10 @@ class FaultKind(Enum):
     DRIFT = "clock drift"
     TRANSFER = "leadership transfer"
     MEMBERSHIP = "replica moved"
+    DEAF = "deaf or mute node"
+    """All that is sent to a node is lost, or all that it sends."""
+    MISDIRECTED = "misdirected write"
+    """A piece of a segment, or pages of the write-ahead log of a stopped node, land elsewhere in their file."""
 
 
 _RATES: dict[FaultKind, float] = {
@@ -85,8 +89,13 @@ _RATES: dict[FaultKind, float] = {
     FaultKind.DRIFT: 0.03,
     FaultKind.TRANSFER: 0.10,
     FaultKind.MEMBERSHIP: 0.04,
+    FaultKind.DEAF: 0.08,
+    FaultKind.MISDIRECTED: 0.03,
 }
 """How often each happens in a second, when it is on and of usual strength."""
+
+_LATER_KINDS = (FaultKind.DEAF, FaultKind.MISDIRECTED)
+"""Drawn after everything else."""
 
 _PLAIN_LINKS = LinkQuality()
 _HEALTHY_SHARE = 0.12
@@ -121,11 +130,16 @@ def draw_plan(random: Random, *, without: frozenset[FaultKind] = frozenset()) ->
     """Draw the faults of one run; those in `without` stay off."""
     healthy = random.random() < _HEALTHY_SHARE
     rates: dict[FaultKind, float] = {}
-    for kind, rate in _RATES.items():
+
+    def draw(kind: FaultKind) -> None:
         # Both draws are made whatever they decide, so that `without` does not reshuffle the others.
         on, strength = random.random() < _ON_SHARE, random.choice((0.3, 1.0, 1.0, 2.0))
         if on and not healthy and kind not in without:
-            rates[kind] = rate * strength
+            rates[kind] = _RATES[kind] * strength
+
+    for kind in _RATES:
+        if kind not in _LATER_KINDS:
+            draw(kind)
     lossy = random.random() < 0.35 and not healthy
     quality = LinkQuality(
         min_delay_us=random.choice((80, 120, 500, 2_000)),
@@ -135,13 +149,12 @@ def draw_plan(random: Random, *, without: frozenset[FaultKind] = frozenset()) ->
         reorder_rate=random.choice((0.0, 0.02, 0.2)) if lossy else 0.0,
         in_order=not lossy or random.random() < 0.5,
     )
-    return FaultPlan(
-        rates,
-        quality,
-        clock_offset_ms=0 if healthy else random.choice((0, 100, 800)),
-        drift_ppm=0 if healthy else random.choice((0, 100, 5_000)),
-        burst_share=random.choice((0.0, 0.0, 0.3, 0.6)),
-    )
+    clock_offset_ms = 0 if healthy else random.choice((0, 100, 800))
+    drift_ppm = 0 if healthy else random.choice((0, 100, 5_000))
+    burst_share = random.choice((0.0, 0.0, 0.3, 0.6))
+    for kind in _LATER_KINDS:
+        draw(kind)
+    return FaultPlan(rates, quality, clock_offset_ms, drift_ppm, burst_share)
 
 
 @final
@@ -182,6 +195,8 @@ class FaultInjector:
             FaultKind.DRIFT: self._drift,
             FaultKind.TRANSFER: self._transfer,
             FaultKind.MEMBERSHIP: self._membership,
+            FaultKind.DEAF: self._deaf,
+            FaultKind.MISDIRECTED: self._misdirected,
         }
 
     def start(self) -> None:
@@ -295,7 +310,9 @@ class FaultInjector:
         return True
 
     def _stalled_disk(self) -> bool:
-        self._any_node().stall_disk(self._duration_us(500, 12_000))
+        # Now and then so long that somebody else has to lead meanwhile.
+        is_long = self._random.random() < 0.4
+        self._any_node().stall_disk(self._duration_us(7_000, 14_000) if is_long else self._duration_us(500, 8_000))
         return True
 
     def _stalled_flush(self) -> bool:
@@ -321,6 +338,16 @@ class FaultInjector:
         if not self._cluster.may_lose_data_on(node):
             return False
         node.rot_bits(self._random)
+        return True
+
+    def _misdirected(self) -> bool:
+        node = self._any_node()
+        if not self._cluster.may_lose_data_on(node):
+            return False
+        if self._random.random() < 0.5:
+            node.misdirect_flush(self._random.choice((-4096, 512, 4096)))
+        else:
+            node.misplace_commits(self._random)
         return True
 
     def _wipe(self) -> bool:
@@ -360,6 +387,15 @@ class FaultInjector:
         self._cut_for(both, Cut.LOST)
         return True
 
+    def _deaf(self) -> bool:
+        victim = self._any_node().node
+        others = [node for node in self._cluster.node_ids if node != victim]
+        is_deaf = self._random.random() < 0.6
+        links = [(other, victim) if is_deaf else (victim, other) for other in others]
+        # Long enough for somebody to notice that a leader is of no use.
+        self._cut_for(links, Cut.LOST, for_us=self._random.randrange(3_000, 16_000) * US_PER_MS)
+        return bool(others)
+
     def _clog(self) -> bool:
         pair = self._two_nodes()
         if pair is None:
@@ -367,9 +403,9 @@ class FaultInjector:
         self._cut_for([pair], Cut.HELD)
         return True
 
-    def _cut_for(self, links: list[tuple[NodeId, NodeId]], how: Cut) -> None:
+    def _cut_for(self, links: list[tuple[NodeId, NodeId]], how: Cut, *, for_us: int | None = None) -> None:
         network = self._cluster.network
-        until_us = self._scheduler.now_us + self._around_an_election_us()
+        until_us = self._scheduler.now_us + (self._around_an_election_us() if for_us is None else for_us)
         for link in links:
             network.cut(*link, how)
             self._cut_until_us[link] = max(until_us, self._cut_until_us.get(link, 0))
@@ -414,7 +450,7 @@ class FaultInjector:
         return True
 
     def _drift(self) -> bool:
-        self._any_node().clock.set_drift(self._random.randrange(-10_000, 10_000))
+        self._any_node().clock.set_drift(self._cluster.speed_ppm(self._random.randrange(-10_000, 10_000)))
         return True
 
     # Operators.

@@ -48,6 +48,8 @@ class Operation:
     completed_us: int = -1
     # What the answering node had applied when it answered: an answer made from more is from the future.
     applied_at_reply: Index = _NO_INDEX
+    # The answering node had entries in its log that were not applied yet: it may have decided on those too.
+    had_more_at_reply: bool = True
     answer: Reply | None = None
     error: LogBrokerError | None = None
 

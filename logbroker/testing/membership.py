@@ -39,6 +39,8 @@ class Membership:
         # Replicas that a committed configuration no longer has.
         self._outvoted: set[ReplicaId] = set()
         self._settled: dict[GroupId, bool] = {}
+        self._joint_steps: dict[GroupId, int] = {}
+        self._random = cluster.scheduler.random("membership")
         self.counts: dict[str, int] = {}
 
     def found(self, group: GroupId) -> None:
@@ -69,6 +71,10 @@ class Membership:
         self._cluster.scheduler.note("replace replica", node, old, new)
         for other in self._cluster.nodes.values():
             self._tell_routes(other)
+
+    def home_of(self, replica: ReplicaId) -> NodeId | None:
+        """The node that a replica lives, or lived, on."""
+        return self._node_of.get(replica)
 
     def on_start(self, node: SimulatedNode) -> None:
         """A process has started: it learns where everybody is, and makes the replicas that it should have."""
@@ -133,16 +139,27 @@ class Membership:
             if replica not in members and replica not in wanted and replica // _IDS_PER_GROUP == group
         )
         self._settled[group] = not conf.is_joint and set(conf.voters) == wanted and not conf.learners
-        if self._settled[group] or conf.is_joint:
+        if self._settled[group]:
             return
+        if conf.is_joint:
+            # Whoever asked to stay in the joint configuration says when to leave it, too.
+            self._joint_steps[group] = self._joint_steps.get(group, 0) + 1
+            if not conf.auto_leave and self._joint_steps[group] > self._random.randrange(8):
+                self._propose(leader, ConfigProposal())
+            return
+        self._joint_steps[group] = 0
         change = self._next_changes(leader, conf, wanted)
         if change:
-            try:
-                leader.propose_config(ConfigProposal(tuple(change), Transition.AUTO, b""))
-            except LogBrokerError:
-                self._count("change of configuration refused")
-            else:
-                self._count("change of configuration proposed")
+            how = self._random.choice((Transition.AUTO, Transition.EXPLICIT))
+            self._propose(leader, ConfigProposal(tuple(change), how if len(change) > 1 else Transition.AUTO, b""))
+
+    def _propose(self, leader: Replica, proposal: ConfigProposal) -> None:
+        try:
+            leader.propose_config(proposal)
+        except LogBrokerError:
+            self._count("change of configuration refused")
+        else:
+            self._count("change of configuration proposed")
 
     def _next_changes(self, leader: Replica, conf: ConfState, wanted: set[ReplicaId]) -> list[ConfigChange]:
         unwanted = [replica for replica in conf.members() if replica not in wanted]

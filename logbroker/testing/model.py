@@ -13,6 +13,7 @@ from enum import Enum
 from typing import TYPE_CHECKING, final
 
 from logbroker.entry import EntryKind
+from logbroker.errors import LogBrokerError
 from logbroker.ids import DEFAULT_GROUP, GroupName, Index, LeaseId, Offset, lease_id
 from logbroker.partition.commands import (
     Ack,
@@ -101,6 +102,7 @@ class SentBatch:
     index: Index
     base_sequence: int
     next_sequence: int
+    base_offset: int
 
 
 @final
@@ -130,6 +132,8 @@ class ModelGroup:
         self.moments: dict[int, list[Moment]] = {}
         self.leases: dict[LeaseId, GrantedLease] = {}
         self.rewound: dict[LeaseId, Index] = {}
+        self.lease_of_request: dict[tuple[int, int], LeaseId] = {}
+        """The newest lease of each (session, request id)."""
         self.moves: dict[int, Move] = {}
         """Rewinds and skips that took effect, by id."""
 
@@ -151,6 +155,11 @@ class ModelGroup:
     def unsettled(self, start: int, end: int) -> list[int]:
         """The offsets in [start, end) that are not acked."""
         return [offset for offset in range(start, end) if self.message(offset).state is not MessageState.ACKED]
+
+    def held_leases(self, start: int, end: int) -> set[int]:
+        """Leases that hold a message of [start, end)."""
+        messages = (self.message(offset) for offset in range(start, end))
+        return {message.lease for message in messages if message.state is MessageState.LEASED}
 
     def counts(self, start: int, end: int) -> tuple[int, int, int, int, int]:
         """Available, leased, delayed and acked-ahead messages of [start, end), and the first that is not acked."""
@@ -260,6 +269,10 @@ class PartitionModel:
         count = bisect_right(self.floors, index, key=lambda floor: floor[0])
         return self.floors[count - 1][1] if count else 0
 
+    @property
+    def producer_count(self) -> int:
+        return len(self._producers)
+
     def batches_of(self, producer_id: int) -> list[SentBatch]:
         """The batches of a producer in the order of the log."""
         return self._producers.get(producer_id, [])
@@ -289,7 +302,11 @@ class PartitionModel:
                 f"stamped {header.base_offset} and {header.leader_epoch}",
             )
         self._check_sequence(entry, header.producer_id, header.base_sequence, header.record_count)
-        for position, record in enumerate(decode_batch(entry.payload)):
+        try:
+            records = decode_batch(entry.payload)
+        except LogBrokerError as error:
+            broken("what is in the log can be opened", f"entry {entry.index}: {error}")
+        for position, record in enumerate(records):
             value = record.value or b""
             offset = entry.base_offset + position
             earlier = self.offset_of.setdefault(value, offset)
@@ -311,7 +328,7 @@ class PartitionModel:
                 "a producer's batches are in order and once",
                 f"entry {entry.index} has sequence {base_sequence} of producer {producer_id}, {expected} is next",
             )
-        batches.append(SentBatch(entry.index, base_sequence, base_sequence + count))
+        batches.append(SentBatch(entry.index, base_sequence, base_sequence + count, entry.base_offset))
 
     def _raise_floor(self, entry: Entry) -> None:
         floor = decode_floor(entry.payload)
@@ -386,6 +403,7 @@ class PartitionModel:
                     granted[-1] = (granted[-1][0], offset + 1, deliveries)
                 else:
                     granted.append((offset, offset + 1, deliveries))
+        self._check_request(group, entry, lease, change)
         group.leases[lease] = GrantedLease(
             lease,
             entry.index,
@@ -396,6 +414,19 @@ class PartitionModel:
             change.session,
             change.request_id,
         )
+
+    def _check_request(self, group: ModelGroup, entry: Entry, lease: LeaseId, change: Lease) -> None:
+        """A receive that is asked again holds one lease at a time."""
+        if not change.session:
+            return
+        earlier = group.lease_of_request.get((change.session, change.request_id))
+        if earlier is not None and self._leased_under(group, earlier):
+            broken(
+                "a request holds one lease at a time",
+                f"entry {entry.index} leases to request {change.session}/{change.request_id} of {group.name}, "
+                f"which holds lease {earlier}",
+            )
+        group.lease_of_request[change.session, change.request_id] = lease
 
     def _lease_one(self, group: ModelGroup, entry: Entry, lease: LeaseId, offset: int, visible_at_ms: int) -> int:
         message = group.message(offset)

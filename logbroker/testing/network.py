@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 _RECONNECT_MIN_US = 20 * US_PER_MS
 _RECONNECT_MAX_US = 300 * US_PER_MS
-_KEEPALIVE_US = 6_000 * US_PER_MS
+_KEEPALIVE_US = 9_000 * US_PER_MS
 
 
 @final
@@ -176,6 +176,12 @@ class Network:
                 self._launch(pair, direction, sender, to, frame)
         elif how is Cut.LOST:
             self._close_by_keepalive_later(pair)
+
+    def cut_of(self, sender: NodeId, to: NodeId) -> Cut:
+        return self._directions[sender, to].cut
+
+    def quality_of(self, sender: NodeId, to: NodeId) -> LinkQuality:
+        return self._directions[sender, to].quality
 
     def refuse(self, left: NodeId, right: NodeId) -> None:
         """Close the connection and let none be made until `allow`."""

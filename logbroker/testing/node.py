@@ -27,12 +27,16 @@ from logbroker.partition.checkpoint import CheckpointMeta, decode, encode_slices
 from logbroker.partition.log_time import Reading
 from logbroker.partition.machine import PartitionMachine
 from logbroker.record.batch import DEFAULT_LIMITS
+from logbroker.storage.ballast import Room
 from logbroker.storage.commit import CommitJob
 from logbroker.storage.index import DictIndex
 from logbroker.storage.node_store import StoreOptions
 from logbroker.storage.partition_log import LogOptions
 from logbroker.storage.recovery import open_store
-from logbroker.storage.simulated_disk import Action, Effect, Fault, SimulatedCrash, SimulatedDisk, Tear, on
+from logbroker.storage.simulated_cache import PAGE_BYTES, Tear
+from logbroker.storage.simulated_disk import SimulatedDisk
+from logbroker.storage.simulated_faults import Action, Effect, Fault, SimulatedCrash, on
+from logbroker.storage.simulated_faults import Operation as DiskOperation
 from logbroker.storage.wal import WalOptions
 from logbroker.testing.scheduler import US_PER_MS
 from logbroker.testing.violation import broken
@@ -145,6 +149,8 @@ class SimulatedNode:
         self.engine: Engine | None = None
         self.store: NodeStore | None = None
         self.durable: dict[ReplicaId, DurableLog] = {}
+        self.wiped: set[ReplicaId] = set()
+        """Replicas whose disk was lost with everything on it."""
         self.counts: dict[str, int] = {}
         self._cluster = cluster
         self._scheduler = cluster.scheduler
@@ -163,6 +169,8 @@ class SimulatedNode:
         self._commit: CommitJob | None = None
         self._last_commit: CommitJob | None = None
         self._starts_since_rot = 1 << 30
+        self._has_latent_damage = False
+        self._full_since_us: int | None = None
         self._being_made: set[ReplicaId] = set()
         self._being_removed: set[ReplicaId] = set()
 
@@ -185,6 +193,8 @@ class SimulatedNode:
     def start(self) -> None:
         """Start a process on what the disk holds; a crash that is planned may end it again at once."""
         self._life += 1
+        self._has_latent_damage = False
+        self._full_since_us = None
         self._pump_is_planned = False
         self._paused_until_us = 0
         self._backlog.clear()
@@ -280,6 +290,7 @@ class SimulatedNode:
             self.cut_power()
         self.disk = SimulatedDisk(capacity_bytes=_FIRST_CAPACITY_BYTES)
         self._index = DictIndex()
+        self.wiped |= self.durable.keys()
         self.durable.clear()
         self._starts_since_rot = 1 << 30
         self._count("wipe")
@@ -406,9 +417,20 @@ class SimulatedNode:
 
     def fill_disk(self, *, leave_bytes: int) -> None:
         space = self.disk.space()
+        had_ballast = self.store is not None and self.store.room is Room.AMPLE and self.has_good_disk
+        self._full_since_us = self._scheduler.now_us if had_ballast else None
         self.disk.capacity_bytes = space.total_bytes - space.free_bytes + leave_bytes
 
+    @property
+    def full_us(self) -> int:
+        """How long the disk has been full, and nothing else is wrong with it; 0 if it is not, or had no ballast."""
+        is_full = self.disk.capacity_bytes != _FIRST_CAPACITY_BYTES and self._full_since_us is not None
+        if not is_full or self._slow_us or self._flush_stalled_until_us > self._scheduler.now_us:
+            return 0
+        return self._scheduler.now_us - (self._full_since_us or 0)
+
     def free_disk(self) -> None:
+        self._full_since_us = None
         self.disk.capacity_bytes = _FIRST_CAPACITY_BYTES
 
     def rot_bits(self, random: Random) -> None:
@@ -416,7 +438,7 @@ class SimulatedNode:
         if self.is_running:
             self.cut_power()
         paths = [path for path in self.disk.paths() if path.endswith((".segment", ".wal", ".checkpoint"))]
-        for _ in range(random.randint(1, 4)):
+        for _ in range(random.choice((1, 1, 2, 4, 12, 40))):
             path = random.choice(paths)
             with self.disk.open(path) as file:
                 content = file.pread(file.size(), 0)
@@ -428,6 +450,36 @@ class SimulatedNode:
                     break
         self._starts_since_rot = 0
         self._count("bit rot")
+        self._start_again_later()
+
+    def misdirect_flush(self, distance_bytes: int) -> None:
+        """Let the next piece that is flushed to a segment land elsewhere in its file; a later start may find out."""
+
+        def is_piece(operation: DiskOperation) -> bool:
+            return operation.action is Action.PWRITE and operation.path.endswith((".segment", ".spare"))
+
+        self.disk.inject(Fault(effect=Effect.MISDIRECTED, matches=is_piece, distance_bytes=distance_bytes))
+        self._has_latent_damage = True
+        self._starts_since_rot = 0
+        self._count("misdirected flush")
+
+    def misplace_commits(self, random: Random) -> None:
+        """Move some pages of a stopped node's write-ahead log, as if the disk had put a write elsewhere."""
+        if self.is_running:
+            self.cut_power()
+        paths = [path for path in self.disk.paths() if path.endswith(".wal")]
+        path = random.choice(paths)
+        with self.disk.open(path) as file:
+            content = file.pread(file.size(), 0)
+        pages = [at for at in range(0, len(content) - 2 * PAGE_BYTES, PAGE_BYTES) if any(content[at : at + 16])]
+        if pages:
+            start = random.choice(pages)
+            count = random.randint(1, 4)
+            end = min(start + count * PAGE_BYTES, len(content) - PAGE_BYTES)
+            self.disk.scribble(path, start + PAGE_BYTES, content[start:end])
+            self.disk.scribble(path, start, bytes(PAGE_BYTES))
+        self._starts_since_rot = 0
+        self._count("misplaced pages of the write-ahead log")
         self._start_again_later()
 
     # What comes in.
@@ -467,6 +519,7 @@ class SimulatedNode:
                 broken("every request is answered once", f"answered again with {result}: {operation.describe()}")
             replica = engine.replicas.get(operation.partition)
             applied = Index(0) if replica is None else replica.machine.applied_index
+            operation.had_more_at_reply = replica is None or replica.core.last_index != applied
             request.reply(result, applied)
 
         if operation.partition in engine.replicas:
@@ -474,6 +527,15 @@ class SimulatedNode:
         else:
             # Who routes requests knows that the partition lives elsewhere.
             answered(NotLeaderError(f"node {self.node} holds no replica of group {operation.partition}"))
+
+    def kept_waiting(self, group: GroupId, older_than_us: int) -> list[Operation]:
+        """Requests to a group that the engine has held for longer than that."""
+        now_us = self._scheduler.now_us
+        return [
+            request.operation
+            for request in self._open.values()
+            if request.operation.partition == group and now_us - request.since_us > older_than_us
+        ]
 
     def overdue(self, older_than_us: int) -> list[Operation]:
         """Requests that the engine holds for longer than they wait for messages and `older_than_us` more."""
@@ -500,7 +562,7 @@ class SimulatedNode:
         """Let the engine take an input: at once, or when the process goes on."""
         if not self.is_running:
             return
-        if self._is_paused:
+        if self.is_paused:
             self._backlog.append(lambda: self._with_engine(act))
         else:
             self._with_engine(act)
@@ -519,7 +581,21 @@ class SimulatedNode:
     def _touch(self) -> None:
         if not self._pump_is_planned and self.is_running:
             self._pump_is_planned = True
-            self._later(_PUMP_DELAY_US, self._pump)
+            # Not behind what has gathered while the process stood still: that may be a lot.
+            self._scheduler.after(_PUMP_DELAY_US, self._pump_when_running())
+
+    def _pump_when_running(self) -> Callable[[], None]:
+        life = self._life
+
+        def pump() -> None:
+            if self._life != life or not self.is_running:
+                return
+            if self._is_paused:
+                self._backlog.append(self._pump)
+            else:
+                self._pump()
+
+        return pump
 
     def _pump(self) -> None:
         self._pump_is_planned = False
@@ -639,6 +715,25 @@ class SimulatedNode:
     # Time.
 
     @property
+    def is_paused(self) -> bool:
+        """The process stands still, or has not caught up yet with what came in while it did."""
+        return self._is_paused or bool(self._backlog)
+
+    @property
+    def is_stalled(self) -> bool:
+        """No commit returns."""
+        return self._stalled_until_us > self._scheduler.now_us
+
+    @property
+    def has_good_disk(self) -> bool:
+        """Nothing slows, stalls or fills the disk."""
+        return (
+            self._slow_us == 0
+            and self._flush_stalled_until_us <= self._scheduler.now_us
+            and self.disk.capacity_bytes == _FIRST_CAPACITY_BYTES
+        )
+
+    @property
     def _is_paused(self) -> bool:
         return self._paused_until_us > self._scheduler.now_us
 
@@ -649,7 +744,7 @@ class SimulatedNode:
         def due() -> None:
             if self._life != life or (not self.is_running):
                 return
-            if self._is_paused:
+            if self.is_paused:
                 self._backlog.append(act)
             else:
                 act()
@@ -660,12 +755,16 @@ class SimulatedNode:
         life = self._life
 
         def resume() -> None:
+            """Do some of what has come in; the engine takes its turns in between, as it does in a busy process."""
             if self._life != life or self._is_paused:
                 return
-            backlog, self._backlog = self._backlog, []
-            for act in backlog:
+            some = self._random.randint(1, 4)
+            now, self._backlog = self._backlog[:some], self._backlog[some:]
+            for act in now:
                 if self._life == life and self.is_running:
                     act()
+            if self._backlog:
+                self._scheduler.after(self._random.randrange(1, 3 * _PUMP_DELAY_US), resume)
 
         self._scheduler.at(self._paused_until_us, resume)
 
@@ -693,6 +792,15 @@ class SimulatedNode:
     def replica(self, group: GroupId) -> Replica | None:
         return None if self.engine is None else self.engine.replicas.get(group)
 
+    def has_caught_up(self, group: GroupId) -> bool:
+        """Everything in the log is applied."""
+        replica = self.replica(group)
+        return replica is not None and replica.core.last_index == replica.machine.applied_index
+
+    def is_sending(self, group: GroupId) -> bool:
+        """A snapshot of the group is on its way to a follower, or was just now."""
+        return self.engine is not None and any(sent == group for sent, _ in self.engine._senders)
+
     def leads(self, group: GroupId) -> bool:
         replica = self.replica(group)
         return replica is not None and replica.core.is_leader
@@ -716,7 +824,7 @@ class SimulatedNode:
     def is_whole(self) -> bool:
         """Runs, and holds everything that it ever held."""
         engine = self.engine
-        if engine is None or engine.lost or engine.failed_groups:
+        if engine is None or engine.lost or engine.failed_groups or self._has_latent_damage:
             return False
         return not any(replica.log.is_damaged for replica in engine.replicas.values())
 

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 _LEADER_WITHIN_US = 15 * US_PER_S
 _DRAINED_WITHIN_US = 45 * US_PER_S
 _ANSWERED_WITHIN_US = 15 * US_PER_S
+_POLLS_END_US = 4 * US_PER_S
 _LOOK_US = 200 * US_PER_MS
 
 
@@ -109,6 +110,8 @@ class Simulation:
         self._wait("every batch is answered", _ANSWERED_WITHIN_US, self._unanswered_batches)
         self._wait("every message is delivered and acked", _DRAINED_WITHIN_US, self._undrained)
         self._wait("every node catches up", _LEADER_WITHIN_US, self._behind)
+        # Long enough for every poll that waits now to end.
+        self.scheduler.run_for(_POLLS_END_US)
         self._wait("every request is answered", _ANSWERED_WITHIN_US, self._overdue)
 
     def _wait(self, what: str, within_us: int, missing: Callable[[], str]) -> None:
@@ -156,7 +159,7 @@ class Simulation:
         return "" if self.cluster.membership.is_settled else "membership is not as wanted"
 
     def _overdue(self) -> str:
-        late = [operation for node in self.cluster.nodes.values() for operation in node.overdue(3 * US_PER_S)]
+        late = [operation for node in self.cluster.nodes.values() for operation in node.overdue(US_PER_S)]
         return late[0].describe() if late else ""
 
     # At the end.
@@ -227,6 +230,7 @@ class Simulation:
         add("membership: ", self.cluster.membership.counts)
         add("", self.cluster.history.counts)
         add("replica: ", self.cluster.checker.counts)
+        add("progress: ", self.cluster.progress.counts)
         for node in self.cluster.nodes.values():
             node.count_living()
             add("node: ", node.counts)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass, field
+from functools import cache
 from typing import TYPE_CHECKING, Protocol, final
 
 from logbroker.errors import NotLeaderError
@@ -27,12 +28,15 @@ from logbroker.node.requests import (
     ProduceRequest,
     ReceiveReply,
     ReceiveRequest,
+    ReleaseRequest,
     RewindRequest,
     StateReply,
     StateRequest,
     TimeTarget,
 )
-from logbroker.record.batch import encode_values
+from logbroker.record.batch import DEFAULT_LIMITS, HEADER_BYTES, Codec, encode_values
+from logbroker.record.checksum import crc32c
+from logbroker.record.compression import compress
 from logbroker.testing.history import Verdict
 from logbroker.testing.scheduler import US_PER_MS, US_PER_S
 
@@ -46,6 +50,12 @@ if TYPE_CHECKING:
 
 _MAX_IN_FLIGHT = 5
 _REMEMBERED_LEASES = 30
+_WATCH_US = 200 * US_PER_MS
+_VANDALISM_US = 3 * US_PER_S
+_BATCH_CRC_END = 21
+
+VANDAL = "vandal "
+"""How the names of clients begin whose batches may never be taken."""
 
 
 @final
@@ -65,6 +75,7 @@ class WorkloadProfile:
     nack_share: float = 0.08
     extend_share: float = 0.08
     late_share: float = 0.05
+    release_share: float = 0.03
     stale_share: float = 0.05
     double_share: float = 0.05
     partial_share: float = 0.15
@@ -379,6 +390,8 @@ class Consumer:
             self._scheduler.after(held.hide_us // 2, lambda: self._extend(held))
         elif draw < profile.die_share + profile.late_share + profile.extend_share + profile.nack_share:
             self._scheduler.after(work_us, lambda: self._nack(held, held.ranges))
+        elif draw > 1 - profile.release_share:
+            self._scheduler.after(work_us // 8, lambda: self._release(held))
         else:
             self._settle_later(held, work_us)
         if self._random.random() < profile.stale_share and not self._well_behaved:
@@ -418,6 +431,11 @@ class Consumer:
     def _nack(self, held: _Held, ranges: tuple[tuple[int, int], ...]) -> None:
         delay_ms = self._random.choice((0, 0, self._random.randrange(100, 3_000)))
         request = NackRequest(self.group, ((held.lease, ranges),), delay_ms=delay_ms, reason="simulated")
+        self._route.call(request, timeout_us=US_PER_S, done=lambda _: None)
+
+    def _release(self, held: _Held) -> None:
+        """What a node asks for itself when the connection was gone before the lease could be told."""
+        request = ReleaseRequest(self.group, held.lease)
         self._route.call(request, timeout_us=US_PER_S, done=lambda _: None)
 
     def _extend(self, held: _Held) -> None:
@@ -547,6 +565,90 @@ class Operator:
 
 
 @final
+class Watcher:
+    """Asks every node in turn how things stand, also the one that was cut off a moment ago and led until then."""
+
+    def __init__(self, cluster: Cluster, partition: GroupId, name: str) -> None:
+        self._cluster = cluster
+        self._partition = partition
+        self._name = name
+        self._random = cluster.scheduler.random(f"watcher {name}")
+        self._last = NodeId(0)
+
+    def start(self) -> None:
+        self._ask()
+
+    def _ask(self) -> None:
+        self._cluster.scheduler.after(int(self._random.expovariate(1) * _WATCH_US) + 1, self._ask)
+        # Mostly the one that answered before: it is the last to know that it does not lead any more.
+        nodes = self._cluster.client_nodes
+        node = self._last if self._last and self._random.random() < 0.7 else self._random.choice(nodes)
+        request = StateRequest()
+        self._cluster.call(self._name, node, self._partition, request, timeout_us=2 * US_PER_S, done=self._on_answer)
+
+    def _on_answer(self, operation: Operation) -> None:
+        if operation.verdict is Verdict.OK:
+            self._last = operation.node
+
+
+@final
+class Vandal:
+    """Sends batches that no broker may take: damaged, cut, lying, or made to burst."""
+
+    def __init__(self, cluster: Cluster, partition: GroupId, name: str) -> None:
+        self._cluster = cluster
+        self._name = VANDAL + name
+        self._random = cluster.scheduler.random(f"vandal {name}")
+        self._route = Route(cluster, self._name, partition, self._random)
+        self._stopped = False
+
+    def start(self) -> None:
+        self._later()
+
+    def stop(self) -> None:
+        self._stopped = True
+
+    def _later(self) -> None:
+        self._cluster.scheduler.after(int(self._random.expovariate(1) * _VANDALISM_US) + 1, self._act)
+
+    def _act(self) -> None:
+        if self._stopped:
+            return
+        self._later()
+        request = ProduceRequest(self._spoil(encode_values([b"spoilt"] * 20, timestamp_ms=self._cluster.wall_ms())))
+        self._route.call(request, timeout_us=US_PER_S, done=lambda _: None)
+
+    def _spoil(self, batch: bytes) -> bytes:
+        random = self._random
+        match random.randrange(5):
+            case 0 | 1:
+                at = random.randrange(_BATCH_CRC_END, len(batch))
+                return batch[:at] + bytes([batch[at] ^ 1 << random.randrange(8)]) + batch[at + 1 :]
+            case 2:
+                return batch[: random.randrange(1, len(batch))]
+            case 3:
+                # One record more than there is.
+                return _sealed(batch[: HEADER_BYTES - 4] + (21).to_bytes(4, "big") + batch[HEADER_BYTES:])
+            case _:
+                attributes = int(Codec.ZSTD).to_bytes(2, "big")
+                head = batch[:_BATCH_CRC_END] + attributes + batch[_BATCH_CRC_END + 2 : HEADER_BYTES]
+                return _sealed(head + _bomb())
+
+
+def _sealed(batch: bytes) -> bytes:
+    """The batch with its length and checksum made true."""
+    length = (len(batch) - 12).to_bytes(4, "big")
+    crc = crc32c(batch[_BATCH_CRC_END:]).to_bytes(4, "big")
+    return batch[:8] + length + batch[12 : _BATCH_CRC_END - 4] + crc + batch[_BATCH_CRC_END:]
+
+
+@cache
+def _bomb() -> bytes:
+    """A few bytes that inflate to more than any batch may hold."""
+    return compress(bytes(2 * DEFAULT_LIMITS.max_uncompressed_bytes))
+
+
+@final
 class Workload:
     """All clients of one partition."""
 
@@ -562,9 +664,13 @@ class Workload:
             for number in range(profile.consumers)
         ]
         self.operator = Operator(cluster, partition, f"o{partition}", profile, self.groups)
+        self.watcher = Watcher(cluster, partition, f"w{partition}")
+        self.vandal = Vandal(cluster, partition, f"{partition}")
 
     def start(self) -> None:
         self.operator.start()
+        self.watcher.start()
+        self.vandal.start()
         for producer in self.producers:
             producer.start()
         for consumer in self.consumers:
@@ -573,6 +679,7 @@ class Workload:
     def stop_producing(self) -> None:
         """The end of a run: nothing new, nobody misbehaves, what is there is drained."""
         self.operator.stop()
+        self.vandal.stop()
         for producer in self.producers:
             producer.stop()
         for consumer in self.consumers:
