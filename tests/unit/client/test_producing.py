@@ -16,6 +16,7 @@ from logbroker.errors import (
 from logbroker.record.batch import decode_batch, read_header
 from logbroker.wire.requests import AnyRequest, Metadata, Produce, Produced, WireLimits
 from logbroker_client.partitioner import partition_of
+from logbroker_client.producing import RUN_BATCH_COUNT
 from tests.fake_broker import Answer, Drop, FakeCluster, FakeNode, Hold
 from tests.unit.client.world import World, send
 
@@ -193,6 +194,43 @@ def test_messages_without_a_key_go_round_by_the_batch() -> None:
         send(producer, b"%d" % number)
         world.settle()
     assert [flat(world.cluster, partition) for partition in range(3)] == [[b"0", b"3"], [b"1", b"4"], [b"2", b"5"]]
+
+
+def test_full_batches_without_a_key_go_on_to_the_next_partition_in_runs() -> None:
+    world = World(cluster_of(partitions=3))
+    producer = world.producer(batch_bytes=100)
+    run = [b"%02d" % number for number in range(3 * RUN_BATCH_COUNT + 1)]
+    for number in run:
+        # Each is a batch by itself.
+        send(producer, number * 50)
+        world.settle()
+    numbers = [[(value or b"")[:2] for value in flat(world.cluster, partition)] for partition in range(3)]
+    assert numbers == [[*run[:16], run[48]], run[16:32], run[32:48]]
+
+
+def test_a_partition_that_does_not_keep_up_is_not_given_more() -> None:
+    world = World(cluster_of(partitions=3))
+    world.node(1).on_request = Script(*[Hold()] * 100)
+    producer = world.producer(batch_bytes=100)
+    for number in range(30):
+        send(producer, b"%02d" % number * 50)
+        world.settle()
+    # Five on their way and five that wait, each.
+    assert [request.partition for request in world.node(1).of(Produce)] == [0] * 5 + [1] * 5 + [2] * 5
+    assert len(producer.unsettled()) == 30
+
+
+def test_a_run_ends_where_the_partition_cannot_be_reached() -> None:
+    cluster = cluster_of(nodes=2, partitions=2)
+    cluster.move(2, partition=1)
+    world = World(cluster)
+    world.down.add(2)
+    producer = world.producer(batch_bytes=100)
+    for number in range(2 * RUN_BATCH_COUNT):
+        send(producer, b"%d" % number * 100)
+        world.settle()
+    # At most one went the wrong way, before anybody knew.
+    assert len(stored(cluster, 0)) >= 2 * RUN_BATCH_COUNT - 1
 
 
 def test_messages_without_a_key_wait_for_one_batch_on_its_way_whatever_the_partition() -> None:
