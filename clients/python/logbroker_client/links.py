@@ -5,14 +5,17 @@ from __future__ import annotations
 from enum import Enum, auto
 from typing import TYPE_CHECKING, final
 
-from logbroker.wire.frames import SEND_MESSAGE_BYTES
-
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from logbroker.errors import LogBrokerError
     from logbroker.wire.protocol import ClientProtocol
     from logbroker_client.pending import Asked
+
+
+# With so much in its buffer a link is not given more before that is sent: the server works on the first batches of a
+# burst while the next ones are compressed. Less would cost more rounds of Raft than it saves time.
+BUFFER_BYTES = 128 * 1024
 
 
 @final
@@ -78,6 +81,6 @@ class Link:
         return (
             protocol is not None
             and self.state is LinkState.OPEN
-            and protocol.pending_bytes < SEND_MESSAGE_BYTES
+            and protocol.pending_bytes < BUFFER_BYTES
             and protocol.can_send()
         )
