@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import time
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, final
 
 import trio
 
@@ -19,10 +21,12 @@ if TYPE_CHECKING:
     from logbroker_client import Client
     from logbroker_client.producer import Producer
     from tools.chaos_kit.faults import Arena
-    from tools.chaos_kit.nodes import Partition
+    from tools.chaos_kit.nodes import ChaosNode, Partition
 
 # What has to happen within: produce refused, and taken again after there is room; an ack while it is refused.
 REFUSE_S, TAKE_S, ACK_S = 40.0, 10.0, 10.0
+# A scrubber leaves a node that has just started alone for a minute.
+MEND_S = 120.0
 _MINORITY_S = 8.0
 _BULK_BYTES = 60_000
 _SEND_S = 1.0
@@ -140,10 +144,32 @@ async def read_again(arena: Arena) -> None:
             await _rewind(arena, client, queue, back_ms=None)
 
 
-def flip_segments(data_dir: Path, random: Random, *, count: int = 3) -> list[tuple[Path, int, int]]:
-    """Flip bits in segments of a running node; gives file, position and the byte that stood there."""
+@final
+@dataclass(frozen=True, slots=True)
+class Rot:
+    """A byte of a file that was changed behind a node's back."""
+
+    node: int
+    path: Path
+    at: int
+    before: int
+    at_s: float
+
+    @property
+    def is_mended(self) -> bool:
+        """Whether the byte is what it was, or the whole file was given up for a better one."""
+        try:
+            with self.path.open("rb") as file:
+                file.seek(self.at)
+                return file.read(1) == bytes((self.before,))
+        except FileNotFoundError:
+            return True
+
+
+def flip_segments(node: ChaosNode, random: Random, *, count: int = 3) -> list[Rot]:
+    """Flip a bit in each of some segments of a running node."""
     found = []
-    paths = sorted(data_dir.glob("groups/*/*.segment"))
+    paths = sorted(node.data_dir.glob("groups/*/*.segment"))
     for path in random.sample(paths, min(count, len(paths))):
         # Room that was reserved and not used is zeros.
         written = len(path.read_bytes().rstrip(b"\0"))
@@ -155,5 +181,20 @@ def flip_segments(data_dir: Path, random: Random, *, count: int = 3) -> list[tup
             before = file.read(1)[0]
             file.seek(at)
             file.write(bytes((before ^ (1 << random.randrange(8)),)))
-        found.append((path, at, before))
+        found.append(Rot(node.number, path, at, before, time.monotonic()))
     return found
+
+
+async def wait_mended(arena: Arena) -> None:
+    """See all that rotted repaired while the nodes run."""
+    with trio.move_on_after(MEND_S):
+        while arena.rot:
+            for rot in [rot for rot in arena.rot if rot.is_mended]:
+                arena.rot.remove(rot)
+                arena.measure("rot repaired", time.monotonic() - rot.at_s)
+            await trio.sleep(0.2)
+    arena.findings += [
+        f"node {rot.node} has not repaired byte {rot.at} of {rot.path.parent.name}/{rot.path.name} "
+        f"{time.monotonic() - rot.at_s:.0f} s after it was flipped"
+        for rot in arena.rot
+    ]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, final
 import trio
 
 from tools.chaos_kit.disks import DiskKind
-from tools.chaos_kit.drive import drive_full, flip_segments, read_again, wait_taken
+from tools.chaos_kit.drive import Rot, drive_full, flip_segments, read_again, wait_taken
 from tools.chaos_kit.network import CLIENTS
 
 if TYPE_CHECKING:
@@ -58,6 +58,8 @@ class Arena:
     tell: Callable[[str], None]
     strikes: list[Strike] = field(default_factory=list)
     findings: list[str] = field(default_factory=list)
+    # Bits that were flipped and are not known to be mended; all on one node.
+    rot: list[Rot] = field(default_factory=list)
     # Answers to questions that faults ask on their way, such as how soon a full disk was used again.
     measures: dict[str, list[float]] = field(default_factory=dict)
 
@@ -305,7 +307,9 @@ async def _disk_full(arena: Arena) -> None:
 async def _wipe(arena: Arena) -> None:
     """A node loses its disk; it must be filled as a learner before it votes."""
     await arena.cluster.wait_whole()
-    number = await arena.choose()
+    # Never two nodes that have lost something.
+    number = next((rot.node for rot in arena.rot), None) or await arena.choose()
+    arena.rot.clear()
     strike = await arena.aim("wipe", number)
     wanted = {
         row["group"]: row["commit"] for page in (await arena.cluster.statuses()).values() for row in page["groups"]
@@ -347,16 +351,16 @@ async def _is_filling(arena: Arena, number: int, wanted: Mapping[int, int]) -> b
 
 
 async def _rot(arena: Arena) -> None:
-    """Bits of what a running node has stored flip; it is repaired from the others, without a restart of anything."""
+    """Bits of what a running node has stored flip; they are to be repaired from the others, without a restart.
+
+    Whoever reads finds some; the node's scrubber finds the rest in its time, for which the end of the round waits.
+    """
     await arena.cluster.wait_whole()
-    number = await arena.choose()
-    flipped = await trio.to_thread.run_sync(flip_segments, arena.node(number).data_dir, arena.random)
-    if not flipped:
-        return
+    number = next((rot.node for rot in arena.rot), None) or await arena.choose()
     strike = await arena.aim("rot", number)
     strike.led = ()
+    arena.rot += await trio.to_thread.run_sync(flip_segments, arena.node(number), arena.random)
     strike.at_s = trio.current_time()
-    # Somebody has to look: whoever leads reads for those who go back.
     await read_again(arena)
     await arena.cluster.wait_whole()
     strike.healed_s = trio.current_time()

@@ -43,6 +43,8 @@ _STORAGE: dict[str, object] = {
     "ballast_min_bytes": 4 << 20,
     "ballast_percent": 0.0,
     "index_map_bytes": 256 << 20,
+    "scrub_bytes_per_s": 64 << 20,
+    "scrub_pause_ms": 1_000,
 }
 
 

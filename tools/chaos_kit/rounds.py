@@ -12,6 +12,7 @@ import trio
 
 from logbroker.ids import META_GROUP
 from tools.chaos_kit.disks import DiskKind, disks
+from tools.chaos_kit.drive import wait_mended
 from tools.chaos_kit.faults import Arena, Fault, FaultError, Strike
 from tools.chaos_kit.judge import Verdict, judge
 from tools.chaos_kit.logs import LogsError, agreed_log, read_logs
@@ -154,6 +155,7 @@ async def _live(
                 f"{len(pending)} sends without an answer after healing, the first {pending[0].value.strip()!r}"
             )
         nursery.cancel_scope.cancel()
+    await wait_mended(arena)
     unread = await workload.read_all(timeout_s=_PEACE_S)
     if unread:
         verdict.stuck += 1
