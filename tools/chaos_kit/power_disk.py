@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 PAGE_BYTES = 4096
 CAPACITY_BYTES = 1 << 30
+_SECTOR_BYTES = 512
 _ROOT_INODE = 1
 
 
@@ -136,7 +137,7 @@ class PowerModel:
         self._sweep()
 
     def cut(self, kept: float, chance: random.Random) -> None:
-        """Lose what was not synced; but each page, and all names together, stay with the chance `kept`."""
+        """Lose what was not synced; but each page, or part of it, and all names together stay with chance `kept`."""
         keeps_names = chance.random() < kept
         for inode in self.inodes.values():
             if keeps_names:
@@ -170,7 +171,10 @@ def _revert(inode: Inode, kept: float, chance: random.Random) -> None:
         if chance.random() >= kept:
             at = page * PAGE_BYTES
             end = min(at + PAGE_BYTES, len(inode.data))
-            inode.data[at:end] = before.ljust(end - at, b"\0")[: end - at]
+            # A page may be torn: its first sectors are new, the others old.
+            torn = chance.randrange(PAGE_BYTES // _SECTOR_BYTES) * _SECTOR_BYTES if chance.random() < kept / 2 else 0
+            start = min(at + torn, end)
+            inode.data[start:end] = before.ljust(end - at, b"\0")[start - at : end - at]
     inode.undo.clear()
     del inode.data[size:]
     inode.durable_size = len(inode.data)
