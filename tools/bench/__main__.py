@@ -39,13 +39,16 @@ PEERS: dict[str, type[RabbitMq | Nats]] = {peer.name: peer for peer in (RabbitMq
 def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     # Whatever ends this, the servers end with it.
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, lambda _number, _frame: sys.exit(1))
+    signals = (signal.SIGTERM, signal.SIGHUP)
+    before = [signal.signal(number, lambda _number, _frame: sys.exit(1)) for number in signals]
     try:
         return _run(options)
     except BenchError as error:
         print(f"tools.bench: {error}", file=sys.stderr)
         return 1
+    finally:
+        for number, handler in zip(signals, before, strict=True):
+            signal.signal(number, handler)
 
 
 def _parser() -> argparse.ArgumentParser:

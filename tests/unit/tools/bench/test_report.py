@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from tools.bench.measure import Row
-from tools.bench.report import plain, ratios, render_work, spread, table
+from tools.bench.own import OwnWork, Setting
+from tools.bench.report import plain, ratios, render_own, render_work, spread, table
 from tools.bench.works import WORKS, Work
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 THROUGHPUT = Work(name="w", title="some work", shape="produce", goals={"rabbitmq": 10.0})
 LATENCY = Work(name="l", title="one at a time", shape="produce", window=1, goals={"rabbitmq": 1.0})
@@ -60,6 +66,21 @@ def test_figures_keep_three_digits() -> None:
     ]
     assert spread([3.0, 1.0, 2.0]) == "2.00 (1.00-3.00)"
     assert spread([2.0, 2.0]) == "2.00"
+
+
+def test_a_work_of_our_own_has_a_line_for_each_value_of_its_key() -> None:
+    def nothing(setting: Setting) -> Iterator[Row]:
+        raise AssertionError(setting)
+
+    rows = [
+        Row(work="o", system="logbroker", round=number, per_second=speed, extra={"size": size, "memory": size * 2})
+        for number, size, speed in ((1, 10.0, 5.0), (1, 20.0, 6.0), (2, 10.0, 7.0))
+    ]
+    text = render_own(OwnWork(name="o", title="own", key="size", run=nothing, goal="small"), rows)
+    lines = [line for line in text.splitlines() if line.startswith("|")]
+    assert [cell.strip() for cell in lines[0].strip("|").split("|")] == ["size", "runs", "memory", "messages/s"]
+    assert [cell.strip() for cell in lines[2].strip("|").split("|")] == ["10", "2", "20.0", "6.00 (5.00-7.00)"]
+    assert len(lines) == 4
 
 
 def test_every_line_of_a_table_is_equally_long() -> None:
