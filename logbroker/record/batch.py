@@ -58,6 +58,7 @@ __all__ = [
     "read_header",
     "repack",
     "stamp",
+    "unreadable_batch",
 ]
 
 _HEADER = struct.Struct(">qiibIhiqqqhii")
@@ -170,6 +171,19 @@ def encode_values(
     producer = (producer_id, producer_epoch, base_sequence)
     header = _new_header(len(values), timestamp_ms, timestamp_ms, producer, codec)
     return _seal_new(header, encode_plain(values, limits), limits)
+
+
+def unreadable_batch(base_offset: Offset, record_count: int, *, size_bytes: int, timestamp_ms: int) -> bytes:
+    """A batch of just `size_bytes` in the place of one that is lost: it has its offsets, and fails its checksum.
+
+    Whoever gets it rejects its records as corrupt, one by one, and none is skipped in silence.
+    """
+    data = bytes(size_bytes - HEADER_BYTES)
+    header = _new_header(record_count, timestamp_ms, timestamp_ms, (-1, -1, -1), Codec.NONE)
+    tail = _TAIL.pack(Codec.NONE, *header[4:11])
+    crc = crc32c(data, crc32c(tail)) ^ 1
+    head = _HEAD.pack(base_offset, size_bytes - _LENGTH_END, -1, _MAGIC, crc)
+    return b"".join((head, tail, data))
 
 
 def read_header(buffer: Buffer) -> BatchHeader:
