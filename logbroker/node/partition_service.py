@@ -406,7 +406,12 @@ class PartitionService:
         count = batch.next_offset - batch.base_offset
         if len(batch.payload) * (count - leased) > REPACK_WASTE_BYTES * count:
             keep = [(Offset(start), Offset(end)) for start, end, _ in shares]
-            smaller = repack(batch.payload, keep, self._limits)
+            try:
+                smaller = repack(batch.payload, keep, self._limits)
+            except LogBrokerError:
+                # Nobody looked inside when it was produced. Its messages are the consumer's to reject, one by one: held
+                # back here, they would hold up everything behind them for ever.
+                return Part(batch.payload, batch.base_offset, batch.append_ms, shares)
             return Part(smaller, batch.base_offset, batch.append_ms, shares, repacked=True)
         return Part(batch.payload, batch.base_offset, batch.append_ms, shares)
 
