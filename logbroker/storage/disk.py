@@ -257,7 +257,7 @@ def open_data_directory(root: Path) -> Iterator[RealDisk]:
         DataDirectoryInUseError: another process (or another holder in this one) has it.
     """
     with _translated("open", str(root)):
-        root.mkdir(mode=_DIRECTORY_MODE, parents=True, exist_ok=True)
+        _make_durably(root)
         handle = os.open(root / LOCK_NAME, os.O_RDWR | os.O_CREAT, _FILE_MODE)
     try:
         try:
@@ -271,6 +271,19 @@ def open_data_directory(root: Path) -> Iterator[RealDisk]:
         os.ftruncate(handle, 0)
         os.pwrite(handle, b"%d\n" % os.getpid(), 0)
         yield RealDisk(root)
+    finally:
+        os.close(handle)
+
+
+def _make_durably(directory: Path) -> None:
+    """Make a directory and its parents; each name is synced, or power loss could take all that was put below it."""
+    if directory.is_dir():
+        return
+    _make_durably(directory.parent)
+    directory.mkdir(mode=_DIRECTORY_MODE, exist_ok=True)
+    handle = os.open(directory.parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(handle)
     finally:
         os.close(handle)
 

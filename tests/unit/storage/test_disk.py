@@ -248,6 +248,17 @@ def test_no_call_gets_more_buffers_than_the_kernel_takes(disk: RealDisk, monkeyp
     assert counts == [512]
 
 
+def test_every_new_name_above_the_data_directory_is_synced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: list[tuple[int, int]] = []
+    monkeypatch.setattr(os, "fsync", lambda handle: synced.append((os.fstat(handle).st_dev, os.fstat(handle).st_ino)))
+    with open_data_directory(tmp_path / "a" / "b"):
+        pass
+    names = (tmp_path, tmp_path / "a")
+    assert synced == [(name.stat().st_dev, name.stat().st_ino) for name in names]
+    with open_data_directory(tmp_path / "a" / "b"):
+        assert len(synced) == 2
+
+
 def test_one_process_holds_a_data_directory(tmp_path: Path) -> None:
     root = tmp_path / "deep" / "data"
     with open_data_directory(root) as disk:
