@@ -40,7 +40,7 @@ from logbroker.node.cluster_messages import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Mapping
+    from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
     from logbroker.node.catalogue.rows import NodeRow, ReplicaRow
 
@@ -208,6 +208,11 @@ class FirstBootMachine:
         if mine <= self.state.meta_replica:
             return None
         return MetaSeed(mine, tuple(sorted(initial)), rows, nodes)
+
+    def founders(self) -> tuple[Sequence[ReplicaRow], Sequence[NodeRow]]:
+        """The replicas that the meta group began with, and their nodes; empty where no record is held."""
+        record = self.state.record
+        return ((), ()) if record is None else (meta_replicas(record), record.nodes)
 
     def bootstrap_command(self) -> Bootstrap | None:
         """What the first leader of the meta group proposes; None on a node that was not there."""

@@ -28,7 +28,7 @@ from logbroker.node.catalogue.commands import (
     decode_commands,
     encode_commands,
 )
-from logbroker.node.catalogue.rows import NodeRow, ReplicaState
+from logbroker.node.catalogue.rows import NodeRow, ReplicaRow, ReplicaState
 from logbroker.node.cluster_messages import ClusterMessage, Join, Joined, Refusal, Report
 from logbroker.node.placement import Creation, Placement
 
@@ -161,6 +161,9 @@ class ClusterTasks:
                 # The process may have ended between the replica's birth and the note of it.
                 await self._perform(self._machine.on_meta_replica(stored.log.replica))
         self._machine.has_meta = META_GROUP in self._engine.replicas
+        # A catalogue that was never in a checkpoint knows no addresses before it has a leader, which it cannot get
+        # without them: those of the founders stand in the record.
+        self._route(self._machine.founders())
         self.placement.reconcile(self._now_ms())
 
     # Inside.
@@ -204,12 +207,16 @@ class ClusterTasks:
         seed = self._machine.meta_seed()
         if seed is None:
             return
-        for node in seed.nodes:
+        self._route((seed.replicas, seed.nodes))
+        self.placement.create(Creation(META_GROUP, seed.replica, seed.voters))
+
+    def _route(self, founders: tuple[Sequence[ReplicaRow], Sequence[NodeRow]]) -> None:
+        rows, nodes = founders
+        for node in nodes:
             if node.node != self._me.node and node.peer_address:
                 self._set_address(node.node, node.peer_address)
-        for row in seed.replicas:
+        for row in rows:
             self._engine.set_route(row.replica, row.node)
-        self.placement.create(Creation(META_GROUP, seed.replica, seed.voters))
 
     def _take(self, sender: NodeId, incarnation: bytes, message: ClusterMessage) -> Step | None:
         match message:

@@ -29,6 +29,8 @@ from logbroker.node.peer_messages import (
     EntryCopy,
     EntryFetch,
     EntryGone,
+    HeartbeatAnswers,
+    Heartbeats,
     PeerMessage,
     RaftMessage,
     SnapshotAck,
@@ -54,6 +56,7 @@ from logbroker.storage.scrub import NO_SCRUB, Scrubber, ScrubOptions, ScrubSlice
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
+    from logbroker.node.peer_messages import BeatAnswerRow, BeatRow
     from logbroker.node.requests import Answer, Request
     from logbroker.storage.node_store import NodeStore, StoredReplica
 
@@ -61,6 +64,7 @@ ROOM_RETRY_TICKS = 10
 STUCK_TICKS = 10
 """A commit that has not returned for longer than this counts as a sync that never will: leaders hand over."""
 FETCH_TICKS = 5
+CHECKPOINT_TICKS = 10
 MIN_FREE_BYTES = 64 << 20
 
 BackgroundJob = FlushJob | CheckpointJob | SnapshotWriteJob | DiscardJob | RepairJob | ScrubSlice
@@ -169,6 +173,9 @@ class Engine:
         self._receivers: dict[GroupId, SnapshotReceiver] = {}
         self._checkpoints: dict[ReplicaId, tuple[Index, Term, ConfState]] = {}
         self._mending: dict[ReplicaId, Replica] = {}
+        # What may have something ready, and what has something to write: a turn looks at no other group.
+        self._dirty: dict[GroupId, Replica] = {}
+        self._writers: dict[GroupId, Replica] = {}
         # The ballast is made, or found to be there, with the first commit.
         self._room_wanted: Room | None = Room.AMPLE
         self._wants_seal = False
@@ -204,8 +211,7 @@ class Engine:
         self._commit_ticks = 0 if self._commit is None else self._commit_ticks + 1
         for peer in self._peers.values():
             peer.heard_ticks += 1
-        for replica in list(self.replicas.values()):
-            replica.tick()
+        self._tick_replicas()
         self._uncommitted_bytes = sum(replica.core.uncommitted_bytes for replica in self.replicas.values())
         self._tick_snapshots()
         if self._ticks % FETCH_TICKS == 0:
@@ -236,6 +242,10 @@ class Engine:
                 self._take_copy(message)
             case EntryGone():
                 self._take_gone(message)
+            case Heartbeats(beats):
+                self._take_heartbeats(sender, beats)
+            case HeartbeatAnswers(answers):
+                self._take_heartbeat_answers(sender, answers)
 
     def peer_connected(self, node: NodeId) -> None:
         self._peers.setdefault(node, _Peer())
@@ -269,8 +279,13 @@ class Engine:
         """Take and carry out everything that is ready; call after any batch of inputs."""
         if self.failed is not None:
             return
-        for replica in list(self.replicas.values()):
-            replica.pump()
+        # What one group applies may touch another one.
+        while self._dirty:
+            dirty, self._dirty = self._dirty, {}
+            for replica in dirty.values():
+                replica.pump()
+                if replica.has_writes:
+                    self._writers[replica.group] = replica
         self._drop_refused_snapshots()
 
     # Outputs.
@@ -291,12 +306,16 @@ class Engine:
             return None
         writes = []
         left = self._options.max_commit_bytes
-        for replica in self.replicas.values():
-            if left <= 0 or not self._can_write(replica):
+        # In the order in which they came to have something: who had no place comes first the next time.
+        for replica in list(self._writers.values()):
+            if left <= 0:
+                break
+            if not self._can_write(replica):
                 continue
             write = replica.take_write(left)
             if write is not None:
                 writes.append(write)
+                del self._writers[replica.group]
                 self._committing.append(replica)
                 left -= sum(entry.size_bytes for entry in write.entries)
         mending = next(filter(self._can_mend, self._mending.values()), None)
@@ -351,6 +370,7 @@ class Engine:
             if replica.id in refused:
                 self._refused += 1
                 replica.on_write_refused()
+                self._writers[replica.group] = replica
             else:
                 replica.on_written()
         # Tried again after the next tick, not at once: the disk does not empty itself that fast.
@@ -517,7 +537,7 @@ class Engine:
                 transfer=self._transfers,
             )
         except StorageError:
-            replica.core.report_snapshot(message.to, ok=False)
+            replica.report_snapshot(message.to, ok=False)
             return
         self._senders[replica.group, message.to] = sender
         replica.log.is_pinned = True
@@ -526,11 +546,8 @@ class Engine:
     def start_clock(self, last_append_ms: int) -> Callable[[int], int]:
         return self._clock.start_clock(last_append_ms)
 
-    def may_lead(self) -> bool:
-        return self._clock.may_lead()
-
-    def may_stamp(self) -> bool:
-        return self._clock.may_stamp()
+    def touch(self, replica: Replica) -> None:
+        self._dirty[replica.group] = replica
 
     def may_floor(self) -> bool:
         return self._clock.may_floor()
@@ -548,7 +565,9 @@ class Engine:
     def monotonic_ms(self) -> int:
         return self._clock.monotonic_ms()
 
+    @property
     def is_stuck(self) -> bool:
+        """A sync does not return, or the WAL waits for a flush that is late: nothing here becomes durable."""
         return self.store.is_stalled or self._commit_ticks > STUCK_TICKS
 
     def on_conf(self, group: GroupId, conf: ConfState) -> None:
@@ -560,10 +579,15 @@ class Engine:
 
     def has_room(self, replica: Replica) -> bool:
         """Whether a majority of the group's voters, this node included, have room for produce."""
+        return self._has_own_room and (len(self._others_with_room(replica)) + 1) * 2 > len(replica.conf.voters)
+
+    @property
+    def _has_own_room(self) -> bool:
+        return self.store.room is Room.AMPLE and self._room_wanted is None
+
+    def _others_with_room(self, replica: Replica) -> list[ReplicaId]:
         voters = replica.conf.voters
-        with_room = sum(self._node_has_room(self._nodes.get(voter)) for voter in voters if voter != replica.id)
-        own = self.store.room is Room.AMPLE and self._room_wanted is None
-        return own and (with_room + 1) * 2 > len(voters)
+        return [voter for voter in voters if voter != replica.id and self._node_has_room(self._nodes.get(voter))]
 
     # Inside.
 
@@ -613,7 +637,7 @@ class Engine:
             or self.store.wants_roll
             or self.store.wants_vote_scrub
             or any(map(self._can_mend, self._mending.values()))
-            or any(map(self._can_write, self.replicas.values()))
+            or any(map(self._can_write, self._writers.values()))
         )
 
     def _may_give_birth(self) -> bool:
@@ -638,6 +662,7 @@ class Engine:
         """The planned commit cannot be made yet; everything in it waits for the next."""
         for replica in self._committing:
             replica.on_write_refused()
+            self._writers[replica.group] = replica
         self._committing = []
         self._births = [*self._creating, *self._births]
         self._creating = []
@@ -650,11 +675,67 @@ class Engine:
         for replica in self.replicas.values():
             replica.abandon(error)
 
+    # Time.
+
+    def _tick_replicas(self) -> None:
+        may_campaign = not self.is_stuck and self._clock.may_lead()
+        may_stamp = not self.is_stuck and self._clock.may_stamp()
+        is_full = self.store.room is not Room.AMPLE
+        beats: dict[NodeId, list[BeatRow]] = {}
+        for replica in list(self.replicas.values()):
+            replica.tick(may_campaign=may_campaign, may_stamp=may_stamp)
+            core = replica.core
+            if is_full and core.is_leader:
+                # A majority without this node can take messages: one of it leads on. If there is none, somebody must
+                # lead acks and floors.
+                others = self._others_with_room(replica)
+                if 2 * len(others) > len(replica.conf.voters):
+                    replica.hand_over(others)
+            if core.beat_due:
+                group, sender, term = replica.group, replica.id, core.term
+                for to, commit in core.take_beats():
+                    node = self._nodes.get(to)
+                    if node is not None:
+                        beats.setdefault(node, []).append((group, sender, to, term, commit))
+        for node, rows in beats.items():
+            self._send(node, Heartbeats(tuple(rows)))
+
+    def _take_heartbeats(self, sender: NodeId, rows: Sequence[BeatRow]) -> None:
+        """Packed heartbeats: one that brings nothing new costs no more than a look; any other is stepped."""
+        replicas, answers = self.replicas, []
+        for group, leader, to, term, commit in rows:
+            replica = replicas.get(group)
+            if replica is None or replica.id != to or replica.failed is not None:
+                continue
+            if replica.core.on_beat(leader, term, commit):
+                answers.append((group, to, leader, term))
+            else:
+                message = Message(MessageKind.HEARTBEAT, to, leader, term, commit=commit)
+                self._deliver_raft(sender, group, message)
+        if answers:
+            self._send(sender, HeartbeatAnswers(tuple(answers)))
+
+    def _take_heartbeat_answers(self, sender: NodeId, rows: Sequence[BeatAnswerRow]) -> None:
+        replicas = self.replicas
+        for group, follower, to, term in rows:
+            replica = replicas.get(group)
+            if replica is None or replica.id != to or replica.failed is not None:
+                continue
+            if not replica.core.on_beat_answer(follower, term):
+                self._deliver_raft(sender, group, Message(MessageKind.HEARTBEAT_RESPONSE, to, follower, term))
+
     # Checkpoints.
 
     def _plan_checkpoints(self) -> None:
         now_ms = self._clock.monotonic_ms()
+        turn = self._ticks % CHECKPOINT_TICKS
         for replica in self.replicas.values():
+            # Each group has its turn once a second, so that a tick costs little however many there are.
+            if replica.group % CHECKPOINT_TICKS != turn:
+                continue
+            # Whatever touched it said so; this is for a path that forgot to.
+            if replica.core.has_ready():
+                self.touch(replica)
             if self.store.has_droppable(replica.id):
                 self.store.request_roll()
             if replica.checkpoint_due(now_ms):
@@ -682,7 +763,7 @@ class Engine:
         del self._senders[group, to]
         if replica is not None:
             replica.log.is_pinned = any(other == group for other, _ in self._senders)
-            replica.core.report_snapshot(to, ok=ok)
+            replica.report_snapshot(to, ok=ok)
 
     def _tick_snapshots(self) -> None:
         for (group, to), sender in list(self._senders.items()):
@@ -810,6 +891,8 @@ class Engine:
     def _fetch_damaged(self) -> None:
         """Ask every member for the good copies of entries that are known to be damaged here."""
         for replica in self.replicas.values():
+            if not replica.log.is_damaged:
+                continue
             for index, term in replica.log.holes()[:16]:
                 for member in replica.conf.members():
                     node = self._nodes.get(member)
@@ -867,6 +950,8 @@ class Engine:
         self.failed_groups.pop(group, None)
         self._committing = [kept for kept in self._committing if kept is not replica]
         self._mending.pop(replica.id, None)
+        self._dirty.pop(group, None)
+        self._writers.pop(group, None)
 
     def _on_rot(self, log: PartitionLog) -> None:
         """The scrubber found damage before anybody met it: it is fetched with the next ticks."""

@@ -76,6 +76,8 @@ if TYPE_CHECKING:
 
 MAX_WAIT_MS = 30_000
 REPACK_WASTE_BYTES = 64 << 10
+_MAX_QUIET_MS = 1_000
+_NEVER_MS = 1 << 62
 NO_LEASE = LeaseId(0)
 
 
@@ -137,7 +139,8 @@ class PartitionService:
         # Answers that nobody waits for any more, of polls that are still in their line or were a moment ago.
         self._forgotten: set[Answer] = set()
         self._oldest_ms = 0
-        self._floor_at_ms = 0
+        # Until this monotonic time no tick finds anything to do, unless something happens before.
+        self._quiet_until_ms = 0
 
     @property
     def poll_count(self) -> int:
@@ -167,7 +170,7 @@ class PartitionService:
             answer(error)
 
     def on_leading(self) -> None:
-        self._oldest_ms = 0
+        self._oldest_ms = self._quiet_until_ms = 0
         self._woken.clear()
 
     def on_leadership_lost(self, error: Callable[[], LogBrokerError]) -> None:
@@ -178,6 +181,7 @@ class PartitionService:
                 poll.answer(error())
 
     def on_applied(self, entry: Entry, applied: object) -> None:
+        self._quiet_until_ms = 0
         applied = _as_applied(applied)
         for group in applied.woken:
             self._woken[group] = None
@@ -194,11 +198,21 @@ class PartitionService:
 
     def on_tick(self) -> None:
         """Everything that happens because time passes: floors, expiry, delays that are due, polls that end."""
+        now_ms = self._host.monotonic_ms()
+        if now_ms < self._quiet_until_ms and not self._polls:
+            return
         for act in (self._move_floor, self._expire, self._tidy):
             # What is refused, or needs what is damaged, is tried again at the next tick; nothing was appended.
             with contextlib.suppress(ProposalRefused, StorageError):
                 act()
         self._end_polls()
+        self._quiet_until_ms = now_ms + self._quiet_ms()
+
+    def _quiet_ms(self) -> int:
+        """How long nothing is due: most partitions of a large node are idle most of the time."""
+        log_ms = self._replica.stamp_ms()
+        due_ms = min(self._ahead().next_deadline_ms() or _NEVER_MS, self._oldest_ms + self.settings.retention_s * 1000)
+        return max(0, min(_MAX_QUIET_MS, due_ms - log_ms))
 
     def _decide(self, request: Request, answer: Answer) -> None:
         match request:

@@ -116,7 +116,37 @@ class EntryGone:
     log_start_index: Index
 
 
-PeerMessage = Beat | RaftMessage | SnapshotChunk | SnapshotAck | EntryFetch | EntryCopy | EntryGone
+BeatRow = tuple[GroupId, ReplicaId, ReplicaId, Term, Index]
+"""Group, sender, receiver, term, commit index."""
+BeatAnswerRow = tuple[GroupId, ReplicaId, ReplicaId, Term]
+"""Group, sender, receiver, term."""
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Heartbeats:
+    """The heartbeats of all groups that one node leads and the other follows, in one message."""
+
+    rows: tuple[BeatRow, ...]
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class HeartbeatAnswers:
+    rows: tuple[BeatAnswerRow, ...]
+
+
+PeerMessage = (
+    Beat
+    | RaftMessage
+    | SnapshotChunk
+    | SnapshotAck
+    | EntryFetch
+    | EntryCopy
+    | EntryGone
+    | Heartbeats
+    | HeartbeatAnswers
+)
 
 _TYPE = struct.Struct(">8sB")
 _BEAT = struct.Struct(">Q?")
@@ -125,6 +155,9 @@ _SNAPSHOT_META = struct.Struct(">QQI")
 _CHUNK = struct.Struct(">IQQQQQQQQQQQ?I")
 _ACK = struct.Struct(">IQQQQQ?")
 _FETCH = struct.Struct(">IQQQQ")
+_COUNT = struct.Struct(">I")
+_BEAT_ROW = struct.Struct(">IQQQQ")
+_ANSWER_ROW = struct.Struct(">IQQQ")
 _COPY = struct.Struct(">IQQ")
 
 _REJECT = 1
@@ -172,6 +205,10 @@ def encode_peer_message(message: PeerMessage, cluster_tag: bytes) -> bytes:
             return _TYPE.pack(cluster_tag, 5) + _FETCH.pack(
                 message.group, message.sender, message.to, message.index, message.term
             )
+        case Heartbeats(rows):
+            return _rows(_TYPE.pack(cluster_tag, 8), [_BEAT_ROW.pack(*row) for row in rows])
+        case HeartbeatAnswers(answers):
+            return _rows(_TYPE.pack(cluster_tag, 9), [_ANSWER_ROW.pack(*row) for row in answers])
         case EntryGone():
             return _TYPE.pack(cluster_tag, 7) + _FETCH.pack(
                 message.group, message.sender, message.to, message.index, message.log_start_index
@@ -307,6 +344,24 @@ def _decode_gone(body: memoryview) -> EntryGone:
     return EntryGone(GroupId(group), ReplicaId(sender), ReplicaId(to), Index(index), Index(log_start_index))
 
 
+def _rows(head: bytes, rows: list[bytes]) -> bytes:
+    return b"".join([head, _COUNT.pack(len(rows)), *rows])
+
+
+def _row_part(body: memoryview, row: struct.Struct) -> memoryview:
+    (count,) = _COUNT.unpack_from(body)
+    _check_end(body, _COUNT.size + count * row.size)
+    return body[_COUNT.size :]
+
+
+def _decode_heartbeats(body: memoryview) -> Heartbeats:
+    return Heartbeats(tuple(_BEAT_ROW.iter_unpack(_row_part(body, _BEAT_ROW))))
+
+
+def _decode_answers(body: memoryview) -> HeartbeatAnswers:
+    return HeartbeatAnswers(tuple(_ANSWER_ROW.iter_unpack(_row_part(body, _ANSWER_ROW))))
+
+
 def _decode_copy(body: memoryview) -> EntryCopy:
     group, sender, to = _COPY.unpack_from(body)
     head = decode_head(body, _COPY.size, place="peer frame")
@@ -328,4 +383,6 @@ _DECODERS: dict[int, Callable[[memoryview], PeerMessage]] = {
     5: _decode_fetch,
     6: _decode_copy,
     7: _decode_gone,
+    8: _decode_heartbeats,
+    9: _decode_answers,
 }

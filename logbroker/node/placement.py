@@ -384,7 +384,7 @@ class Placement:
         if now_ms - since_ms >= BALANCE_AFTER_MS:
             self._fit_since_ms[row.group] = now_ms
             try:
-                replica.core.transfer_leadership(target)
+                replica.transfer_leadership(target)
             except LogBrokerError as error:
                 logger.debug("transfer_refused group=%d reason=%r", row.group, error.message)
 

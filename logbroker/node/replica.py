@@ -40,7 +40,7 @@ from logbroker.storage.commit import ReplicaWrite
 from logbroker.storage.entry_codec import seal_entry
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 
     from logbroker.storage.lives import InstallBody
     from logbroker.storage.node_store import NodeStore, StoredReplica
@@ -109,14 +109,8 @@ class ReplicaHost(Protocol):
     def start_clock(self, last_append_ms: int) -> Callable[[int], int]:
         """The log clock of one leadership: the previous entry's log time in, the next one's out."""
 
-    def may_lead(self) -> bool:
-        """False while this node's clock is not known to agree with the others': it does not campaign."""
-
-    def may_stamp(self) -> bool:
-        """False once this node's clock is known to be off: what it leads it hands over, before it stamps anything."""
-
-    def is_stuck(self) -> bool:
-        """A sync does not return, or the WAL waits for a flush that is late: nothing here becomes durable."""
+    def touch(self, replica: Replica) -> None:
+        """Something may be ready in `replica`: it is to be pumped in this turn."""
 
     def on_conf(self, group: GroupId, conf: ConfState) -> None: ...
 
@@ -235,6 +229,7 @@ class Replica:
                 gather_appends=True,
                 # The catalogue is read on every node, and changes seldom: there it is the delay that counts.
                 lazy_commit=self.group != META_GROUP,
+                packs_heartbeats=True,
             ),
             self._storage,
             hard_state=self._start_state(stored),
@@ -296,33 +291,54 @@ class Replica:
 
     # Inputs.
 
-    def tick(self) -> None:
+    def tick(self, *, may_campaign: bool = True, may_stamp: bool = True) -> None:
+        """One tick of time. The bounds are the node's: without them this replica does not campaign, or not lead."""
         if self.failed is not None:
             return
-        self._guard_candidacy()
-        self._call(self.core.tick)
-        if self.is_serving and self.service is not None:
+        if self.log.state.damaged or not (may_campaign and may_stamp and self._may_campaign):
+            self._guard_candidacy(may_campaign=may_campaign, may_stamp=may_stamp)
+        try:
+            if self.core.tick():
+                self._host.touch(self)
+        except LogBrokerError as error:
+            self._host.touch(self)
+            self._on_refused(error)
+        if self.ahead is not None and self.is_serving and self.service is not None:
             self.service.on_tick()
 
     def step(self, message: Message) -> None:
         if self.failed is None:
+            self._host.touch(self)
             self._call(lambda: self.core.step(message))
 
     def campaign(self) -> None:
         """Ask for votes now, not after a timeout: for the first voter of a new group, and for a sole voter."""
         if self.failed is None:
+            self._host.touch(self)
             self._call(self.core.campaign)
 
     def peer_lost(self, replica: ReplicaId) -> None:
         """The connection to another replica's node closed: if it led, its lease ends here."""
         if self.failed is None:
+            self._host.touch(self)
             self.core.suspect(replica)
             self.core.report_unreachable(replica)
 
     def campaign_against(self, replica: ReplicaId) -> None:
         """Ask for votes if `replica` leads and was not heard of since `peer_lost`."""
         if self.failed is None:
+            self._host.touch(self)
             self._call(lambda: self.core.peer_down(replica))
+
+    def report_snapshot(self, replica: ReplicaId, *, ok: bool) -> None:
+        """A snapshot that was sent to another replica arrived, or was given up."""
+        self._host.touch(self)
+        self.core.report_snapshot(replica, ok=ok)
+
+    def transfer_leadership(self, target: ReplicaId) -> None:
+        """Raises ProposalRefused where it can not be given to `target` now."""
+        self._host.touch(self)
+        self.core.transfer_leadership(target)
 
     def pump(self) -> None:
         """Take every Ready there is; afterwards messages are sent, entries applied and writes queued."""
@@ -375,6 +391,7 @@ class Replica:
             payload=payload,
         )
         self.core.propose((entry,))
+        self._host.touch(self)
         foreseen = ahead.apply(entry)
         self._proposed[entry.index] = _Proposed(entry.term, on_committed, on_lost)
         return entry, foreseen
@@ -383,6 +400,7 @@ class Replica:
         """Raises ProposalRefused where one is pending or it does not fit."""
         self.require_ahead()
         self.core.propose_config(proposal)
+        self._host.touch(self)
 
     def stamp_ms(self) -> int:
         """Log time of the entry that would be proposed now."""
@@ -399,6 +417,7 @@ class Replica:
         context = self._next_read
         self._next_read += 1
         self.core.read_index(context)
+        self._host.touch(self)
         self._reads[context] = (on_ready, on_lost)
 
     def when_applied(
@@ -473,6 +492,7 @@ class Replica:
         done, self._in_flight = self._in_flight, []
         if self.failed is not None:
             return
+        self._host.touch(self)
         try:
             for write in done:
                 if write.install is not None:
@@ -485,6 +505,7 @@ class Replica:
         """There was no room: the same write is tried again with the next commit."""
         self._writes.extendleft(reversed(self._in_flight))
         self._in_flight = []
+        self._host.touch(self)
 
     # Checkpoints.
 
@@ -536,11 +557,21 @@ class Replica:
     def _call(self, act: Callable[[], object]) -> None:
         try:
             act()
-        except (UnavailableEntryError, RemoteProtocolError):
-            # A damaged entry is noted in the log, and a message no sound peer sends changes nothing; Raft repeats.
-            self._limit_apply()
-        except InvariantError as error:
-            self._fail(error)
+        except LogBrokerError as error:
+            self._on_refused(error)
+
+    def _on_refused(self, error: LogBrokerError) -> None:
+        """The core raised: a damaged entry is noted in the log, and a message that no sound peer sends changes nothing.
+
+        Raft repeats both. A broken invariant stops the group.
+        """
+        match error:
+            case UnavailableEntryError() | RemoteProtocolError():
+                self._limit_apply()
+            case InvariantError():
+                self._fail(error)
+            case _:
+                raise error
 
     def _limit_apply(self) -> None:
         hole = min((index for index, _ in self.log.holes() if index > self.machine.applied_index), default=None)
@@ -562,6 +593,7 @@ class Replica:
 
     def on_repaired(self) -> None:
         """An entry that was damaged here has come from a peer."""
+        self._host.touch(self)
         self._limit_apply()
         if self.core.is_leader and self.ahead is None and self.machine.applied_term == self.core.term:
             self._begin_serving()
@@ -739,26 +771,26 @@ class Replica:
     def _leads_on(self, ahead: GroupMachine | None) -> bool:
         return ahead is not None and self.core.is_leader and self.core.term == self._led_term
 
-    def _guard_candidacy(self) -> None:
+    def _guard_candidacy(self, *, may_campaign: bool, may_stamp: bool) -> None:
         """A damaged replica, or one whose clock is off, does not campaign and hands leadership over."""
-        is_sound = not self.log.is_damaged and not self._host.is_stuck()
-        may = is_sound and self._host.may_lead()
+        is_whole = not self.log.is_damaged
+        may = is_whole and may_campaign
         if may != self._may_campaign:
             self._may_campaign = may
             self.core.set_can_campaign(may)
-        if self.core.is_leader and not (is_sound and self._host.may_stamp()):
+        if not (is_whole and may_stamp) and self.core.is_leader:
             self.hand_over()
 
-    def hand_over(self) -> bool:
-        """Ask the most caught-up other voter to take over; False where there is none."""
-        voters = set(self.core.conf.voters) - {self.id}
+    def hand_over(self, among: Collection[ReplicaId] | None = None) -> bool:
+        """Ask the most caught-up other voter, or one of those named, to take over; False where there is none."""
+        voters = set(self.core.conf.voters if among is None else among) - {self.id}
         others = [
             progress for progress in self.core.progress() if progress.replica in voters and progress.recent_active
         ]
         if not others or self.core.transfer_target != NO_REPLICA:
             return False
         try:
-            self.core.transfer_leadership(max(others, key=lambda progress: progress.match).replica)
+            self.transfer_leadership(max(others, key=lambda progress: progress.match).replica)
         except LogBrokerError:
             return False
         return True

@@ -306,15 +306,36 @@ class RaftCore:
 
     # -- what happens to it
 
-    def tick(self) -> None:
-        """One tick of time passed."""
+    def tick(self) -> bool:
+        """One tick of time passed. False if nothing came of it but, on a leader, heartbeats for `take_beats`."""
         state = self._state
         if state.role is Role.LEADER:
-            leader.tick(state)
-            return
+            return leader.tick(state)
         state.election_elapsed += 1
-        if state.election_elapsed >= state.randomized_election_ticks:
-            election.on_election_timeout(state)
+        if state.election_elapsed < state.randomized_election_ticks:
+            return False
+        election.on_election_timeout(state)
+        return True
+
+    @property
+    def beat_due(self) -> bool:
+        """Heartbeats are to be taken with `take_beats`."""
+        return self._state.beat_due
+
+    def take_beats(self) -> list[tuple[ReplicaId, Index]]:
+        """Follower and commit index of each heartbeat that is due; with `packs_heartbeats` alone.
+
+        Each says and does what a HEARTBEAT without a context would; `on_beat` takes it at the other end.
+        """
+        return leader.take_beats(self._state)
+
+    def on_beat(self, sender: ReplicaId, term: Term, commit: Index) -> bool:
+        """Take a packed heartbeat; False, and nothing changed, where the driver must step it as a message."""
+        return follower.on_beat(self._state, sender, term, commit)
+
+    def on_beat_answer(self, sender: ReplicaId, term: Term) -> bool:
+        """Take the answer to a packed heartbeat; False as in `on_beat`."""
+        return leader.on_beat_answer(self._state, sender, term)
 
     def step(self, message: Message) -> None:
         """Take a message from a peer. For SNAPSHOT the driver holds all of the data durably already.

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from logbroker.errors import RemoteProtocolError, invariant
-from logbroker.ids import NO_REPLICA, Index
+from logbroker.ids import NO_REPLICA, Index, ReplicaId, Term
 from logbroker.raft.election import Campaign, campaign
-from logbroker.raft.messages import Message, MessageKind, SnapshotMeta
+from logbroker.raft.messages import Message, MessageKind, Role, SnapshotMeta
 from logbroker.raft.trace import TraceKind
 
 if TYPE_CHECKING:
@@ -85,6 +85,15 @@ def on_heartbeat(state: RaftState, message: Message) -> None:
     state.send(
         Message(MessageKind.HEARTBEAT_RESPONSE, message.sender, state.replica, state.term, context=message.context)
     )
+
+
+def on_beat(state: RaftState, sender: ReplicaId, term: Term, commit: Index) -> bool:
+    """Take a packed heartbeat that brings nothing new; False where it is to be stepped as a message."""
+    if term != state.term or state.role is not Role.FOLLOWER or state.leader != sender or commit > state.log.commit:
+        return False
+    state.suspected = NO_REPLICA
+    state.election_elapsed = 0
+    return True
 
 
 def on_snapshot(state: RaftState, message: Message) -> None:

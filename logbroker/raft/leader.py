@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from logbroker.entry import Entry, EntryKind
 from logbroker.errors import RemoteProtocolError, invariant, violated
-from logbroker.ids import NO_REPLICA, Index, ReplicaId
+from logbroker.ids import NO_REPLICA, Index, ReplicaId, Term
 from logbroker.raft.config_change import ConfigChangeError, ConfigProposal, change_config
 from logbroker.raft.messages import Message, MessageKind, ReadState, Role
 from logbroker.raft.progress import Progress, ProgressState
@@ -27,7 +27,7 @@ def start(state: RaftState) -> None:
     _append(state, (noop,), noop.size_bytes)
 
 
-def tick(state: RaftState) -> None:
+def tick(state: RaftState) -> bool:
     state.heartbeat_elapsed += 1
     state.election_elapsed += 1
     if state.election_elapsed >= state.config.election_ticks:
@@ -35,14 +35,46 @@ def tick(state: RaftState) -> None:
         if state.config.check_quorum and not _has_quorum(state):
             state.quorum_losses += 1
             state.become_follower(state.term, NO_REPLICA)
-            return
+            return True
         if state.transfer_target != NO_REPLICA:
             # It did not take over in time; lead on (thesis 3.10).
             state.transfer_target = NO_REPLICA
             maybe_leave_joint(state)
-    if state.heartbeat_elapsed >= state.config.heartbeat_ticks:
-        state.heartbeat_elapsed = 0
+    if state.heartbeat_elapsed < state.config.heartbeat_ticks:
+        return bool(state.messages or state.append_due)
+    state.heartbeat_elapsed = 0
+    if not state.config.packs_heartbeats or state.reads.newest:
         broadcast_heartbeat(state)
+        return True
+    state.beat_due = True
+    return bool(state.messages or state.append_due)
+
+
+def take_beats(state: RaftState) -> list[tuple[ReplicaId, Index]]:
+    """The heartbeats that are due: for each follower the commit index, never beyond what it acknowledged."""
+    state.beat_due = False
+    if state.role is not Role.LEADER:
+        return []
+    log_commit = state.log.commit
+    beats = []
+    for replica, progress in state.tracker.progress.items():
+        if replica != state.replica:
+            commit = min(progress.match, log_commit)
+            beats.append((replica, commit))
+            progress.sent_commit = commit
+    return beats
+
+
+def on_beat_answer(state: RaftState, sender: ReplicaId, term: Term) -> bool:
+    """Take the answer to a packed heartbeat from a follower that lacks nothing; False where it is to be stepped."""
+    if term != state.term or state.role is not Role.LEADER:
+        return False
+    progress = state.tracker.progress.get(sender)
+    if progress is None or progress.match < state.log.last_index or progress.state is not ProgressState.REPLICATE:
+        return False
+    progress.recent_active = True
+    progress.resume()
+    return True
 
 
 def _has_quorum(state: RaftState) -> bool:

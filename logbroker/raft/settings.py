@@ -22,7 +22,8 @@ class RaftConfig:
     `gather_appends` sends what was proposed and committed with the next Ready, in one append a follower, and not each
     proposal by itself: what gathers while the window is full leaves together. `lazy_commit`, on top of that, sends no
     append that has nothing but a new commit index: it goes with the next entries or the next heartbeat. Nothing that
-    is acknowledged waits for it, followers apply that much later, and the messages are halved.
+    is acknowledged waits for it, followers apply that much later, and the messages are halved. `packs_heartbeats`
+    leaves heartbeats that carry no read to the driver, which packs those of many groups into one message.
 
     `pre_vote`, `check_quorum` and `step_down_on_removal` are meant to stay on: they exist so that
     scripts written for a core without them can be replayed. `async_storage=False` hands out committed
@@ -42,6 +43,7 @@ class RaftConfig:
     max_pending_reads: int = 4096
     gather_appends: bool = False
     lazy_commit: bool = False
+    packs_heartbeats: bool = False
     async_storage: bool = True
     step_down_on_removal: bool = True
     max_trace_events: int = 0

@@ -39,6 +39,7 @@ class RaftState:
     __slots__ = (
         "after_persist",
         "append_due",
+        "beat_due",
         "campaigns",
         "can_campaign",
         "config",
@@ -119,6 +120,8 @@ class RaftState:
         self.pending_config_index = Index(0)
         # Followers are to be told of entries or of a commit index when the next Ready is taken.
         self.append_due = False
+        # Heartbeats are due that the driver takes with `take_beats`, to pack those of many groups.
+        self.beat_due = False
         self.transfer_target = NO_REPLICA
         self.reads = PendingReads()
         # (last index, bytes) of each proposal above the commit index, and the sum of the bytes.

@@ -358,8 +358,10 @@ class NodeStore:
         self._checkpoint = None
         stored = self.replicas.get(job.replica)
         if stored is not None and stored.log.epoch == job.epoch:
+            # One at the index of the last takes the place of its file; the older one stays.
+            kept = stored.kept_log_starts[:-1] if job.index == stored.newest_checkpoint else stored.kept_log_starts
             stored.newest_checkpoint = job.index
-            stored.keep_log_starts([*stored.kept_log_starts, job.log_start_index])
+            stored.keep_log_starts([*kept, job.log_start_index])
 
     def finish_checkpoint_failed(self) -> None:
         """There was no room for it; the older ones are as they were."""

@@ -138,7 +138,7 @@ def _hand_over_to(leader: SimulatedNode, to: SimulatedNode) -> bool:
     if replica is None or target is None or not replica.core.is_leader:
         return False
     if not replica.core.transfer_target:
-        replica.core.transfer_leadership(target.id)
+        replica.transfer_leadership(target.id)
         leader.wake()
     return False
 

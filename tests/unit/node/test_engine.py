@@ -107,6 +107,7 @@ def test_a_follower_that_was_away_catches_up() -> None:
 
 def test_work_is_counted() -> None:
     cluster = flushed(KitCluster(1).elect().cluster)
+    cluster.tick(10)
     counted = cluster.leader.engine.statistics()
     assert counted.commits > 60
     assert counted.flushes >= 1
@@ -352,6 +353,32 @@ def test_produce_needs_room_on_a_majority() -> None:
     full.clear()
     cluster.tick(2)
     cluster.produce(b"b")
+
+
+def test_a_leader_with_a_full_disk_hands_over_to_a_node_that_has_room() -> None:
+    cluster = trio(store=replace(STORE, ballast_bytes=512 << 10))
+    load(cluster, 4, size=100)
+    old = cluster.leader
+    slow = next(node for node in cluster.nodes.values() if node is not old)
+    full = {slow.number}
+
+    def say_full(sender: NodeId, to: NodeId, message: PeerMessage) -> bool:
+        if isinstance(message, Beat) and sender in full:
+            cluster.nodes[to].engine.deliver(sender, replace(message, has_room=False))
+            return False
+        return True
+
+    cluster.is_passed = say_full
+    old.disk.capacity_bytes -= old.disk.space().free_bytes
+    cluster.submit(ProduceRequest(batch(*values(20, size=800))))
+    cluster.tick(10)
+    assert old.store.room is not Room.AMPLE
+    assert cluster.leader is old, "nobody else makes a majority with room, and acks must go on"
+    assert isinstance(cluster.ask(ProduceRequest(batch(b"x"))), NoRoomError)
+    full.clear()
+    cluster.tick(20)
+    assert cluster.leader is not old
+    cluster.produce(b"on")
 
 
 def test_a_full_disk_refuses_produce_while_acks_go_on_and_recovers_by_itself() -> None:

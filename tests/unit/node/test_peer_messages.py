@@ -14,6 +14,8 @@ from logbroker.node.peer_messages import (
     EntryCopy,
     EntryFetch,
     EntryGone,
+    HeartbeatAnswers,
+    Heartbeats,
     PeerMessage,
     RaftMessage,
     SnapshotAck,
@@ -68,6 +70,8 @@ MESSAGES: list[PeerMessage] = [
     EntryFetch(GROUP, TWO, ONE, Index(33), Term(2)),
     EntryCopy(GROUP, ONE, TWO, _entry(33)),
     EntryGone(GROUP, ONE, TWO, Index(33), Index(40)),
+    Heartbeats(((GROUP, ONE, TWO, Term(3), Index(40)), (GroupId(8), ONE, TWO, Term(4), Index(41)))),
+    HeartbeatAnswers(((GROUP, TWO, ONE, Term(3)),)),
 ]
 
 

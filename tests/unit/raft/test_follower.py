@@ -5,7 +5,7 @@ import pytest
 from logbroker.entry import EntryKind
 from logbroker.errors import InvariantError, RemoteProtocolError
 from logbroker.ids import Index, ReplicaId, Term
-from logbroker.raft.messages import HardState, Message, MessageKind, SnapshotMeta
+from logbroker.raft.messages import HardState, Message, MessageKind, Role, SnapshotMeta
 from tests.raft_kit import MemoryLog, Peer, Replica, conf_of, make_entry
 
 LEADER = Peer(2)
@@ -207,3 +207,19 @@ def test_a_candidate_takes_a_snapshot_as_a_follower() -> None:
     subject.take_outbox()
     assert answer(subject, LEADER.snapshot(5, meta(9, 4))).index == 9
     assert subject.core.leader == ReplicaId(2)
+
+
+def test_a_packed_heartbeat_that_brings_nothing_new_puts_the_election_off() -> None:
+    subject = Replica(1, conf_of(1, 2, 3), disk=MemoryLog.of_terms(1, 1), hard_state=HardState(Term(1)))
+    core = subject.core
+    assert not core.on_beat(ReplicaId(2), Term(1), Index(0)), "who leads is not known yet"
+    subject.step(Peer(2).heartbeat(1, commit=1))
+    subject.take_outbox()
+    for _ in range(50):
+        core.tick()
+        assert core.on_beat(ReplicaId(2), Term(1), Index(1))
+    assert core.role is Role.FOLLOWER
+    assert not core.on_beat(ReplicaId(2), Term(1), Index(2)), "a commit index to learn"
+    assert not core.on_beat(ReplicaId(2), Term(2), Index(1))
+    assert not core.on_beat(ReplicaId(3), Term(1), Index(1))
+    assert core.commit == 1

@@ -149,6 +149,39 @@ def test_a_lazy_leader_lets_the_commit_index_ride_with_the_next_entries_or_heart
     assert {(message.commit, len(message.entries)) for message in sent(subject, MessageKind.APPEND)} == {(2, 1)}
 
 
+def test_packed_heartbeats_do_what_the_messages_would() -> None:
+    subject = replicating(packs_heartbeats=True)
+    subject.propose(b"a")
+    subject.step(SECOND.accepted(2, 2))
+    subject.take_outbox()
+    due = [subject.core.beat_due]
+    subject.core.tick()
+    due.append(subject.core.beat_due)
+    assert subject.core.take_beats() == [(2, 2), (3, 1)], "never beyond what the follower acknowledged"
+    due.append(subject.core.beat_due)
+    assert due == [False, True, False]
+    assert subject.core.on_beat_answer(ReplicaId(2), Term(2))
+    assert not subject.core.on_beat_answer(ReplicaId(3), Term(2)), "it lacks an entry"
+    assert not subject.core.on_beat_answer(ReplicaId(2), Term(1))
+    assert not subject.core.on_beat_answer(ReplicaId(9), Term(2))
+    subject.core.read_index(7)
+    subject.take_outbox()
+    subject.core.tick()
+    assert not subject.core.beat_due, "a heartbeat that confirms a read is a message of its own"
+
+
+def test_answers_to_packed_heartbeats_keep_a_leader_in_office() -> None:
+    subject = replicating(packs_heartbeats=True)
+    for _ in range(3 * ELECTION):
+        subject.core.tick()
+        subject.core.take_beats()
+        assert subject.core.on_beat_answer(ReplicaId(2), Term(2))
+    assert subject.core.is_leader
+    for _ in range(2 * ELECTION):
+        subject.core.tick()
+    assert not subject.core.is_leader
+
+
 def test_a_probe_goes_out_once_until_it_is_answered() -> None:
     subject = leader(1, 1)
     subject.propose(b"a")
