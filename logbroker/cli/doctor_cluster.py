@@ -21,6 +21,11 @@ _HINTS: tuple[tuple[str, Verdict, str], ...] = (
     (" stopped: ", Verdict.FAILED, "keep the message; stop the node and run `logbroker doctor DATA_DIR` on its data"),
     ("has no leader", Verdict.FAILED, "start the nodes that are down, or mend the network between them"),
     (
+        "no other replica to fetch",
+        Verdict.FAILED,
+        "messages answer `corrupt`; if the group has no leader either: stop the node, copy its data, logbroker repair",
+    ),
+    (
         "damaged entries",
         Verdict.WARNING,
         "nothing while other replicas are up: they are fetched; if the number stays, start the nodes that are down, "

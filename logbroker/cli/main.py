@@ -19,6 +19,7 @@ from logbroker.cli.exits import Exit, describe, exit_code
 from logbroker.cli.groups import group
 from logbroker.cli.produce import produce
 from logbroker.cli.queues import queue
+from logbroker.cli.repair import repair
 from logbroker.cli.rewind import rewind, skip_to
 from logbroker.cli.serve import dev, serve
 from logbroker.cli.status import status
@@ -112,6 +113,7 @@ for command in (
     token,
     config,
     doctor,
+    repair,
     bootstrap,
     clock,
 ):

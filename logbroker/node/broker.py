@@ -38,7 +38,7 @@ from logbroker.node.engine import Engine, EngineOptions, RequestService
 from logbroker.node.forwarding import Forwarder
 from logbroker.node.machine_kinds import machine_kind
 from logbroker.node.node_clock import ReadingClock
-from logbroker.node.node_status import GroupStatus, NodeStatistics, NodeStatus, PeerStatus, leaderless
+from logbroker.node.node_status import GroupStatus, NodeStatistics, NodeStatus, PeerStatus, damage_of, leaderless
 from logbroker.node.partition_service import PartitionService, PartitionSettings
 from logbroker.node.peer_frames import PROTOCOL_VERSION, FrameKind, Hello, InitialNodeRow
 from logbroker.node.peer_messages import (
@@ -600,7 +600,7 @@ class Broker:
             problems.append(f"replica {replica.id} of group {replica.group} is filling, {fill} %")
         damaged = len(replica.log.holes())
         if damaged:
-            problems.append(f"replica {replica.id} of group {replica.group} has {damaged} damaged entries")
+            problems.append(damage_of(replica.group, replica.id, damaged, replica.conf.members()))
         return GroupStatus(
             replica.group,
             replica.id,

@@ -91,5 +91,13 @@ def leaderless(group: GroupId, *, own: NodeId, members: Collection[NodeId], hear
     return f"group {group} has no leader yet, though this node hears {_nodes(heard_here)}"
 
 
+def damage_of(group: GroupId, replica: ReplicaId, count: int, members: Collection[ReplicaId]) -> str:
+    """Say that entries are damaged here, and whether anybody is there to fetch them from."""
+    text = f"replica {replica} of group {group} has {count} damaged entries"
+    if set(members) - {replica}:
+        return text
+    return f"{text}, and there is no other replica to fetch them from: see `logbroker repair`"
+
+
 def _nodes(nodes: Sequence[NodeId]) -> str:
     return f"node {nodes[0]}" if len(nodes) == 1 else f"nodes {', '.join(map(str, nodes))}"

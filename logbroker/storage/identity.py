@@ -14,6 +14,7 @@ from logbroker.storage.disk import Disk, replace_file
 NODE_FILE = "node.json"
 FORMAT_VERSION = 1
 TOKEN_BYTES = 16
+MAX_FILE_BYTES = 4096
 
 
 @final
@@ -39,7 +40,14 @@ def read_identity(disk: Disk) -> NodeIdentity | None:
     """
     try:
         with disk.open(NODE_FILE) as file:
-            fields = json.loads(file.pread(file.size(), 0))
+            return _decode(file.pread(min(file.size(), MAX_FILE_BYTES), 0))
+    except StorageError:
+        return None
+
+
+def _decode(text: bytes) -> NodeIdentity | None:
+    try:
+        fields = json.loads(text)
         body = {key: fields[key] for key in ("format", "node", "incarnation", "salt")}
         if crc32c(_canonical(body)) != fields["crc"]:
             return None
@@ -49,8 +57,28 @@ def read_identity(disk: Disk) -> NodeIdentity | None:
                 hint="start a newer version of logbroker on this data directory",
             )
         return NodeIdentity(NodeId(int(body["node"])), bytes.fromhex(body["incarnation"]), bytes.fromhex(body["salt"]))
-    except (StorageError, ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError):
         return None
+
+
+def mended_identity(disk: Disk) -> bytes | None:
+    """What an unreadable identity file said if a single bit of it has rotted; None where no one bit explains it.
+
+    The checksum finds every such bit, and no other text that is one bit away passes it.
+    """
+    with disk.open(NODE_FILE) as file:
+        text = file.pread(min(file.size(), MAX_FILE_BYTES), 0)
+    for place in range(len(text) * 8):
+        flipped = text[place // 8] ^ 1 << place % 8
+        candidate = text[: place // 8] + bytes([flipped]) + text[place // 8 + 1 :]
+        if _decode(candidate) is not None:
+            return candidate
+    return None
+
+
+def restore_identity(disk: Disk, text: bytes) -> None:
+    """Make what `mended_identity` found durable."""
+    replace_file(disk, NODE_FILE, text)
 
 
 def sync_identity(disk: Disk) -> None:

@@ -106,6 +106,8 @@ class Inspection:
         self.findings: list[Finding] = []
         self.identity: NodeIdentity | None = None
         self.replica_count = self.entry_count = self.segment_count = self.checkpoint_count = self.commit_frame_count = 0
+        self.checkpointed: dict[ReplicaId, Index] = {}
+        """The index of the newest whole checkpoint of each replica that has one."""
         self._disk = disk
         self._on_read = on_read
         self._logs: dict[ReplicaId, _Log] = {}
@@ -344,6 +346,8 @@ class Inspection:
             self._find("checkpoint", spare, path, why, log)
         if not whole and log.previous_index and not log.lost:
             log.lost = f"no readable checkpoint, and the log begins at index {log.previous_index + 1}"
+        if whole:
+            self.checkpointed[log.replica] = whole[0].index
         return whole[0] if whole else None
 
     def _look_at_segments(self, log: _Log, elsewhere: Remedy) -> None:

@@ -761,6 +761,44 @@ class PartitionLog:
             if entry.index not in state.damaged:
                 yield entry.index, entry.kind, entry.next_offset, entry.append_ms
 
+    # For repair: what is known of entries, damaged or not.
+
+    def head_of(self, index: Index) -> tuple[Offset, Offset, int, Term]:
+        """Base and next offset, log time and term of an entry whose head is good.
+
+        Raises:
+            DamageError: it is not.
+        """
+        state = self._state
+        if index > state.flushed_index:
+            entry = state.tail[index - state.flushed_index - 1]
+            if index in state.damaged:
+                raise DamageError(f"entry {index} of group {self.group} is damaged on this node")
+            return entry.base_offset, entry.next_offset, entry.append_ms, entry.term
+        head = self._head_of(index)[1]
+        return head.base_offset, head.next_offset, head.append_ms, head.term
+
+    def flushed_head_of(self, index: Index) -> EntryHead | None:
+        """The head of a flushed entry, None where it is unreadable."""
+        try:
+            return self._head_of(index)[1]
+        except DamageError:
+            return None
+
+    def room_for_lost(self, first: Index, last: Index) -> int:
+        """Bytes from the place of `first` to the end of `last`, flushed entries of one segment whose heads are lost.
+
+        Raises:
+            DamageError: the neighbours do not tell.
+        """
+        segment = self._segment_of(first)
+        end = segment.length_bytes if last == segment.last_index else self._head_of(Index(last + 1))[0]
+        return end - self._position_of(first)
+
+    def segment_end_of(self, index: Index) -> Index:
+        """The last index of the segment that holds a flushed entry."""
+        return self._segment_of(index).last_index
+
     def _note_missing(self, index: Index) -> None:
         if index <= self._state.flushed_index and index not in self._state.damaged:
             self.note_damage(index)

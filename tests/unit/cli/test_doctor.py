@@ -211,6 +211,7 @@ def test_a_node_that_is_well_is_well(admin: tuple[str, type[Admin]]) -> None:
         ("group 7 stopped: entry 3 does not fit", 1, "logbroker doctor DATA_DIR"),
         ("group 7 has no leader: this node hears none of nodes 2, 3", 1, "start the nodes"),
         ("replica 9 of group 7 has 2 damaged entries", 6, "they are fetched"),
+        ("replica 9 of group 7 has 2 damaged entries, and there is no other replica to fetch them", 1, "copy its data"),
         ("this node's clock is 5000 ms off the median of the nodes: it does not lead", 6, "NTP"),
         ("this node's clock is 9 ms ahead of log time, which is not followed until", 6, "logbroker clock accept"),
         ("a group commit has been on its way to the disk for 3.0 s", 1, "hangs"),

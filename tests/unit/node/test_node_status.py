@@ -1,11 +1,11 @@
-"""A group without a leader, in words."""
+"""A group's troubles, in words."""
 
 from __future__ import annotations
 
 import pytest
 
-from logbroker.ids import GroupId, NodeId
-from logbroker.node.node_status import leaderless
+from logbroker.ids import GroupId, NodeId, ReplicaId
+from logbroker.node.node_status import damage_of, leaderless
 
 
 @pytest.mark.parametrize(
@@ -21,3 +21,9 @@ from logbroker.node.node_status import leaderless
 def test_it_says_whom_this_node_hears(members: tuple[int, ...], heard: tuple[int, ...], why: str) -> None:
     nodes = tuple(map(NodeId, members))
     assert leaderless(GroupId(7), own=NodeId(1), members=nodes, heard=tuple(map(NodeId, heard))) == why
+
+
+def test_damage_that_nobody_can_mend_names_the_way_out() -> None:
+    one, two = ReplicaId(1), ReplicaId(2)
+    assert damage_of(GroupId(7), one, 3, [one, two]) == "replica 1 of group 7 has 3 damaged entries"
+    assert damage_of(GroupId(7), one, 3, [one]).endswith("no other replica to fetch them from: see `logbroker repair`")

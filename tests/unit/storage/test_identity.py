@@ -13,7 +13,9 @@ from logbroker.record.checksum import crc32c
 from logbroker.storage.identity import (
     NODE_FILE,
     NodeIdentity,
+    mended_identity,
     read_identity,
+    restore_identity,
     sync_identity,
     write_identity,
 )
@@ -50,6 +52,21 @@ def test_an_identity_is_durable_when_it_is_written() -> None:
     write_identity(disk, IDENTITY)
     for state in disk.crash_states(limit=10):
         assert read_identity(state) == IDENTITY
+
+
+def test_one_rotten_bit_is_turned_back_and_two_are_not() -> None:
+    whole = written()
+    with whole.open(NODE_FILE) as file:
+        text = file.pread(file.size(), 0)
+    for at in range(0, len(text), 4):
+        disk = written()
+        disk.flip_bit(NODE_FILE, at, at % 8)
+        assert mended_identity(disk) == text
+    disk.flip_bit(NODE_FILE, 10, 1)
+    assert mended_identity(disk) is None
+    restore_identity(disk, text)
+    assert read_identity(disk) == IDENTITY
+    assert disk.is_synced(NODE_FILE)
 
 
 def test_a_flip_of_any_bit_that_matters_makes_it_unreadable() -> None:
