@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Self, final
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from logbroker.wire.protocol import HEADER_COST, MAX_MESSAGE_HEADER_BYTES, MAX_REQUEST_HEADER_BYTES
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -96,6 +98,13 @@ class Limits(BaseModel):
         le=GIB,
         description="Replies waiting for a slow connection; past it the connection is closed.",
     )
+    max_held_bytes: int = Field(
+        default=512 * MIB,
+        ge=16 * MIB,
+        le=64 * GIB,
+        description="Requests without answer and replies not written yet, of all connections of one node; past it "
+        "those that hold more than their share are not read from, or closed.",
+    )
     max_waiting_receives: int = Field(
         default=10_000, ge=1, le=100_000, description="Receives waiting for messages on one node."
     )
@@ -126,6 +135,7 @@ class Limits(BaseModel):
         _at_most("max_batch_bytes", self.max_batch_bytes, "max_uncompressed_bytes", self.max_uncompressed_bytes)
         _at_most("max_batch_bytes", self.max_batch_bytes, "max_inflight_bytes", self.max_inflight_bytes)
         _at_most("max_receive_bytes", self.max_receive_bytes, "max_reply_bytes", self.max_reply_bytes)
+        _at_most("max_websocket_message_bytes", self.max_websocket_message_bytes, "max_held_bytes", self.max_held_bytes)
         _at_most("max_partitions_per_queue", self.max_partitions_per_queue, "max_partitions", self.max_partitions)
         return self
 
@@ -153,6 +163,17 @@ FIXED_LIMITS = (
 )
 """What is not in `Limits` because no operator may move it: (what, bound, meaning)."""
 
+CONNECTION_BYTES = 128 * KIB
+"""What a connection takes by itself: its tasks, its TLS state, and the beginnings of frames."""
+
+
+def connections_bytes(limits: Limits, *, connections: int | None = None) -> int:
+    """What all client connections of a node take in memory, at the most; the page of limits explains it."""
+    count = limits.max_connections if connections is None else connections
+    message = limits.max_websocket_message_bytes
+    last = message + HEADER_COST * MAX_MESSAGE_HEADER_BYTES
+    return 2 * limits.max_held_bytes + last + count * (message + CONNECTION_BYTES)
+
 
 def limits_page() -> str:
     """Render all limits as a page of Markdown: what may be set, then what is fixed."""
@@ -176,6 +197,48 @@ def _lines() -> Iterator[str]:
     yield "| --- | --- | --- |"
     for what, bound, meaning in FIXED_LIMITS:
         yield f"| {what} | {bound} | {meaning} |"
+    yield from _memory_lines()
+
+
+_MEMORY = """
+## Hostile peers and clients: what they can take
+
+All client connections of a node together take at most, in bytes of memory:
+
+```
+  2 x max_held_bytes                        requests without answer, replies not written yet
++ message + {header_cost} x {headers:,}            the message that is looked at, with its headers decoded
++ connections x (message + {each:,})    messages of which a part has come, and what a connection takes by itself
+```
+
+`message` is the largest WebSocket message. With the defaults that is {most:,} MiB if all {connections:,} connections do
+their worst, and {few:,} MiB for 100. Room for a message is taken as it comes, not as it is announced: 256 KiB, then
+twice what is there. Only who has said hello may begin one; others may send {early:,} bytes in all.
+
+Above `max_held_bytes`, whoever holds more than `max_held_bytes / connections` is not read from, and is closed with
+1013 if replies for it go on; above twice of it, nobody is read from. A header is counted {header_cost} times, which is
+what it takes decoded; a reply that waits to be written is counted with 160 bytes more than it has.
+
+A link from another node takes at most twice the largest peer frame, and one to it `64 MiB` of what waits to be sent.
+Whoever has not said the hello of a node has 64 places, 64 KiB and `timeouts.handshake_ms`.
+"""
+
+
+def _memory_lines() -> Iterator[str]:
+    limits = Limits()
+    yield from (
+        _MEMORY.rstrip()
+        .format(
+            header_cost=HEADER_COST,
+            headers=MAX_MESSAGE_HEADER_BYTES,
+            each=CONNECTION_BYTES,
+            early=MAX_REQUEST_HEADER_BYTES + limits.max_http_head_bytes,
+            most=connections_bytes(limits) // MIB,
+            connections=limits.max_connections,
+            few=connections_bytes(limits, connections=100) // MIB,
+        )
+        .split("\n")
+    )
 
 
 def bounds_of(field: FieldInfo) -> tuple[int, int]:

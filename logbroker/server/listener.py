@@ -196,6 +196,8 @@ class ClientListener:
                 connection.session.check()
                 if connection.session.is_stuck():
                     connection.drop()
+                # There may be room again that others have made.
+                connection.wake_reader()
             self._service.handover.sweep()
 
 

@@ -57,6 +57,8 @@ class Measures:
     messages_out: int = 0
     bytes_out: int = 0
     waiting_receives: int = 0
+    held_bytes: int = 0
+    """What unanswered requests and unwritten replies of all connections take in memory, at the most."""
     requests: dict[str, Durations] = field(default_factory=dict)
     """By kind of request; receives count with their wait."""
     errors: dict[str, int] = field(default_factory=dict)

@@ -175,6 +175,7 @@ def _connections(measures: Measures) -> Iterator[Metric]:
 
 def _requests(measures: Measures) -> Iterator[Metric]:
     yield _gauge("logbroker_waiting_receives", "Receives without their reply.", measures.waiting_receives)
+    yield _gauge("logbroker_held_bytes", "Requests without answer and replies not written yet.", measures.held_bytes)
     durations = HistogramMetricFamily(
         "logbroker_request_duration_seconds", "From a request to its reply; a receive's wait counts.", labels=["api"]
     )

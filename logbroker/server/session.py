@@ -29,7 +29,7 @@ from logbroker.ids import GroupId, GroupName, LeaseId
 from logbroker.server.auth import authorize
 from logbroker.server.closing import CloseCode, Closing
 from logbroker.server.service import CATCH_UP_S, CatalogueMiss, ClientService, Identity
-from logbroker.wire.protocol import ServerProtocol, State
+from logbroker.wire.protocol import HEADER_COST, ServerProtocol, State
 from logbroker.wire.requests import AnyReply, AnyRequest, Hello, Receive, Welcome
 
 if TYPE_CHECKING:
@@ -42,8 +42,6 @@ logger = logging.getLogger(__name__)
 
 MAX_WORKS = 16
 """Requests of one connection that wait for the catalogue or for many partitions at a time; the next ones queue."""
-HEADER_COST = 40
-"""What a decoded header takes for each of its bytes, at the most: an ack of many leases of no messages."""
 WRITE_WAIT = "it may have been carried out; repeating it is safe where it names producer, sequence or request id"
 
 
@@ -193,6 +191,9 @@ class Session:
         self._open: dict[int, Exchange] = {}
         self._inflight_bytes = 0
         self._taken_bytes = 0
+        self._sending_bytes = 0
+        # Of `held_bytes`, what was added to that of the node.
+        self._accounted_bytes = 0
         # Leases whose reply is in the buffer, with the position in the outgoing bytes where that reply ends.
         self._unwritten: deque[tuple[int, GroupId, LeaseId, GroupName]] = deque()
         self._closing_since_s: float | None = None
@@ -203,11 +204,25 @@ class Session:
 
     @property
     def is_full(self) -> bool:
-        """Too much is unanswered or unsent: no message is taken until some of it is gone."""
-        limits = self.service.limits
+        """Too much is unanswered or unsent, here or on the whole node: no message is taken until some of it is gone."""
+        limits, node_bytes = self.service.limits, self.service.measures.held_bytes
+        if node_bytes > limits.max_held_bytes and (
+            node_bytes > 2 * limits.max_held_bytes or self.held_bytes > self._share_bytes
+        ):
+            return True
         return (
             self._inflight_bytes >= limits.max_inflight_bytes or self._protocol.held_bytes > limits.max_reply_bytes // 2
         )
+
+    @property
+    def held_bytes(self) -> int:
+        """What unanswered requests and unwritten replies take in memory, at the most."""
+        return self._inflight_bytes + self._protocol.held_bytes + self._sending_bytes
+
+    @property
+    def _share_bytes(self) -> int:
+        """What each connection may hold while all together hold too much."""
+        return self.service.limits.max_held_bytes // max(1, self.service.measures.connections)
 
     @property
     def outstanding_count(self) -> int:
@@ -235,6 +250,7 @@ class Session:
                     self._greet(request)
                 else:
                     self._begin(request, body, header_bytes + len(body), now_s)
+        self._account()
         if self._protocol.pending_bytes:
             self._transport.wake_writer()
 
@@ -245,6 +261,7 @@ class Session:
         message = self._protocol.next_message()
         if message is not None:
             self._taken_bytes += len(message)
+            self._sending_bytes = len(message)
         return message
 
     def on_sent(self, message_bytes: int) -> None:
@@ -252,6 +269,8 @@ class Session:
         measures = self.service.measures
         measures.messages_out += 1
         measures.bytes_out += message_bytes
+        self._sending_bytes = 0
+        self._account()
         unwritten = self._unwritten
         while unwritten and unwritten[0][0] <= self._taken_bytes:
             _, group, lease, _ = unwritten.popleft()
@@ -265,17 +284,18 @@ class Session:
         self._forget(exchange)
         service = self.service
         service.measures.note_request(type(exchange.request).__name__, service.clock() - exchange.began_s)
-        if self._protocol.state is State.CLOSED:
+        if self._protocol.state is State.CLOSED or (self.closing is not None and not self.closing.flushes):
+            self._account()
             return False
         self._protocol.reply(reply, body)
-        if self._protocol.held_bytes > service.limits.max_reply_bytes:
-            self.close(
-                Closing(
-                    CloseCode.TRY_AGAIN_LATER,
-                    f"{self._protocol.held_bytes} bytes of replies wait; limits.max_reply_bytes is exceeded",
-                    flushes=False,
-                )
-            )
+        self._account()
+        limits, node_bytes, own_bytes = service.limits, service.measures.held_bytes, self._protocol.held_bytes
+        if own_bytes > limits.max_reply_bytes:
+            self._give_up(f"{own_bytes} bytes of replies wait; limits.max_reply_bytes is exceeded")
+            return False
+        if node_bytes > limits.max_held_bytes and own_bytes > self._share_bytes:
+            self._give_up(f"{node_bytes} bytes wait for all clients; limits.max_held_bytes is exceeded")
+            return False
         self._transport.wake_writer()
         self._transport.wake_reader()
         return True
@@ -360,6 +380,22 @@ class Session:
             self._protocol.reply(self.service.error_reply(error, rid=0, group=None))
         self.close(Closing(code, error.message))
 
+    def _give_up(self, reason: str) -> None:
+        """End it because too much waits for it: what waits is thrown away now, whatever it was ended for before."""
+        self._protocol.close()
+        self._account()
+        closing = Closing(CloseCode.TRY_AGAIN_LATER, reason, flushes=False)
+        if self.closing is None:
+            self.close(closing)
+        else:
+            self.closing = closing
+
+    def _account(self) -> None:
+        """Tell the node what this connection holds."""
+        held_bytes = self.held_bytes
+        self.service.measures.held_bytes += held_bytes - self._accounted_bytes
+        self._accounted_bytes = held_bytes
+
     def crash(self) -> None:
         """A mistake of ours; what it left behind is not to be relied on."""
         self.close(Closing(CloseCode.SERVER_ERROR, "the server made a mistake; its log says which", flushes=False))
@@ -392,6 +428,8 @@ class Session:
             self.service.handover.lost((group, lease), consumer_group, self)
         self._unwritten.clear()
         self._protocol.close()
+        self._sending_bytes = 0
+        self._account()
 
     # Inside.
 

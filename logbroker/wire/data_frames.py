@@ -29,6 +29,9 @@ _LARGEST_CONTROL = 125
 _HEAD_16 = struct.Struct(">BBH")
 _HEAD_64 = struct.Struct(">BBQ")
 
+# Room for a frame is taken as it comes, not as it is announced.
+_FIRST_ROOM_BYTES = 256 * 1024
+
 PROTOCOL_ERROR, UNSUPPORTED_DATA, TOO_BIG = 1002, 1003, 1009
 
 
@@ -69,6 +72,7 @@ class DataFrames:
         "_mask_bit",
         "_pieces",
         "_rest",
+        "_size",
         "breach",
         "is_passing",
         "max_message_bytes",
@@ -84,9 +88,10 @@ class DataFrames:
         self._is_over = False
         # The beginning of a frame of which the head is not whole, or of a control frame.
         self._rest = b""
-        # The one frame of a message whose head is here and not its end, how much of it is, its mask, and whether the
-        # message ends with it.
+        # The one frame of a message whose head is here and not its end: room for some or all of it, its size, how much
+        # of it is here, its mask, and whether the message ends with it.
         self._large: bytearray | None = None
+        self._size = 0
         self._at = 0
         self._key = b""
         self._ends = True
@@ -94,7 +99,7 @@ class DataFrames:
         self._pieces: bytearray | None = None
 
     def rest_of_message(self) -> memoryview | None:
-        """The place for the rest of a frame that has begun; None while there is none."""
+        """The place for more of a frame that has begun; None while there is none."""
         return None if self._large is None else memoryview(self._large)[self._at :]
 
     def filled(self, size_bytes: int) -> bytes | None:
@@ -102,6 +107,11 @@ class DataFrames:
         large = self._large
         self._at += size_bytes
         if large is None or self._at < len(large):
+            return None
+        if self._at < self._size:
+            # Not made larger where it is: somebody may look at it.
+            self._large = bytearray(min(self._size, 2 * self._at))
+            self._large[: self._at] = large
             return None
         self._large = None
         data = mask(large, self._key) if self._key else bytes(large)
@@ -219,7 +229,8 @@ class DataFrames:
         return size if size >= least else -1
 
     def _begin(self, size: int, key: bytes, begun: memoryview, *, ends: bool) -> None:
-        self._large = bytearray(size)
+        self._large = bytearray(min(size, max(_FIRST_ROOM_BYTES, 2 * len(begun))))
+        self._size = size
         self._at = len(begun)
         self._key = key
         self._ends = ends

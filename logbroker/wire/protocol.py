@@ -56,6 +56,8 @@ MAX_REQUEST_HEADER_BYTES = 64 * 1024
 MAX_MESSAGE_HEADER_BYTES = 256 * 1024
 """All headers of one message together. They are decoded and dispatched at one go, and a megabyte of them is half a
 second in which a node does nothing else."""
+HEADER_COST = 40
+"""What a decoded header takes in memory for each of its bytes, at the most: an ack of many leases of no messages."""
 
 CLIENT_FRAME_LIMITS = FrameLimits(
     max_message_bytes=16 * 1024 * 1024, max_header_bytes=4 * 1024 * 1024, max_body_bytes=16 * 1024 * 1024

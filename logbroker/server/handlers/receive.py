@@ -40,9 +40,9 @@ def receive(exchange: Exchange, request: Receive, body: bytes) -> None:
 
 
 def _answer(exchange: Exchange, request: Receive, group: GroupId, reply: ReceiveReply) -> None:
-    consumer_group = GroupName(request.group)
+    service, consumer_group = exchange.service, GroupName(request.group)
     if reply.lease and (exchange.is_over or not exchange.session.still_allows(exchange)):
-        exchange.service.handover.unwanted((group, reply.lease), consumer_group)
+        service.handover.unwanted((group, reply.lease), consumer_group)
         return
     parts = [
         BatchPart(
@@ -62,10 +62,14 @@ def _answer(exchange: Exchange, request: Receive, group: GroupId, reply: Receive
         parts=parts,
     )
     batches = b"".join([part.batch for part in reply.parts])
-    if not exchange.reply(received, batches) or not reply.lease:
+    is_heard = exchange.reply(received, batches)
+    if not reply.lease:
+        return
+    if not is_heard:
+        service.handover.unwanted((group, reply.lease), consumer_group)
         return
     exchange.session.hand_over(group, reply.lease, consumer_group)
-    traffic = exchange.service.measures.queue(request.queue)
+    traffic = service.measures.queue(request.queue)
     traffic.received_messages += sum([end - start for part in reply.parts for start, end, _ in part.ranges])
     traffic.received_bytes += len(batches)
 

@@ -158,6 +158,27 @@ def test_an_owner_that_found_no_websocket_has_everything_passed_on() -> None:
     assert frames.feed(b"HTTP/1.1 426 ") == ([], b"HTTP/1.1 426 ")
 
 
+def test_room_is_taken_for_what_has_come_and_not_for_what_is_announced() -> None:
+    frames = cutter(is_client=True, limit=64 << 20)
+    message = bytes(range(256)) * (8 << 10)
+    data = message_head(len(message), b"abcd") + mask(message, b"abcd")
+    place = b""
+    frames.feed(data[:20])
+    largest_room, at = 0, 20
+    while (room := frames.rest_of_message()) is not None:
+        largest_room = max(largest_room, len(room))
+        size = min(len(room), 100_000)
+        room[:size] = data[at : at + size]
+        at += size
+        # The view that the last bytes were put into is still there.
+        place = bytes(room[:1])
+        whole = frames.filled(size)
+        assert whole is None or whole == message
+        assert len(room) <= max(256 * 1024, at)
+    assert (at, len(place)) == (len(data), 1)
+    assert largest_room <= 1 << 20
+
+
 def test_pieces_without_end_take_no_more_than_one_message() -> None:
     frames = cutter(is_client=True, limit=1_000)
     frames.feed(b"\x02\x80abcd")
