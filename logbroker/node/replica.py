@@ -498,6 +498,8 @@ class Replica:
                 if write.install is not None:
                     self._switch(write.install)
                 self._complete(write)
+            # An entry that was damaged may have been overruled by what was written: it holds up nothing any more.
+            self._limit_apply()
         except LogBrokerError as error:
             self._fail(error)
 
