@@ -6,6 +6,7 @@ sends a `Hello` first, the accepting side answers it, and from then on only the 
 
 from __future__ import annotations
 
+import struct
 from enum import IntEnum
 from typing import TYPE_CHECKING, Annotated, TypeAlias, final
 
@@ -25,6 +26,7 @@ PROTOCOL_VERSION = 1
 LENGTH_BYTES = 4
 MAX_HELLO_BYTES = 64 << 10
 _MAGIC = "logbroker-peer"
+_HEAD = struct.Struct(">IB")
 
 
 @final
@@ -87,7 +89,12 @@ _welcome_decoder = msgspec.msgpack.Decoder(Welcome)
 
 def frame(kind: FrameKind, payload: bytes) -> bytes:
     """Wrap one message for the link."""
-    return (len(payload) + 1).to_bytes(LENGTH_BYTES, "big") + bytes((kind,)) + payload
+    return frame_head(kind, len(payload)) + payload
+
+
+def frame_head(kind: FrameKind, payload_bytes: int) -> bytes:
+    """What stands before the payload of a frame."""
+    return _HEAD.pack(payload_bytes + 1, kind)
 
 
 def encode_opening(message: Opening) -> bytes:

@@ -22,7 +22,7 @@ from logbroker.node.peer_frames import (
     encode_opening,
     frame,
 )
-from logbroker.node.peers import PeerOptions, Peers, PeerTls
+from logbroker.node.peers import PeerOptions, Peers, PeerTls, _Link
 from tests.node_kit.nodes import until
 
 if TYPE_CHECKING:
@@ -137,6 +137,22 @@ async def test_what_does_not_fit_the_socket_at_once_follows_in_order() -> None:
         assert one.peers.statistics()[TWO].buffered_bytes > 0
         await until(lambda: len(two.frames) == len(payloads), "all arrive")
         assert [payload for _, _, payload in two.frames] == payloads
+
+
+@pytest.mark.parametrize("taken", [0, 1, 4, 5, 6, 8, 9, 13, 14, 15])
+def test_whatever_the_socket_takes_of_some_frames_the_rest_goes_next(
+    taken: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    link = _Link(TWO, "")
+    link.is_sending, link.handle, link.ready = True, 7, trio.Event()
+    for payload in (b"abc", b"", b"last"):
+        link.put(FrameKind.RAFT, payload, 1_000)
+    data = b"".join(frame(FrameKind.RAFT, payload) for payload in (b"abc", b"", b"last"))
+    monkeypatch.setattr("os.writev", lambda _, pieces: len(b"".join(pieces)[:taken]))
+    link.flush(at_once=True)
+    assert link.buffered_bytes == len(data) - taken
+    assert link.take() == data[taken:]
+    assert link.buffered_bytes == 0
 
 
 async def test_a_large_frame_arrives_whole() -> None:
