@@ -43,6 +43,8 @@ class Strike:
     # What the struck nodes led when it struck, and so what has to find another leader.
     led: tuple[Partition, ...] = ()
     healed_s: float = 0.0
+    # It met a cluster that had got over all before it.
+    met_whole: bool = True
 
 
 @final
@@ -57,6 +59,7 @@ class Arena:
     record: Record
     tell: Callable[[str], None]
     strikes: list[Strike] = field(default_factory=list)
+    is_whole: bool = True
     findings: list[str] = field(default_factory=list)
     # Bits that were flipped and are not known to be mended; all on one node.
     rot: list[Rot] = field(default_factory=list)
@@ -76,7 +79,7 @@ class Arena:
     async def aim(self, kind: str, *numbers: int) -> Strike:
         """Note what a strike at these nodes would hit; set `at_s` when it does."""
         led = tuple(place for place, leader in (await self.cluster.leaders()).items() if leader in numbers)
-        strike = Strike(kind, numbers, trio.current_time(), led)
+        strike = Strike(kind, numbers, trio.current_time(), led, met_whole=self.is_whole)
         self.strikes.append(strike)
         return strike
 

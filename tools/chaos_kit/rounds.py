@@ -180,7 +180,8 @@ async def _strike(options: RoundOptions, arena: Arena) -> None:
             await fault.run(arena)
         except FaultError as error:
             arena.findings.append(f"{fault.name}: {error}")
-        if arena.random.random() < 0.5:
+        arena.is_whole = arena.random.random() < 0.6
+        if arena.is_whole:
             # Else the next one meets a cluster that has not recovered.
             await arena.cluster.wait_whole(timeout_s=_PEACE_S)
         await trio.sleep(arena.between(0.0, 1.0))
@@ -229,15 +230,16 @@ def fail_overs(record: Record, strikes: Sequence[Strike]) -> dict[str, list[floa
     """How long each partition was without a confirmation after its leader was struck, by kind of strike.
 
     Counts to the first message confirmed that was also sent after the strike: what was under way might have been
-    confirmed before it.
+    confirmed before it. Only of strikes that met a whole cluster, and where none followed before its end: what several
+    do together is told by the longest stall.
     """
     found: dict[str, list[float]] = {}
-    for strike in strikes:
-        for place in strike.led:
+    for strike, following in zip(strikes, [*strikes[1:], None], strict=True):
+        for place in strike.led if strike.met_whole else ():
             confirms = record.confirms.get(place, [])
             after = (done_s for started_s, done_s in confirms if started_s >= strike.at_s)
             done_s = next(after, None)
-            if done_s is not None:
+            if done_s is not None and (following is None or done_s < following.at_s):
                 found.setdefault(strike.kind, []).append(done_s - strike.at_s)
     return found
 
