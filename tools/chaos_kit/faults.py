@@ -112,23 +112,27 @@ class Fault:
 
 
 async def _kill(arena: Arena) -> None:
-    number = await arena.choose()
-    strike = await arena.aim("kill", number)
-    strike.at_s = trio.current_time()
-    await arena.node(number).kill()
-    await trio.sleep(arena.between(0.2, 1.5))
-    await arena.start(number)
-    strike.healed_s = trio.current_time()
+    await _kill_nodes(arena, "kill", await arena.choose())
+
+
+async def _kill_majority(arena: Arena) -> None:
+    count = len(arena.cluster.nodes) // 2 + 1
+    await _kill_nodes(arena, "kill_majority", *arena.random.sample(sorted(arena.cluster.nodes), count))
 
 
 async def _kill_all(arena: Arena) -> None:
-    strike = await arena.aim("kill_all", *arena.cluster.nodes)
+    await _kill_nodes(arena, "kill_all", *arena.cluster.nodes)
+
+
+async def _kill_nodes(arena: Arena, kind: str, *numbers: int) -> None:
+    strike = await arena.aim(kind, *numbers)
     strike.at_s = trio.current_time()
-    for node in arena.cluster.nodes.values():
-        node.signal(signal.SIGKILL)
-    for node in arena.cluster.nodes.values():
-        await node.wait_end()
-    await arena.start(*arena.cluster.nodes)
+    for number in numbers:
+        arena.node(number).signal(signal.SIGKILL)
+    for number in numbers:
+        await arena.node(number).wait_end()
+    await trio.sleep(arena.between(0.0, 1.2))
+    await arena.start(*numbers)
     strike.healed_s = trio.current_time()
 
 
@@ -164,7 +168,7 @@ async def _cut(arena: Arena) -> None:
     others = [host for host in _hosts(arena, clients=arena.random.random() < 0.6) if host != number]
     lost = {"drop": 1.0}
     rules = {(number, host): lost for host in others} | {(host, number): lost for host in others}
-    await _shaped(arena, strike, rules, arena.between(2.5, 6.0))
+    await _shaped(arena, strike, rules, arena.between(2.0, 4.5))
 
 
 async def _one_way(arena: Arena) -> None:
@@ -176,7 +180,7 @@ async def _one_way(arena: Arena) -> None:
         rules: Rules = {(number, host): {"drop": 1.0} for host in others}
     else:
         rules = {(host, number): {"drop": 1.0} for host in others}
-    await _shaped(arena, strike, rules, arena.between(2.5, 6.0))
+    await _shaped(arena, strike, rules, arena.between(2.0, 4.5))
 
 
 async def _link_cut(arena: Arena) -> None:
@@ -187,7 +191,7 @@ async def _link_cut(arena: Arena) -> None:
     strike = await arena.aim("link_cut", number)
     strike.led = ()
     rules: Rules = {(number, other): {"drop": 1.0}, (other, number): {"drop": 1.0}}
-    await _shaped(arena, strike, rules, arena.between(2.5, 6.0))
+    await _shaped(arena, strike, rules, arena.between(2.0, 4.5))
 
 
 def _everywhere(arena: Arena, rule: dict[str, float]) -> Rules:
@@ -371,6 +375,7 @@ async def _rot(arena: Arena) -> None:
 
 FAULTS: tuple[Fault, ...] = (
     Fault("kill", _kill, weight=4.0),
+    Fault("kill_majority", _kill_majority, weight=0.5),
     Fault("kill_all", _kill_all, weight=0.5),
     Fault("stop", _stop),
     Fault("cut", _cut, needs="network"),

@@ -29,6 +29,8 @@ class Report:
     rounds: int = 0
     totals: Verdict = field(default_factory=Verdict)
     faults: Counter[str] = field(default_factory=Counter)
+    # Processes that were ended by SIGKILL alone.
+    killed: int = 0
     fail_overs: dict[str, list[float]] = field(default_factory=dict)
     measures: dict[str, list[float]] = field(default_factory=dict)
     longest_stall_s: float = 0.0
@@ -40,6 +42,7 @@ class Report:
             setattr(self.totals, name, getattr(self.totals, name) + getattr(result.verdict, name))
         self.totals.findings += [f"round {result.options.number}: {text}" for text in result.verdict.findings]
         self.faults.update(strike.kind for strike in result.strikes)
+        self.killed += sum(len(strike.nodes) for strike in result.strikes if strike.kind.startswith("kill"))
         _extend(self.fail_overs, result.fail_overs)
         _extend(self.measures, result.measures)
         if result.longest_stall_s > self.longest_stall_s:
@@ -53,6 +56,7 @@ class Report:
         totals = self.totals
         yield f"nodes: {self.nodes}, {self.network}; {self.rounds} rounds, seed {self.seed}"
         yield "faults: " + (", ".join(f"{kind} {count}" for kind, count in sorted(self.faults.items())) or "none")
+        yield f"processes killed: {self.killed}"
         yield (
             f"confirmed {totals.confirmed}, lost {totals.lost}, doubled {totals.doubled}, overlapping leases "
             f"{totals.overlapping}, stuck {totals.stuck}"
@@ -83,6 +87,7 @@ class Report:
             "rounds": self.rounds,
             "skipped": self.skipped,
             "faults": dict(self.faults),
+            "killed": self.killed,
             "totals": asdict(self.totals),
             "fail_over_ms": _percentiles(self.fail_overs),
             "measures_ms": _percentiles(self.measures),
