@@ -206,6 +206,8 @@ class Inspection:
             self._replay(frame)
         for position in scan.frayed:
             self._find("wal-trailer", Remedy.NONE, _in_wal(position), "the end of a durable commit is damaged")
+        for position in scan.torn:
+            self._find("wal-torn", Remedy.NONE, _in_wal(position), "a commit that was being written is not whole")
         if scan.unsynced:
             count = len(scan.unsynced)
             self._find("wal-unsealed", Remedy.NONE, WAL_DIRECTORY, f"the last commit, of {count} frames, is not sealed")

@@ -75,6 +75,8 @@ class WalScan:
     lost: list[LostStretch] = field(default_factory=list)
     frayed: list[WalPosition] = field(default_factory=list)
     """Commits that are durable and whole but for their trailer, which nobody needs any more."""
+    torn: list[WalPosition] = field(default_factory=list)
+    """Commits behind the last whole one: they were being written, or their end is damaged. Not believed."""
     is_headless: bool = False
     """Not one believable commit at or after W: everything that was not flushed is lost."""
     state: WalState | None = None
@@ -107,6 +109,8 @@ class WalScanner:
             durable, chain = max(last.synced_through, evidence), self._chain_to(last)
             for use, end in chain:
                 self._walk(use, end, found, durable)
+            every = (header for headers in self._headers.values() for header in headers)
+            found.torn = sorted(header.position for header in every if header.sequence > last.sequence)
             if evidence > last.end:
                 found.lost.append(LostStretch(last.end, evidence))
         use = max([self._start.use, *self._file_of_use])
