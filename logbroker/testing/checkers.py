@@ -265,6 +265,7 @@ class ClusterChecker:
         led_before = core.is_leader and seen.led_term == core.term
         if core.is_leader and seen.led_term != core.term:
             self.history(replica.group).note_leader(replica.id, core.term)
+            self._cluster.situations.on_leader(replica.group)
             seen.led_term = core.term
         if core.term != seen.term:
             self._move(replica, "term", seen.term, core.term)
@@ -348,6 +349,7 @@ class ClusterChecker:
             history.note_committed(entry, place)
             if history.model.log_start_offset > log_start:
                 self._check_age(history)
+                self._cluster.situations.on_floor(replica.group)
         if core.is_leader and len(history.committed) > known:
             self._check_majority(replica, (core.conf, seen.conf or core.conf), Index(len(history.committed)))
         seen.conf = core.conf

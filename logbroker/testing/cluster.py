@@ -28,6 +28,7 @@ from logbroker.testing.network import Network
 from logbroker.testing.node import NodeOptions, SimulatedNode
 from logbroker.testing.progress import ProgressChecker
 from logbroker.testing.scheduler import US_PER_MS
+from logbroker.testing.situations import Situations
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -88,6 +89,7 @@ class SimulatedCluster:
         self._client_random = scheduler.random("client links")
         self._clients_cut: set[NodeId] = set()
         self.progress = ProgressChecker(self)
+        self.situations = Situations(self)
         self.nodes: dict[NodeId, SimulatedNode] = {}
         for node in self.node_ids:
             clock = SimulatedClock(
@@ -235,13 +237,16 @@ class SimulatedCluster:
         if not leading:
             return False
         node, group = random.choice(leading)
+        self.situations.on_strike("leadership transfer", node)
         return node.hand_over(group)
 
     def move_replica(self, random: Random) -> bool:
         """Replace the replica of some node by a new one on the same node, as a repair would."""
         if len(self.node_ids) < 3 or not self.membership.is_settled:
             return False
-        self.membership.replace_replica(random.choice(self.groups), random.choice(self.node_ids))
+        group, node = random.choice(self.groups), random.choice(self.node_ids)
+        self.situations.on_strike("replica moved", self.nodes[node])
+        self.membership.replace_replica(group, node)
         return True
 
     def heal(self) -> None:

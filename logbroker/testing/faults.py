@@ -98,6 +98,9 @@ _LATER_KINDS = (FaultKind.DEAF, FaultKind.MISDIRECTED)
 """Drawn after everything else."""
 
 _PLAIN_LINKS = LinkQuality()
+_RECOVERY_CRASH_SHARE = 0.15
+_INSTALL_CRASH_SHARE = 0.15
+"""Of the times when a snapshot is written: too short to be hit by chance."""
 _HEALTHY_SHARE = 0.12
 _ON_SHARE = 0.4
 DAY_MS = 86_400_000
@@ -165,7 +168,10 @@ class FaultInjector:
         self._cluster = cluster
         self._scheduler = cluster.scheduler
         self._plan = plan
+        # A stream for each kind: one that is switched off leaves the others as they were.
+        self._streams = {kind: self._scheduler.random(f"fault {kind.value}") for kind in FaultKind}
         self._random = self._scheduler.random("faults")
+        self._struck: FaultKind | None = None
         self._stopped = False
         self._cut_until_us: dict[tuple[NodeId, NodeId], int] = {}
         self.counts: dict[str, int] = {}
@@ -202,14 +208,20 @@ class FaultInjector:
     def start(self) -> None:
         for kind in self._plan.rates:
             self._later(kind)
+        if FaultKind.CRASH_AT_WRITE in self._plan.rates:
+            for node in self._cluster.nodes.values():
+                node.install_crash_share = _INSTALL_CRASH_SHARE
 
     def stop(self) -> None:
         """No fault begins any more; the cluster's `heal` ends those that last."""
         self._stopped = True
+        for node in self._cluster.nodes.values():
+            node.install_crash_share = 0.0
 
     def _later(self, kind: FaultKind) -> None:
         mean_us = US_PER_S / self._plan.rates[kind]
-        self._scheduler.after(int(self._random.expovariate(1) * mean_us) + 1, lambda: self._strike(kind))
+        wait_us = int(self._streams[kind].expovariate(1) * mean_us) + 1
+        self._scheduler.after(wait_us, lambda: self._strike(kind))
 
     def _strike(self, kind: FaultKind) -> None:
         if self._stopped:
@@ -218,6 +230,7 @@ class FaultInjector:
         self._do(kind)
 
     def _do(self, kind: FaultKind) -> None:
+        self._random, self._struck = self._streams[kind], kind
         if self._stopped or not self._strikes[kind]():
             return
         self.counts[kind.value] = self.counts.get(kind.value, 0) + 1
@@ -244,7 +257,10 @@ class FaultInjector:
         node = self._cluster.nodes[self._random.choice(self._cluster.node_ids)]
         leaders = [self._cluster.leader_of(group) for group in self._cluster.groups]
         leader = self._random.choice(leaders)
-        return node if leader is None or self._random.random() < 0.5 else leader
+        chosen = node if leader is None or self._random.random() < 0.5 else leader
+        if self._struck is not None:
+            self._cluster.situations.on_strike(self._struck.value, chosen)
+        return chosen
 
     def _running_node(self) -> SimulatedNode | None:
         node = self._any_node()
@@ -262,6 +278,8 @@ class FaultInjector:
     # Processes and machines.
 
     def _restart_later(self, node: SimulatedNode, delay_us: int) -> None:
+        if self._random.random() < _RECOVERY_CRASH_SHARE and not node.is_running:
+            node.crash_at_change(self._random.randrange(1, 25))
         self._scheduler.after(delay_us, lambda: node.start() if not node.is_running else None)
 
     def _kill(self) -> bool:
@@ -330,7 +348,9 @@ class FaultInjector:
     def _full_disk(self) -> bool:
         node = self._any_node()
         node.fill_disk(leave_bytes=self._random.randrange(0, 40_000))
-        self._scheduler.after(self._duration_us(500, 8_000), node.free_disk)
+        is_long = self._random.random() < 0.4
+        for_us = self._duration_us(4_000, 9_000) if is_long else self._duration_us(500, 4_000)
+        self._scheduler.after(for_us, node.free_disk)
         return True
 
     def _bit_rot(self) -> bool:

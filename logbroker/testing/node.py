@@ -23,6 +23,7 @@ from logbroker.node.node_clock import ReadingClock
 from logbroker.node.partition_service import PartitionService, PartitionSettings
 from logbroker.node.replica import MachineKind, ReplicaOptions
 from logbroker.node.requests import ReceiveRequest
+from logbroker.node.snapshots import SnapshotWriteJob
 from logbroker.partition.checkpoint import CheckpointMeta, decode, encode_slices
 from logbroker.partition.log_time import Reading
 from logbroker.partition.machine import PartitionMachine
@@ -152,6 +153,8 @@ class SimulatedNode:
         self.wiped: set[ReplicaId] = set()
         """Replicas whose disk was lost with everything on it."""
         self.counts: dict[str, int] = {}
+        self.install_crash_share = 0.0
+        """How often the power fails while a snapshot is written."""
         self._cluster = cluster
         self._scheduler = cluster.scheduler
         self._options = options
@@ -166,6 +169,8 @@ class SimulatedNode:
         self._stalled_until_us = self._flush_stalled_until_us = 0
         self._stalled: list[Callable[[], None]] = []
         self._crash_at_start = 0
+        self.background: BackgroundJob | None = None
+        """What the flusher works at."""
         self._commit: CommitJob | None = None
         self._last_commit: CommitJob | None = None
         self._starts_since_rot = 1 << 30
@@ -198,7 +203,7 @@ class SimulatedNode:
         self._pump_is_planned = False
         self._paused_until_us = 0
         self._backlog.clear()
-        self._commit = self._last_commit = None
+        self._commit = self._last_commit = self.background = None
         self._being_made.clear()
         self._being_removed.clear()
         if self._crash_at_start:
@@ -323,6 +328,8 @@ class SimulatedNode:
             self._start_again_later()
 
     def _end_process(self) -> None:
+        if self.engine is not None:
+            self._cluster.situations.on_crash(self)
         engine, self.engine = self.engine, None
         self._open.clear()
         self._backlog.clear()
@@ -642,11 +649,22 @@ class SimulatedNode:
             )
         job = engine.next_background()
         if job is not None:
+            self.background = job
+            if isinstance(job, SnapshotWriteJob) and self._random.random() < self.install_crash_share:
+                self.crash_at_change(self._random.randrange(1, 12))
             self._run_later(
                 job,
-                done=lambda: self._with_engine(lambda _: engine.background_done(job)),
-                failed=lambda error: self._with_engine(lambda _: engine.background_failed(job, error)),
+                done=lambda: self._background_done(engine, job),
+                failed=lambda error: self._background_failed(engine, job, error),
             )
+
+    def _background_done(self, engine: Engine, job: BackgroundJob) -> None:
+        self.background = None
+        self._with_engine(lambda _: engine.background_done(job))
+
+    def _background_failed(self, engine: Engine, job: BackgroundJob, error: LogBrokerError) -> None:
+        self.background = None
+        self._with_engine(lambda _: engine.background_failed(job, error))
 
     def _commit_done(self, engine: Engine, job: CommitJob) -> None:
         self._commit, self._last_commit = None, job
@@ -796,6 +814,18 @@ class SimulatedNode:
         """Everything in the log is applied."""
         replica = self.replica(group)
         return replica is not None and replica.core.last_index == replica.machine.applied_index
+
+    def is_filling(self, group: GroupId) -> bool:
+        """A snapshot of the group is on its way in."""
+        return self.engine is not None and self.engine.fill_percent(group) is not None
+
+    @property
+    def is_committing(self) -> bool:
+        return self._commit is not None
+
+    @property
+    def has_full_disk(self) -> bool:
+        return self.disk.capacity_bytes != _FIRST_CAPACITY_BYTES
 
     def is_sending(self, group: GroupId) -> bool:
         """A snapshot of the group is on its way to a follower, or was just now."""

@@ -110,7 +110,8 @@ class ProgressChecker:
 
     def _serves(self, node: SimulatedNode, majority: frozenset[NodeId], group: GroupId) -> bool:
         """Leads, and is of use to the majority: it is one of them, or hears them, and its disk moves."""
-        if not node.serves(group) or node.is_paused or node.is_stalled:
+        # Whoever asks nothing of a disk that hangs does not notice.
+        if not node.serves(group) or node.is_paused or (node.is_stalled and node.is_committing):
             return False
         return node.node in majority or all(self._is_linked(node.node, other) for other in majority)
 

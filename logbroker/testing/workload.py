@@ -81,6 +81,8 @@ class WorkloadProfile:
     partial_share: float = 0.15
     operator_actions_per_second: float = 0.4
     extra_groups: int = 1
+    has_vandal: bool = True
+    has_watcher: bool = True
 
 
 class Cluster(Protocol):
@@ -654,6 +656,7 @@ class Workload:
 
     def __init__(self, cluster: Cluster, ledger: Ledger, partition: GroupId, profile: WorkloadProfile) -> None:
         self.partition = partition
+        self._profile = profile
         self.groups = [DEFAULT_GROUP, *(GroupName(f"group-{number}") for number in range(profile.extra_groups))]
         self.producers = [
             Producer(cluster, ledger, partition, f"p{partition}.{number}", profile)
@@ -669,8 +672,10 @@ class Workload:
 
     def start(self) -> None:
         self.operator.start()
-        self.watcher.start()
-        self.vandal.start()
+        if self._profile.has_watcher:
+            self.watcher.start()
+        if self._profile.has_vandal:
+            self.vandal.start()
         for producer in self.producers:
             producer.start()
         for consumer in self.consumers:

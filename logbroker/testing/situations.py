@@ -1,0 +1,155 @@
+"""The rare moments in which several things happen at once, counted, and which of them a long run has to reach.
+
+A checker finds nothing where nothing happens: whatever a change of the clients or faults makes unreachable is a blind
+spot. So the standard run fails when one of `REQUIRED` stays at 0.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, final
+
+from logbroker.node.requests import AckRequest, ProduceRequest, ReceiveRequest
+from logbroker.node.snapshots import SnapshotWriteJob
+from logbroker.storage.flush import CheckpointJob, FlushJob
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from logbroker.ids import GroupId
+    from logbroker.testing.cluster import SimulatedCluster
+    from logbroker.testing.node import SimulatedNode
+
+STANDARD_RUNS = 100
+STANDARD_SECONDS = 60
+"""A run of so many seeds, each so long, has to reach everything in `REQUIRED`."""
+
+REQUIRED = (
+    "leader change: during snapshot install",
+    "leader change: during a flush",
+    "leader change: with a commit in flight",
+    "leader change: while a replica is replaced",
+    "leader change: with a full disk somewhere",
+    "leader change: with a damaged replica",
+    "leader change: with acks open",
+    "leader change: with produces open",
+    "leader change: with polls open",
+    "crash: of a leader",
+    "crash: during snapshot install",
+    "crash: during a flush",
+    "crash: during a checkpoint",
+    "crash: during a commit",
+    "crash: while a replica is replaced",
+    "log start raised: during snapshot install",
+    "log start raised: with a follower down",
+    "strike on a leader: full disk",
+    "strike on a leader: stalled disk",
+    "strike on a leader: pause",
+    "strike on a leader: bit rot",
+    "strike on a leader: misdirected write",
+    "strike on a leader: wiped disk",
+    "strike on a leader: clock jump of days",
+    "strike on a leader: leadership transfer",
+    "strike on a leader: replica moved",
+    "log: FLOOR",
+    "log: Rewind",
+    "log: SkipTo",
+    "log: Release",
+    "log: Expire",
+    "log: CONFIG",
+    "judged: OutOfOrderSequenceError",
+    "judged: receives that found nothing",
+    "judged: spoilt batches refused",
+    "node: crash in recovery",
+    "node: entries damaged at a start",
+    "node: replicas lost at a start",
+    "node: writes refused for want of room",
+    "node: leaderships lost for want of a quorum",
+    "replica: logs cut for a new leader",
+    "replica: snapshots installed",
+    "replica: log starts that were raised in time",
+    "membership: lost replica replaced",
+    "progress: looks at a well-connected majority without a leader",
+    "progress: looks at a leader whose disk is full",
+)
+
+
+def missing(counts: Mapping[str, int]) -> list[str]:
+    """Those of the required situations that were never reached."""
+    return [name for name in REQUIRED if not counts.get(name)]
+
+
+@final
+class Situations:
+    """Looks around when something happens, and counts what else goes on. Judges nothing."""
+
+    def __init__(self, cluster: SimulatedCluster) -> None:
+        self._cluster = cluster
+        self.counts: dict[str, int] = {}
+
+    def on_leader(self, group: GroupId) -> None:
+        """Somebody has begun to lead."""
+        for what in self._going_on(group):
+            self._count(f"leader change: {what}")
+        for kind, name in ((AckRequest, "acks"), (ProduceRequest, "produces"), (ReceiveRequest, "polls")):
+            if any(isinstance(asked.request, kind) for node in self._nodes() for asked in node.kept_waiting(group, 0)):
+                self._count(f"leader change: with {name} open")
+
+    def on_crash(self, node: SimulatedNode) -> None:
+        """A process is about to end."""
+        if any(node.leads(group) for group in self._cluster.groups):
+            self._count("crash: of a leader")
+        work = _work_of(node)
+        if any(node.is_filling(group) for group in self._cluster.groups):
+            work.append("during snapshot install")
+        for what in dict.fromkeys(work):
+            self._count(f"crash: {what}")
+        if not self._cluster.membership.is_settled:
+            self._count("crash: while a replica is replaced")
+
+    def on_floor(self, group: GroupId) -> None:
+        """The log start of a group was raised."""
+        if any(node.is_filling(group) for node in self._nodes()):
+            self._count("log start raised: during snapshot install")
+        if not all(node.is_running for node in self._nodes()):
+            self._count("log start raised: with a follower down")
+
+    def on_strike(self, kind: str, node: SimulatedNode) -> None:
+        """A fault of this kind strikes the node."""
+        if any(node.leads(group) for group in self._cluster.groups):
+            self._count(f"strike on a leader: {kind}")
+
+    def _going_on(self, group: GroupId) -> Iterator[str]:
+        nodes = self._nodes()
+        if any(node.is_filling(group) for node in nodes):
+            yield "during snapshot install"
+        if any("during a flush" in _work_of(node) for node in nodes):
+            yield "during a flush"
+        if any("during a commit" in _work_of(node) for node in nodes):
+            yield "with a commit in flight"
+        if not self._cluster.membership.is_settled:
+            yield "while a replica is replaced"
+        if any(node.has_full_disk for node in nodes):
+            yield "with a full disk somewhere"
+        if any(node.is_running and not node.is_whole for node in nodes):
+            yield "with a damaged replica"
+
+    def _nodes(self) -> list[SimulatedNode]:
+        return list(self._cluster.nodes.values())
+
+    def _count(self, what: str) -> None:
+        self.counts[what] = self.counts.get(what, 0) + 1
+
+
+def _work_of(node: SimulatedNode) -> list[str]:
+    """What the disk of a node is being asked for."""
+    found = ["during a commit"] if node.is_committing else []
+    match node.background:
+        case FlushJob():
+            found.append("during a flush")
+        case CheckpointJob():
+            found.append("during a checkpoint")
+        case SnapshotWriteJob():
+            found.append("during snapshot install")
+        case _:
+            pass
+    return found

@@ -1,0 +1,79 @@
+"""What must happen while faults go on: each rule is shown a cluster that breaks it."""
+
+from __future__ import annotations
+
+import pytest
+
+from logbroker.node import engine
+from logbroker.node.partition_service import PartitionService
+from logbroker.raft import leader as leader_module
+from logbroker.testing.network import Cut
+from logbroker.testing.scenarios.cluster_script import ClusterScript
+from logbroker.testing.scheduler import US_PER_S
+from logbroker.testing.violation import Violation
+
+
+@pytest.fixture
+def script() -> ClusterScript:
+    made = ClusterScript()
+    made.produce(2, batches=2)
+    return made
+
+
+def test_a_leader_that_hears_nobody_and_stays_is_noticed(
+    script: ClusterScript, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(leader_module, "_has_quorum", lambda state: True)
+    deaf = script.leader()
+    for follower in script.followers():
+        script.cluster.network.cut(follower.node, deaf.node, Cut.LOST)
+    with pytest.raises(Violation, match="a well-connected majority has a leader"):
+        script.run(8_000)
+
+
+def test_a_leader_whose_disk_hangs_and_that_stays_is_noticed(
+    script: ClusterScript, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine, "STUCK_TICKS", 1 << 62)
+    script.leader().stall_disk(20 * US_PER_S)
+    script.ask(script.leader(), script.batch())
+    with pytest.raises(Violation, match="a well-connected majority has a leader"):
+        script.run(10_000)
+
+
+def test_without_the_bug_both_are_replaced_in_time(script: ClusterScript) -> None:
+    first = script.leader()
+    for follower in script.followers():
+        script.cluster.network.cut(follower.node, first.node, Cut.LOST)
+    script.run(8_000)
+    second = script.leader()
+    assert second is not first
+    second.stall_disk(8 * US_PER_S)
+    script.ask(second, script.batch())
+    script.cluster.network.heal()
+    script.run(8_000)
+    assert script.leader() is not second
+    assert script.cluster.progress.counts["looks at a well-connected majority without a leader"]
+
+
+def test_a_request_that_a_follower_keeps_is_noticed(script: ClusterScript) -> None:
+    follower = script.followers()[0]
+    assert follower.engine is not None
+    follower.engine.submit = lambda group, request, answer: None  # type: ignore[method-assign]  # the planted bug
+    script.ask(follower, script.batch())
+    with pytest.raises(Violation, match="who does not lead keeps nobody waiting"):
+        script.run(6_000)
+
+
+def test_a_poll_that_sleeps_through_what_comes_is_noticed(
+    script: ClusterScript, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    leader = script.leader()
+    script.receive(leader)
+    script.run(500)
+    monkeypatch.setattr(PartitionService, "after_pump", lambda service: None)
+    script.receive(leader, wait_ms=2_000)
+    script.run(200)
+    script.produce()
+    with pytest.raises(Violation, match="who asks gets what there is"):
+        script.run(4_000)
