@@ -69,14 +69,6 @@ def resident_bytes(pid: int) -> int:
     return 0
 
 
-def written_bytes(pid: int) -> int:
-    """Give what a process has had written to storage; pages overwritten in the cache before it count once."""
-    for line in Path(f"/proc/{pid}/io").read_text().splitlines():
-        if line.startswith("write_bytes:"):
-            return int(line.split()[1])
-    return 0
-
-
 def allocated_bytes(folder: Path) -> int:
     """Give the blocks that the files below a folder take on disk."""
     total = 0
