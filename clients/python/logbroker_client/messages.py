@@ -74,20 +74,34 @@ class Settling(Protocol):
 
 
 @final
+class Origin:
+    """What the messages of one receive have in common. They hold this and not their batch, which holds them:
+    a circle would keep all of them in memory until Python's collector comes along."""
+
+    __slots__ = ("lease", "partition", "queue", "settling")
+
+    def __init__(self, settling: Settling, partition: int, lease: int) -> None:
+        self.queue = settling.queue
+        self.partition = partition
+        self.lease = lease
+        self.settling = settling
+
+
+@final
 class Message:
     """One delivered message, leased until it is settled or its hide time ends."""
 
-    __slots__ = ("_batch", "_content", "append_ms", "deliveries", "offset")
+    __slots__ = ("_content", "_origin", "append_ms", "deliveries", "offset")
 
     def __init__(
-        self, batch: MessageBatch, offset: int, deliveries: int, append_ms: int, content: Record | LogBrokerError
+        self, origin: Origin, offset: int, deliveries: int, append_ms: int, content: Record | LogBrokerError
     ) -> None:
         self.offset = offset
         self.deliveries = deliveries
         """How often it was delivered since the last rewind, this time included."""
         self.append_ms = append_ms
         """When it entered the log, in ms since 1970 on the log's clock; 0 where that is lost."""
-        self._batch = batch
+        self._origin = origin
         self._content = content
 
     def __repr__(self) -> str:
@@ -130,22 +144,23 @@ class Message:
 
     @property
     def queue(self) -> str:
-        return self._batch.queue
+        return self._origin.queue
 
     @property
     def partition(self) -> int:
-        return self._batch.partition
+        return self._origin.partition
 
     @property
     def lease(self) -> int:
-        return self._batch.lease
+        return self._origin.lease
 
     @property
     def id(self) -> MessageId:
-        return MessageId(self._batch.queue, self._batch.partition, self.offset)
+        return MessageId(self._origin.queue, self._origin.partition, self.offset)
 
-    def _range(self) -> list[tuple[int, int]]:
-        return [(self.offset, self.offset + 1)]
+    async def _settle(self, order: Order) -> None:
+        origin, offset = self._origin, self.offset
+        await origin.settling.settle(order, origin.partition, origin.lease, [(offset, offset + 1)])
 
     async def ack(self) -> None:
         """Settle it for good. Returns when that is committed.
@@ -157,19 +172,20 @@ class Message:
             StaleLeaseError: the lease is over, and the message will be delivered again.
             UnknownOutcomeError: no answer in time.
         """
-        await self._batch.settle(ACK, self._range())
+        await self._settle(ACK)
 
     def ack_nowait(self) -> None:
         """Settle it soon; the consumer waits for the outcome when it closes, and counts what was stale."""
-        self._batch.settle_nowait(ACK, self._range())
+        origin, offset = self._origin, self.offset
+        origin.settling.settle_nowait(ACK, origin.partition, origin.lease, [(offset, offset + 1)])
 
     async def nack(self, *, delay: float = 0.0, reason: str = "") -> None:
         """Have it delivered again, at once or after `delay` seconds; as `ack` otherwise."""
-        await self._batch.settle(nack_order(delay, reason), self._range())
+        await self._settle(nack_order(delay, reason))
 
     async def extend(self, hide: float) -> None:
         """Hide it for `hide` seconds from now; as `ack` otherwise."""
-        await self._batch.settle(extend_order(hide), self._range())
+        await self._settle(extend_order(hide))
 
 
 @final
@@ -214,6 +230,7 @@ class MessageBatch:
         return join_ranges([(start, end) for part in self._delivery.received.parts for start, end, _ in part.ranges])
 
     def _read(self) -> Iterator[Message]:
+        origin = Origin(self._settling, self.partition, self.lease)
         body = self._delivery.body
         position = 0
         for part in self._delivery.received.parts:
@@ -223,7 +240,7 @@ class MessageBatch:
             append_ms = part.append_ms
             for (start, stop, deliveries), records in contents:
                 for offset, content in zip(range(start, stop), records, strict=True):
-                    yield Message(self, offset, deliveries, append_ms, content)
+                    yield Message(origin, offset, deliveries, append_ms, content)
 
     async def settle(self, order: Order, ranges: list[tuple[int, int]]) -> None:
         await self._settling.settle(order, self.partition, self.lease, ranges)

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import gc
+
 import pytest
 
 from logbroker.errors import CorruptBatchError, InvalidArgumentError
@@ -117,3 +119,15 @@ async def test_a_hide_time_outside_its_bounds_is_refused(hide: float) -> None:
     message = batch_of((part_of(BATCH, (102, 104, 1)), BATCH))[0]
     with pytest.raises(InvalidArgumentError, match="outside 1 to 43200"):
         await message.extend(hide)
+
+
+def test_nothing_of_a_batch_waits_for_the_collector_of_circles() -> None:
+    gc.collect()
+    gc.disable()
+    try:
+        batch = batch_of((part_of(BATCH, (100, 110, 1)), BATCH))
+        assert len(values(batch)) == 10
+        del batch
+        assert gc.collect() == 0
+    finally:
+        gc.enable()
