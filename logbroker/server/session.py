@@ -130,6 +130,11 @@ class Exchange:
             self._asked = answer
         self.service.backend.submit(group, request, answer)
 
+    def end(self) -> None:
+        """It has its reply, or nobody waits for one. What it held on to held on to it."""
+        self.is_over = True
+        self._asked = None
+
     def abandon(self) -> None:
         """Nobody waits for it any more: a receive that waits at its partition is to lease nothing."""
         if self._asked is not None and self.group is not None:
@@ -580,7 +585,7 @@ class Session:
                 return
 
     def _forget(self, exchange: Exchange) -> None:
-        exchange.is_over = True
+        exchange.end()
         if self._open.pop(exchange.rid, None) is None:
             return
         self._inflight_bytes -= exchange.held_bytes
