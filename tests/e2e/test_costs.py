@@ -217,7 +217,7 @@ async def test_one_message_alone_takes_no_message_turn_or_task_too_many(
     assert cost["turns"] <= 8.5 * count + 2 * cost["ticks"] + 3 * seals, cost
     # The sender; its link's reader and writer; the server's reader and writer; links; turns; the wakes of the threads.
     woken = sum(runs(cost).values())
-    assert woken <= 28 * count + 12 * cost["ticks"] + 12 * seals, runs(cost)
+    assert woken <= 24 * count + 12 * cost["ticks"] + 12 * seals, runs(cost)
     assert spawns(cost) == []
     assert cost["circles"] <= 20, cost
 

@@ -305,19 +305,26 @@ class Transport:
         core, protocol = self._core, link.protocol
         if protocol is None:
             return
+        is_stream = False
         while True:
-            # A checkpoint: the tasks that were woken together with this one have their turn first,
-            # and what they send goes into the same message.
+            # Whatever it was rung for is found below; the pump rings it too.
+            bell.hush()
             core.pump()
             message = protocol.next_message()
             if message is None:
                 if self._is_closing:
                     await self._say_goodbye(connection)
                     return
+                is_stream = False
                 await bell.wait()
+                # The tasks that were woken together with this one have their turn first, and what they send goes
+                # into the same message.
                 await trio.lowlevel.checkpoint()
-                bell.hush()
                 continue
+            if is_stream:
+                # A socket that takes everything must not keep the answers from being read.
+                await trio.lowlevel.checkpoint()
+            is_stream = True
             await _send(connection, stream, message)
 
     async def _say_goodbye(self, connection: Any) -> None:  # noqa: ANN401 - untyped library
