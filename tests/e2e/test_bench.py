@@ -15,7 +15,18 @@ if TYPE_CHECKING:
 
 def test_a_work_gives_a_table_a_picture_and_lines_of_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     output, plot = tmp_path / "runs.jsonl", tmp_path / "runs.svg"
-    arguments = ["--rounds", "1", "--seconds", "0.1", "--work", "one", "--folder", str(tmp_path / "data")]
+    arguments = [
+        "--rounds",
+        "1",
+        "--seconds",
+        "0.1",
+        "--work",
+        "one",
+        "--max-other",
+        "9",
+        "--folder",
+        str(tmp_path / "data"),
+    ]
     assert main([*arguments, "--json", str(output), "--plot", str(plot)]) == 0
     described, row = [json.loads(line) for line in output.read_text().splitlines()]
     assert "logbroker" in described["systems"]

@@ -68,6 +68,13 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--large", action="store_true", help="the backlog of 10,000,000 as well: minutes, gigabytes")
     parser.add_argument("--rounds", type=int, default=5, metavar="N", help="runs of each work and system (%(default)s)")
     parser.add_argument("--seconds", type=float, default=4.0, metavar="S", help="of one run, about (%(default)s)")
+    parser.add_argument(
+        "--max-other",
+        type=float,
+        default=0.1,
+        metavar="SHARE",
+        help="repeat runs in which others took more (%(default)s)",
+    )
     parser.add_argument("--folder", type=Path, metavar="DIR", help="for the nodes' data (a temporary one)")
     parser.add_argument(
         "--lock", type=Path, metavar="FILE", help="hold this file's lock while measuring, about two minutes at a time"
@@ -78,7 +85,7 @@ def _parser() -> argparse.ArgumentParser:
 def _run(options: argparse.Namespace) -> int:
     works = _chosen(options, WORKS)
     own_works = _chosen(options, OWN_WORKS)
-    plan = Plan(rounds=options.rounds, seconds=options.seconds)
+    plan = Plan(rounds=options.rounds, seconds=options.seconds, max_other_share=options.max_other)
     if options.quick:
         plan = replace(plan, rounds=2, seconds=1.0)
         works = [work.quick() for work in works]
@@ -170,7 +177,8 @@ def _render_description(systems: Sequence[System], plan: Plan, described: dict[s
     machine = describe_machine()
     lines = [
         f"{described['started']}; {machine['cores']} cores, {machine['processor']}, {machine['system']}, "
-        f"Python {machine['python']}; {plan.rounds} rounds of about {plan.seconds:g} s, in turns",
+        f"Python {machine['python']}; {plan.rounds} rounds of about {plan.seconds:g} s, in turns; "
+        f"repeated where others took more than {plan.max_other_share:.0%} of the machine",
         "median (min-max); CPU microseconds a message of all three nodes and of all clients together",
     ]
     for system in systems:

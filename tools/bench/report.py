@@ -21,6 +21,7 @@ _COLUMNS: tuple[tuple[str, Callable[[Row], float | None]], ...] = (
     ("server us", lambda row: row.server_us_per_message),
     ("client us", lambda row: row.client_us_per_message),
     ("busy", lambda row: row.busy_share),
+    ("others", lambda row: row.other_share),
 )
 
 

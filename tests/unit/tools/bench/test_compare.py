@@ -90,7 +90,6 @@ class Still(System):
 @pytest.fixture(autouse=True)
 def _no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tools.bench.measure.wait_quiet", lambda: None)
-    monkeypatch.setattr(comparing, "_MAX_OTHER_SHARE", 100.0)
 
 
 def _job(**changes: object) -> Job:
@@ -102,7 +101,7 @@ def test_systems_take_turns_on_queues_of_their_own() -> None:
     rows: list[Row] = []
     work = Work(name="w", title="w", shape="produce", fixed_count=10)
     systems = [Still("a", notes), Still("b", notes)]
-    plan = Plan(rounds=2, seconds=1.0)
+    plan = Plan(rounds=2, seconds=1.0, max_other_share=100)
     found = compare(systems, [work], plan, turn=Turn(None), tell=notes.append, note=rows.append)
     assert [(row.system, row.round) for row in rows] == [("a", 1), ("b", 1), ("a", 2), ("b", 2)]
     assert found == rows
@@ -143,7 +142,12 @@ def test_a_consumer_that_misses_messages_makes_the_run_worthless() -> None:
     work = Work(name="w", title="w", shape="produce", fixed_count=10)
     with pytest.raises(BenchError, match="9 different messages of 10"):
         compare(
-            [missing], [work], Plan(rounds=1, seconds=1), turn=Turn(None), tell=notes.append, note=lambda _row: None
+            [missing],
+            [work],
+            Plan(rounds=1, seconds=1, max_other_share=100),
+            turn=Turn(None),
+            tell=notes.append,
+            note=lambda _row: None,
         )
 
 
