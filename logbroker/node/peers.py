@@ -48,6 +48,7 @@ JOIN_BYTES = 256 << 10
 MAX_PIECES = 512
 """Of one send that is not joined; systems take 1,024."""
 SEND_BUFFER_BYTES = 4 << 20
+_NODE_IDS = 1 << 16
 _NETWORK_ERRORS = (OSError, trio.BrokenResourceError, trio.ClosedResourceError, ssl.SSLError)
 
 
@@ -66,6 +67,8 @@ class PeerOptions:
     most_backoff_ms: int = 2_000
     down_least_ms: int = 10
     down_jitter_ms: int = 40
+    # Longer than the jitter and the answers to a request for votes take: see `turn_after`.
+    down_turn_ms: int = 60
     max_handshakes: int = 64
 
 
@@ -81,6 +84,10 @@ class PeerTls:
 
 class PeerEvents(Protocol):
     """What the links tell the node. None of these may block or raise anything but LogBrokerError."""
+
+    @property
+    def node(self) -> NodeId:
+        """This node."""
 
     def hello(self, to_node: NodeId) -> Hello:
         """What this node says of itself at this moment."""
@@ -549,9 +556,21 @@ class Peers:
 
     async def _watch_silence(self, node: NodeId) -> None:
         """A killed process closes its sockets: after a jitter others may ask for votes, if it is still away."""
-        await trio.sleep((self._options.down_least_ms + self._random_ms(self._options.down_jitter_ms + 1)) / 1000)
+        options = self._options
+        turn = turn_after(node, self._events.node, self._incoming)
+        jitter_ms = self._random_ms(options.down_jitter_ms + 1)
+        await trio.sleep((options.down_least_ms + jitter_ms + turn * options.down_turn_ms) / 1000)
         if node not in self._incoming:
             self._events.on_peer_silent(node)
+
+
+def turn_after(gone: NodeId, node: NodeId, heard: Iterable[NodeId]) -> int:
+    """How many nodes ask for votes before `node` when the node `gone` has gone: those between them in a circle.
+
+    All who hear one another come to the same order. Two that ask at once vote for themselves, and nothing happens
+    before an election timeout, a second or two, has passed. Who cannot win, for want of entries, only costs its turn.
+    """
+    return sum((other - gone) % _NODE_IDS < (node - gone) % _NODE_IDS for other in heard if other != gone)
 
 
 async def _receive_some(stream: trio.abc.Stream) -> bytes:

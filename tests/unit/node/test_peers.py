@@ -22,7 +22,7 @@ from logbroker.node.peer_frames import (
     encode_opening,
     frame,
 )
-from logbroker.node.peers import PeerOptions, Peers, PeerTls, _Link
+from logbroker.node.peers import PeerOptions, Peers, PeerTls, _Link, turn_after
 from tests.node_kit.nodes import until
 
 if TYPE_CHECKING:
@@ -200,6 +200,43 @@ async def test_a_node_that_goes_is_noticed_at_once_and_called_silent_after_the_j
         assert set(one.lost) == {TWO}
         assert not one.peers.is_connected(TWO)
         assert one.peers.fault(TWO) != ""
+        outer.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize("gone", [1, 2, 3, 5, 65_535])
+def test_those_who_stay_take_turns_and_agree_on_them(gone: int) -> None:
+    stay = [NodeId(node) for node in (1, 2, 3, 5, 65_535) if node != gone]
+    turns = {node: turn_after(NodeId(gone), node, [other for other in stay if other != node]) for node in stay}
+    assert sorted(turns.values()) == [0, 1, 2, 3]
+
+
+def test_the_next_in_the_circle_begins_and_whoever_hears_nobody_does_not_wait() -> None:
+    assert [turn_after(NodeId(2), NodeId(3), [ONE, TWO]), turn_after(NodeId(2), ONE, [NodeId(3), TWO])] == [0, 1]
+    assert turn_after(NodeId(2), ONE, []) == 0
+
+
+async def test_a_node_whose_turn_comes_later_calls_another_silent_later() -> None:
+    one, two = Side(ONE), Side(TWO, options=replace(OPTIONS, down_least_ms=200))
+    three = Side(NodeId(3), options=replace(OPTIONS, down_turn_ms=60_000))
+    async with trio.open_nursery() as outer:
+        await two.listen(outer)
+        await three.listen(outer)
+        async with trio.open_nursery() as nursery:
+            await one.listen(nursery)
+            sides = (one, two, three)
+            for side in sides:
+                for other in sides:
+                    if other is not side:
+                        side.peers.set_address(other.node, other.address)
+            await until(
+                lambda: all(
+                    side.peers.is_connected(other.node) for side in sides for other in sides if other is not side
+                ),
+                "all are connected",
+            )
+            nursery.cancel_scope.cancel()
+        await until(lambda: ONE in two.silent, "the silence is told")
+        assert three.silent == []
         outer.cancel_scope.cancel()
 
 
