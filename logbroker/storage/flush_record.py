@@ -93,9 +93,10 @@ def _whole_file(disk: Disk, path: str) -> bytes:
 def _decode(data: bytes, salt_crc: int, place: str) -> FlushRecord:
     if len(data) < _PREFIX.size:
         raise CorruptBatchError(f"{place}: {len(data)} bytes, shorter than its prefix of {_PREFIX.size}")
-    magic, version, _, size, crc = _PREFIX.unpack_from(data)
+    magic, version, reserved, size, crc = _PREFIX.unpack_from(data)
     body = data[_PREFIX.size :]
-    if magic != _MAGIC or version != _VERSION or size != len(body) or crc32c(body, salt_crc) != crc:
+    # The checksum covers the body alone, so every byte before it has one right value.
+    if (magic, version, reserved, size) != (_MAGIC, _VERSION, 0, len(body)) or crc32c(body, salt_crc) != crc:
         raise CorruptBatchError(f"{place}: not a flush record of this node")
     try:
         return msgspec.msgpack.decode(body, type=FlushRecord)

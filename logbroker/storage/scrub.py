@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 SLICE_COST_BYTES = 1 << 20
 """What one slice may cost: 1 to 3 ms of reading and checking, far below what a flush may wait."""
 ENTRY_COST_BYTES = 4 << 10
+STEP_BYTES = 32 << 10
+"""Read of a segment at once: some hundred of the smallest entries, all checked before anybody looks at the cost."""
 FIRST_ROUND_MS = 60_000
 """A node that has just started has better things to do."""
 
@@ -408,7 +410,7 @@ class _SegmentTask:
 
     def step(self) -> int:
         entries = self._check.entry_count
-        read = self._check.step()
+        read = self._check.step(STEP_BYTES)
         if not read and self._check.is_header_damaged and not self._has_mended_header:
             self._mend_header()
         return read and max(read, (self._check.entry_count - entries) * ENTRY_COST_BYTES)

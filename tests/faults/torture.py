@@ -133,6 +133,9 @@ def meaningful() -> dict[str, tuple[range, ...]]:
 
 
 def is_meaningful(path: str, start: int, end: int) -> bool:
+    if path.startswith("node.") and start == reference().disk.size(path) - 1:
+        # The line's end, which a reader can do without.
+        return False
     return any(part.start < end and start < part.stop for part in meaningful().get(path, ()))
 
 
@@ -259,7 +262,9 @@ def _hurt(case: Case, plan: Plan, tally: Tally) -> None:
         tally.counts["without effect"] += 1
         return
     path, start, end = place
-    is_needed = is_meaningful(path, start, end)
+    # Nothing says that a checkpoint was there; where none is left the replica is lost, and that is seen.
+    is_gone = case[0] == "cut" and int(case[2]) < 0 and path.endswith(".checkpoint")
+    is_needed = is_meaningful(path, start, end) and not is_gone
     seen = frozenset(Inspection(disk).run()) - usual_findings()
     found = judge(disk, reference(), touched=path)
     if found.wrong and case[0] == "cut" and path == newest_ring_file():

@@ -9,10 +9,20 @@ import pytest
 
 from logbroker.ids import Index, Term
 from logbroker.storage.commit import ReplicaWrite
-from logbroker.storage.scrub import NO_SCRUB, Scrubber, ScrubOptions, ScrubStatistics
-from logbroker.storage.segment import segment_path
+from logbroker.storage.scrub import (
+    ENTRY_COST_BYTES,
+    NO_SCRUB,
+    SLICE_COST_BYTES,
+    STEP_BYTES,
+    Scrubber,
+    ScrubOptions,
+    ScrubSlice,
+    ScrubStatistics,
+    _SegmentTask,
+)
+from logbroker.storage.segment import SegmentRow, segment_path, write_entries
 from logbroker.storage.simulated_disk import SimulatedDisk
-from tests.unit.storage.store_kit import A, B, checkpoint, commit, entries, flush, open_at, roll_and_flush, write
+from tests.unit.storage.store_kit import A, B, checkpoint, commit, entries, entry, flush, open_at, roll_and_flush, write
 
 if TYPE_CHECKING:
     from logbroker.ids import ReplicaId
@@ -119,6 +129,24 @@ def test_a_rotten_entry_is_noted_so_that_it_is_fetched(at: int) -> None:
     made.log.on_repaired(job)
     assert made.round().damaged_entries == 1, "it is found once"
     assert not made.log.is_damaged
+
+
+def test_a_slice_of_the_smallest_entries_is_no_longer_than_any_other() -> None:
+    made = Scrubbed()
+    small = [entry(index, size=0) for index in range(1, 4_001)]
+    row = SegmentRow(Index(1), Index(4_000), Term(1), SEGMENT_HEADER_BYTES + 4_000 * HEAD_BYTES)
+    with made.disk.open(SEGMENT) as file:
+        write_entries(file, SEGMENT_HEADER_BYTES, small)
+    task = _SegmentTask(made.disk, A, made.log, row)
+    costs = []
+    while True:
+        job = ScrubSlice(task)
+        job.run()
+        costs.append(job.cost)
+        if job.is_at_end:
+            break
+    assert sum(costs) >= 4_000 * ENTRY_COST_BYTES
+    assert max(costs) < SLICE_COST_BYTES + (STEP_BYTES // HEAD_BYTES + 1) * ENTRY_COST_BYTES
 
 
 def test_what_rotted_below_the_log_start_is_nobodys_loss() -> None:
