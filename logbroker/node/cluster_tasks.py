@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NoReturn, final
 
 import trio
 
-from logbroker.errors import ConfigurationError, LogBrokerError
+from logbroker.errors import ConfigurationError, CorruptBatchError, LogBrokerError
 from logbroker.ids import META_GROUP, NodeId
 from logbroker.node.bootstrap import FirstBoot, FirstBootMachine, Step
 from logbroker.node.catalogue import Catalogue, NodeJoined, Outcome
@@ -259,7 +259,12 @@ class ClusterTasks:
         service = self._service()
         if service is None or not service.replica.is_serving:
             return
-        for command in decode_commands(report.commands):
+        try:
+            commands = decode_commands(report.commands)
+        except CorruptBatchError as error:
+            logger.warning("report_refused reason=%r", error.message)
+            return
+        for command in commands:
             if isinstance(command, REPORTED):
                 service.propose(command, _ignore)
         self._wake()

@@ -64,6 +64,11 @@ ROOM_RETRY_TICKS = 10
 STUCK_TICKS = 10
 """A commit that has not returned for longer than this counts as a sync that never will: leaders hand over."""
 FETCH_TICKS = 5
+MAX_TERM_STEP = 1 << 32
+"""A term further ahead is nobody's: at an election a second it takes a century. Once believed it is there for ever."""
+LEADER_KINDS = frozenset((MessageKind.APPEND, MessageKind.HEARTBEAT))
+MAX_ROUTES = 1 << 17
+"""Replicas of which it is known where they live."""
 CHECKPOINT_TICKS = 10
 MIN_FREE_BYTES = 64 << 20
 
@@ -152,6 +157,8 @@ class Engine:
         self.services: dict[GroupId, RequestService] = {}
         self.lost: dict[ReplicaId, str] = {}
         self.failed_groups: dict[GroupId, LogBrokerError] = {}
+        self.misrouted = 0
+        """Messages of nodes that spoke for a replica of another, and were not listened to."""
         self._options = options
         self._clock = clock
         self._random_ticks = random_ticks
@@ -235,13 +242,13 @@ class Engine:
             case SnapshotChunk():
                 self._take_chunk(sender, message)
             case SnapshotAck():
-                self._take_ack(message)
+                self._take_ack(sender, message)
             case EntryFetch():
                 self._answer_fetch(sender, message)
             case EntryCopy():
                 self._take_copy(message)
             case EntryGone():
-                self._take_gone(message)
+                self._take_gone(sender, message)
             case Heartbeats(beats):
                 self._take_heartbeats(sender, beats)
             case HeartbeatAnswers(answers):
@@ -616,10 +623,27 @@ class Engine:
         replica = self.replicas.get(group)
         if replica is None or replica.id != message.to:
             return
-        self._nodes.setdefault(message.sender, sender)
+        if not self._is_home(message.sender, sender) or message.term > replica.core.term + MAX_TERM_STEP:
+            return
+        if message.kind in LEADER_KINDS and replica.core.is_leader and message.sender not in replica.conf.members():
+            # Somebody who does not belong here would have this group believe that its term has two leaders.
+            self.misrouted += 1
+            return
         # The data of a snapshot comes in chunks; the message itself is stepped when they are all durable.
         if message.kind is not MessageKind.SNAPSHOT:
             replica.step(message)
+
+    def _is_home(self, replica: ReplicaId, node: NodeId) -> bool:
+        """Whether a replica lives on the node that speaks for it; nobody may speak for another's.
+
+        What the catalogue has not said yet is learned from the first message.
+        """
+        home = self._nodes.get(replica)
+        if home is None and len(self._nodes) < MAX_ROUTES:
+            self._nodes[replica] = home = node
+        if home != node:
+            self.misrouted += 1
+        return home == node
 
     def _replicas_on(self, node: NodeId, replica: Replica) -> list[ReplicaId]:
         return [member for member in replica.conf.members() if self._nodes.get(member) == node]
@@ -702,10 +726,12 @@ class Engine:
 
     def _take_heartbeats(self, sender: NodeId, rows: Sequence[BeatRow]) -> None:
         """Packed heartbeats: one that brings nothing new costs no more than a look; any other is stepped."""
-        replicas, answers = self.replicas, []
+        replicas, nodes, answers = self.replicas, self._nodes, []
         for group, leader, to, term, commit in rows:
             replica = replicas.get(group)
             if replica is None or replica.id != to or replica.failed is not None:
+                continue
+            if nodes.get(leader) != sender and not self._is_home(leader, sender):
                 continue
             if replica.core.on_beat(leader, term, commit):
                 answers.append((group, to, leader, term))
@@ -716,10 +742,12 @@ class Engine:
             self._send(sender, HeartbeatAnswers(tuple(answers)))
 
     def _take_heartbeat_answers(self, sender: NodeId, rows: Sequence[BeatAnswerRow]) -> None:
-        replicas = self.replicas
+        replicas, nodes = self.replicas, self._nodes
         for group, follower, to, term in rows:
             replica = replicas.get(group)
             if replica is None or replica.id != to or replica.failed is not None:
+                continue
+            if nodes.get(follower) != sender and not self._is_home(follower, sender):
                 continue
             if not replica.core.on_beat_answer(follower, term):
                 self._deliver_raft(sender, group, Message(MessageKind.HEARTBEAT_RESPONSE, to, follower, term))
@@ -775,10 +803,10 @@ class Engine:
             if again is not None:
                 self._send(self._nodes[to], again)
 
-    def _take_ack(self, ack: SnapshotAck) -> None:
+    def _take_ack(self, node: NodeId, ack: SnapshotAck) -> None:
         key = ack.group, ack.sender
         sender, replica = self._senders.get(key), self.replicas.get(ack.group)
-        if sender is None or replica is None or replica.id != ack.to:
+        if sender is None or replica is None or replica.id != ack.to or not self._is_home(ack.sender, node):
             return
         try:
             chunk = None if ack.refused else sender.on_ack(ack)
@@ -793,7 +821,9 @@ class Engine:
         replica = self.replicas.get(chunk.group)
         if replica is None or replica.id != chunk.to or replica.failed is not None:
             return
-        self._nodes.setdefault(chunk.sender, sender)
+        # An attempt of a term that nobody can have reached would hold off all later ones.
+        if not self._is_home(chunk.sender, sender) or chunk.raft_term > replica.core.term + MAX_TERM_STEP:
+            return
         receiver = self._receivers.get(chunk.group)
         if receiver is not None and not receiver.matches(chunk):
             is_older = (chunk.raft_term, chunk.transfer) < receiver.attempt
@@ -853,11 +883,12 @@ class Engine:
         header, body = receiver.loaded
         try:
             machine = replica.kind.decode(body)
+            conf = ConfState.decode(header.conf)
         except CorruptBatchError:
             return False
         if (header.index, header.term) != (receiver.index, receiver.term) or header.group != receiver.group:
             return False
-        meta = SnapshotMeta(receiver.index, receiver.term, ConfState.decode(header.conf))
+        meta = SnapshotMeta(receiver.index, receiver.term, conf)
         replica.received = ReceivedSnapshot(meta, receiver.install_body(), machine, (header, body))
         replica.step(Message(MessageKind.SNAPSHOT, replica.id, chunk.sender, chunk.raft_term, snapshot=meta))
         return True
@@ -924,7 +955,7 @@ class Engine:
         elif replica.log.mended:
             self._mending[replica.id] = replica
 
-    def _take_gone(self, gone: EntryGone) -> None:
+    def _take_gone(self, sender: NodeId, gone: EntryGone) -> None:
         """A member has let go of an entry that is damaged here: everybody has applied it, and its messages expired.
 
         What was applied before it was damaged soon does not matter any more: the floor that took it comes here too.
@@ -932,6 +963,8 @@ class Engine:
         """
         replica = self.replicas.get(gone.group)
         if replica is None or replica.id != gone.to or gone.sender not in replica.conf.members():
+            return
+        if not self._is_home(gone.sender, sender):
             return
         if gone.index > replica.machine.applied_index and gone.index in replica.log.state.damaged:
             self._lose(replica, f"entry {gone.index} is damaged, and no node keeps it any more")

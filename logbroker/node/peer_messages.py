@@ -16,11 +16,13 @@ from logbroker.raft.messages import ConfState, Message, MessageKind, SnapshotMet
 from logbroker.storage.entry_codec import decode_entry, decode_head
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from logbroker.entry import Entry
 
 CLUSTER_TAG_BYTES = 8
+MAX_NUMBER = 1 << 62
+"""No term, index or id comes near it, and what is made of one by adding still fits its 64 bits."""
 
 
 @final
@@ -266,11 +268,14 @@ def _encode_raft(wrapped: RaftMessage, cluster_tag: bytes) -> bytes:
 
 
 def _decode_raft(body: memoryview) -> RaftMessage:
-    group, kind, to, sender, term, log_term, index, commit, hint, context, flags, count = _RAFT.unpack_from(body)
+    group, kind, *numbers, flags, count = _RAFT.unpack_from(body)
+    _check_numbers(numbers)
+    to, sender, term, log_term, index, commit, hint, context = numbers
     at = _RAFT.size
     snapshot = None
     if flags & _HAS_SNAPSHOT:
         snapshot_index, snapshot_term, size = _SNAPSHOT_META.unpack_from(body, at)
+        _check_numbers((snapshot_index, snapshot_term))
         at += _SNAPSHOT_META.size
         conf = ConfState.decode(bytes(body[at : at + size]))
         snapshot = SnapshotMeta(Index(snapshot_index), Term(snapshot_term), conf)
@@ -303,11 +308,13 @@ def _decode_raft(body: memoryview) -> RaftMessage:
 
 def _decode_beat(body: memoryview) -> Beat:
     wall_ms, has_room = _BEAT.unpack(body)
+    _check_numbers((wall_ms,))
     return Beat(wall_ms, has_room)
 
 
 def _decode_chunk(body: memoryview) -> SnapshotChunk:
     *numbers, is_last, size = _CHUNK.unpack_from(body)
+    _check_numbers(numbers)
     _check_end(body, _CHUNK.size + size)
     group, sender, to, raft_term, transfer, index, term, previous_index, previous_term, *sizes = numbers
     checkpoint_bytes, total, position = sizes
@@ -330,17 +337,21 @@ def _decode_chunk(body: memoryview) -> SnapshotChunk:
 
 
 def _decode_ack(body: memoryview) -> SnapshotAck:
-    group, sender, to, index, term, position, refused = _ACK.unpack(body)
+    *numbers, refused = _ACK.unpack(body)
+    _check_numbers(numbers)
+    group, sender, to, index, term, position = numbers
     return SnapshotAck(GroupId(group), ReplicaId(sender), ReplicaId(to), Index(index), Term(term), position, refused)
 
 
 def _decode_fetch(body: memoryview) -> EntryFetch:
-    group, sender, to, index, term = _FETCH.unpack(body)
+    group, sender, to, index, term = numbers = _FETCH.unpack(body)
+    _check_numbers(numbers)
     return EntryFetch(GroupId(group), ReplicaId(sender), ReplicaId(to), Index(index), Term(term))
 
 
 def _decode_gone(body: memoryview) -> EntryGone:
-    group, sender, to, index, log_start_index = _FETCH.unpack(body)
+    group, sender, to, index, log_start_index = numbers = _FETCH.unpack(body)
+    _check_numbers(numbers)
     return EntryGone(GroupId(group), ReplicaId(sender), ReplicaId(to), Index(index), Index(log_start_index))
 
 
@@ -363,11 +374,17 @@ def _decode_answers(body: memoryview) -> HeartbeatAnswers:
 
 
 def _decode_copy(body: memoryview) -> EntryCopy:
-    group, sender, to = _COPY.unpack_from(body)
+    group, sender, to = numbers = _COPY.unpack_from(body)
+    _check_numbers(numbers)
     head = decode_head(body, _COPY.size, place="peer frame")
     _check_end(body, _COPY.size + head.encoded_bytes)
     entry = decode_entry(body, _COPY.size, place="peer frame")
     return EntryCopy(GroupId(group), ReplicaId(sender), ReplicaId(to), entry)
+
+
+def _check_numbers(numbers: Sequence[int]) -> None:
+    if max(numbers) > MAX_NUMBER:
+        raise CorruptBatchError(f"number {max(numbers)} is above {MAX_NUMBER}")
 
 
 def _check_end(body: memoryview, end: int) -> None:
