@@ -62,6 +62,8 @@ def test_one_rotten_bit_is_turned_back_and_two_are_not() -> None:
         disk = written()
         disk.flip_bit(NODE_FILE, at, at % 8)
         assert mended_identity(disk) == text
+    disk = written()
+    disk.flip_bit(NODE_FILE, 8, 1)
     disk.flip_bit(NODE_FILE, 10, 1)
     assert mended_identity(disk) is None
     restore_identity(disk, text)
