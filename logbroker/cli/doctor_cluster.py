@@ -44,6 +44,7 @@ _HINTS: tuple[tuple[str, Verdict, str], ...] = (
     ),
     ("flush record are damaged", Verdict.WARNING, "nothing: a flush writes them; if it comes back, replace the disk"),
     ("newer one is written", Verdict.WARNING, "nothing: if it comes back, replace the disk"),
+    (" is gone: start", Verdict.FAILED, "as it says; look at who removes files from the data directory"),
     ("lost", Verdict.WARNING, "nothing while a majority is up: the replica is replaced"),
     ("waits for", Verdict.WARNING, "start that node; a first boot may go without it: logbroker bootstrap --without N"),
 )

@@ -12,6 +12,7 @@ least, because the time goes there when entries are small.
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, final
 
@@ -81,6 +82,10 @@ class _Task(Protocol):
         """Read a little and give its cost; 0 at the end. Raises MissingFileError, StoreFailedError, DiskFullError."""
         ...
 
+    def miss(self, why: str) -> None:
+        """A file that was to be read is not there; the end is reached by that."""
+        ...
+
     def finish(self, scrubber: Scrubber) -> None:
         """The end was reached: act on what was found."""
         ...
@@ -106,8 +111,11 @@ class ScrubSlice:
                     self.is_at_end = True
                     return
                 self.cost += cost
-        except (MissingFileError, DiskFullError):
-            # Removed meanwhile, or no room for a copy now: the next round sees.
+        except MissingFileError as error:
+            self.task.miss(error.message)
+            self.is_at_end = True
+        except DiskFullError:
+            # No room for a copy now: the next round sees to it.
             self.is_at_end = True
 
 
@@ -203,6 +211,9 @@ class Scrubber:
             self._note_unmended("record", "both copies of the flush record are damaged; the next flush writes them")
             self.store.request_roll()
 
+    def found_missing(self, path: str) -> None:
+        self._note_unmended(path, f"{path} is gone: start this node again, and its replica is replaced by a new one")
+
     def mended_header(self) -> None:
         self._copies += 1
 
@@ -262,7 +273,7 @@ class _RecordTask:
             return 0
         self._is_read = True
         for path in COPIES:
-            with self._disk.open(path) as file:
+            with contextlib.suppress(MissingFileError), self._disk.open(path) as file:
                 file.forget_cached(file.size(), 0)
         copies = read_copies(self._disk, self._salt_crc)
         good = max(
@@ -276,6 +287,9 @@ class _RecordTask:
                 replace_file(self._disk, path, encode_record(good, self._salt_crc))
                 self._mended += 1
         return ENTRY_COST_BYTES
+
+    def miss(self, why: str) -> None:
+        """Somebody removes what is being written: the next round sees."""
 
     def finish(self, scrubber: Scrubber) -> None:
         scrubber.found_record(self._mended, is_lost=self._is_lost)
@@ -342,6 +356,9 @@ class _WalTask:
             self._end, self._offset, self._data = self._before, 0, bytearray()
         return ENTRY_COST_BYTES * max(1, len(header.items))
 
+    def miss(self, why: str) -> None:
+        self._damage = why
+
     def finish(self, scrubber: Scrubber) -> None:
         if self._damage:
             scrubber.found_wal(self._damage)
@@ -383,6 +400,9 @@ class _CheckpointTask:
         self._pieces = check_checkpoint(self._disk, self._path, index, self._log.group)
         return ENTRY_COST_BYTES
 
+    def miss(self, why: str) -> None:
+        """A newer one was written between two slices, and this one went: that is how it should be."""
+
     def finish(self, scrubber: Scrubber) -> None:
         for path, why in self._damage:
             scrubber.found_checkpoint(self._replica, path, why)
@@ -401,6 +421,7 @@ class _SegmentTask:
         self._row = row
         self._check = SegmentCheck(disk, log.state.directory, row, group=log.group, replica=replica, from_medium=True)
         self._has_mended_header = False
+        self._is_missing = False
 
     def is_due(self, store: NodeStore) -> bool:
         if not _is_same(store, self._replica, self._log, self._epoch):
@@ -415,7 +436,13 @@ class _SegmentTask:
             self._mend_header()
         return read and max(read, (self._check.entry_count - entries) * ENTRY_COST_BYTES)
 
+    def miss(self, why: str) -> None:
+        self._is_missing = True
+
     def finish(self, scrubber: Scrubber) -> None:
+        if self._is_missing:
+            scrubber.found_missing(self._check.path)
+            return
         scrubber.found_entries(self._log, [lost.index for lost in self._check.lost])
         if self._has_mended_header:
             scrubber.mended_header()

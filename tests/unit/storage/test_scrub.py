@@ -167,6 +167,21 @@ def test_a_copy_that_rotted_is_written_again_from_its_twin(path: str) -> None:
     assert made.round().mended_copies == 1
 
 
+def test_a_copy_of_the_record_that_is_gone_is_made_again() -> None:
+    made = Scrubbed()
+    before = made.disk.digest()
+    made.disk.vanish("flushed.a")
+    assert made.round().mended_copies == 1
+    assert made.disk.digest() == before
+
+
+def test_a_segment_that_is_gone_is_said_to_be() -> None:
+    made = Scrubbed()
+    made.disk.vanish(SEGMENT)
+    assert f"{SEGMENT} is gone: start this node again" in made.round().unmended[0]
+    assert open_at(made.disk.kill()).replicas[A].lost
+
+
 def test_both_copies_of_a_vote_are_known_while_the_node_runs() -> None:
     made = Scrubbed()
     before = made.disk.digest()
