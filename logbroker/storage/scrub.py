@@ -90,7 +90,9 @@ class _Task(Protocol):
         """The end was reached: act on what was found."""
         ...
 
-    def close(self) -> None: ...
+    def rest(self) -> None:
+        """Keep no file open until the next slice: there may be none."""
+        ...
 
 
 @final
@@ -117,6 +119,8 @@ class ScrubSlice:
         except DiskFullError:
             # No room for a copy now: the next round sees to it.
             self.is_at_end = True
+        finally:
+            self.task.rest()
 
 
 @final
@@ -156,7 +160,6 @@ class Scrubber:
             if task.is_due(self.store):
                 self._task = task
                 return ScrubSlice(task)
-            task.close()
             self._task = None
 
     def on_done(self, job: ScrubSlice, now_ms: int) -> None:
@@ -168,7 +171,6 @@ class Scrubber:
             self._task = None
             if job.task.is_due(self.store):
                 job.task.finish(self)
-            job.task.close()
 
     def statistics(self) -> ScrubStatistics:
         return ScrubStatistics(
@@ -294,7 +296,7 @@ class _RecordTask:
     def finish(self, scrubber: Scrubber) -> None:
         scrubber.found_record(self._mended, is_lost=self._is_lost)
 
-    def close(self) -> None:
+    def rest(self) -> None:
         pass
 
 
@@ -363,8 +365,8 @@ class _WalTask:
         if self._damage:
             scrubber.found_wal(self._damage)
 
-    def close(self) -> None:
-        self._data = bytearray()
+    def rest(self) -> None:
+        pass
 
 
 @final
@@ -407,8 +409,9 @@ class _CheckpointTask:
         for path, why in self._damage:
             scrubber.found_checkpoint(self._replica, path, why)
 
-    def close(self) -> None:
-        self._pieces = None
+    def rest(self) -> None:
+        # A file that is being read in pieces is closed with the generator that reads it.
+        pass
 
 
 @final
@@ -447,7 +450,7 @@ class _SegmentTask:
         if self._has_mended_header:
             scrubber.mended_header()
 
-    def close(self) -> None:
+    def rest(self) -> None:
         self._check.close()
 
     def _mend_header(self) -> None:
