@@ -75,16 +75,6 @@ def _fill(path: Path) -> None:
         os.close(handle)
 
 
-def _make_durable(path: Path) -> None:
-    """A directory with a name that lasts, as whoever installs a node makes it."""
-    path.mkdir(mode=0o700)
-    handle = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
 @contextmanager
 def disks(kind: DiskKind, folder: Path, nodes: Sequence[int], *, log: IO[bytes]) -> Iterator[Disks]:
     """Make the disks of a round; mounts go with the block.
@@ -106,7 +96,6 @@ def disks(kind: DiskKind, folder: Path, nodes: Sequence[int], *, log: IO[bytes])
                     powered[number] = power_disk(root, log=log)
                 case DiskKind.PLAIN:
                     pass
-            _make_durable(root / "data")
         yield Disks(kind, roots, powered)
     finally:
         for disk in powered.values():

@@ -234,7 +234,7 @@ def fail_overs(record: Record, strikes: Sequence[Strike]) -> dict[str, list[floa
     do together is told by the longest stall.
     """
     found: dict[str, list[float]] = {}
-    for strike, following in zip(strikes, [*strikes[1:], None], strict=True):
+    for strike, following in zip(strikes, [*strikes[1:], None], strict=False):
         for place in strike.led if strike.met_whole else ():
             confirms = record.confirms.get(place, [])
             after = (done_s for started_s, done_s in confirms if started_s >= strike.at_s)

@@ -177,6 +177,7 @@ def test_a_fail_over_ends_with_a_message_that_was_sent_after_the_strike() -> Non
         record.confirm(sent, offset=0, now_s=done_s)
     strike = Strike("kill", (1,), 10.0, (place,))
     assert fail_overs(record, [strike]) == {"kill": [pytest.approx(0.7)]}
+    assert fail_overs(record, []) == {}
     # What another fault took part in is no measure of this one.
     assert fail_overs(record, [strike, Strike("stop", (2,), 10.5)]) == {}
     assert fail_overs(record, [Strike("kill", (1,), 10.0, (place,), met_whole=False)]) == {}
