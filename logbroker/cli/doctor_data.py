@@ -37,6 +37,11 @@ _HINTS: dict[str, tuple[str, str]] = {
         "node cannot go on from this: restore a backup",
     ),
     "wal-unsealed": ("nothing: the node was not stopped in order; the next start writes that commit again", ""),
+    "wal-file": (
+        "if replicas are named as lost, start the node; if not, and nobody removed it on purpose, do not trust this "
+        "copy: empty the directory, and the node joins its cluster again and is filled",
+        "",
+    ),
     "wal-torn": ("nothing: nobody was told that it is durable, and no start believes it", ""),
     "wal-lost": ("the replicas that may have had something there are named as lost below", ""),
     "wal-trailer": ("nothing: the commit is whole but for its end mark", ""),

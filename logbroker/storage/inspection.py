@@ -29,7 +29,7 @@ from logbroker.storage.segment import SEGMENT_SUFFIX, SegmentRow, segment_path
 from logbroker.storage.segment_check import SegmentCheck, term_of_lost
 from logbroker.storage.votes import COPIES as VOTE_COPIES
 from logbroker.storage.votes import PAGE_BYTES, VotesFound, VoteStore
-from logbroker.storage.wal import WAL_DIRECTORY
+from logbroker.storage.wal import WAL_DIRECTORY, WalOptions, file_path
 from logbroker.storage.wal_format import FrameKind, WalPosition
 from logbroker.storage.wal_scan import ScannedFrame, WalScan, WalScanner
 
@@ -204,6 +204,7 @@ class Inspection:
         self.commit_frame_count = len(scan.frames)
         for frame in scan.frames:
             self._replay(frame)
+        self._look_at_ring()
         for position in scan.frayed:
             self._find("wal-trailer", Remedy.NONE, _in_wal(position), "the end of a durable commit is damaged")
         for position in scan.torn:
@@ -218,6 +219,19 @@ class Inspection:
         self._lose_by_stretches(scan)
         if self._votes is not None:
             self._look_at_life_and_votes(self._votes)
+
+    def _look_at_ring(self) -> None:
+        """Every file has one size, and the first ones are always there; what a missing one held is seldom known."""
+        sizes: dict[int, int] = {}
+        for name in self._disk.list(WAL_DIRECTORY):
+            stem, _, suffix = name.partition(".")
+            if suffix == "wal" and stem.isdecimal():
+                sizes[int(stem)] = self._disk.size(f"{WAL_DIRECTORY}/{name}")
+        largest = max(sizes.values(), default=0)
+        for number in range(1, max([WalOptions().initial_files, *sizes]) + 1):
+            if sizes.get(number) != largest:
+                state = "is missing" if number not in sizes else f"has {sizes[number]} bytes and not {largest}"
+                self._find("wal-file", Remedy.NONE, file_path(number), f"it {state}: what was in it is gone")
 
     def _lose_by_stretches(self, scan: WalScan) -> None:
         if not scan.lost and not scan.is_headless:

@@ -366,6 +366,8 @@ class _Recovery:
                 del state.uses[number]
         for number in range(1, self._options.wal.initial_files + 1):
             if number not in state.uses:
+                # If the log ran on in it, nothing else may tell: the operator should know.
+                self._notes.append(f"{file_path(number)} was missing or too short, and is made anew")
                 make_ring_file(self._disk, number, self._options.wal.file_bytes)
                 state.uses[number] = 0
         wal = Wal(self._disk, self._options.wal, state, self._identity.salt_crc)

@@ -268,8 +268,10 @@ def _hurt(case: Case, plan: Plan, tally: Tally) -> None:
     seen = frozenset(Inspection(disk).run()) - usual_findings()
     found = judge(disk, reference(), touched=path)
     if found.wrong and case[0] == "cut" and path == newest_ring_file():
-        # Not promised: see the page of this folder.
-        tally.counts["unnoticed loss of the newest ring file"] += 1
+        # Not promised: see the page of this folder. It is at least told of.
+        tally.counts["loss of the newest ring file"] += 1
+        if not seen or not found.has_noticed:
+            tally.faults.append("the newest ring file is not whole, and nobody says so")
         return
     if found.wrong:
         tally.faults.append(found.wrong)
