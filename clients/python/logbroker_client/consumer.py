@@ -178,14 +178,16 @@ class Consumer:
     def _put(self, core: ConsumerCore, order: Order, partition: int, lease: int, ranges: list[tuple[int, int]]) -> None:
         batch = core.settler(partition).add(order, lease, ranges)
         unwatched = self._unwatched
-        if unwatched and unwatched[-1][0] is batch and unwatched[-1][1] == lease:
-            # Mostly the next message of the same lease.
-            known = unwatched[-1][2]
-            if known[-1][1] == ranges[0][0] and len(ranges) == 1:
-                known[-1] = (known[-1][0], ranges[0][1])
-            else:
-                known.extend(ranges)
-            return
+        if unwatched:
+            last_batch, last_lease, known = unwatched[-1]
+            if last_batch is batch and last_lease == lease:
+                # Mostly the next message of the same lease.
+                start, end = known[-1]
+                if end == ranges[0][0] and len(ranges) == 1:
+                    known[-1] = (start, ranges[0][1])
+                else:
+                    known.extend(ranges)
+                return
         unwatched.append((batch, lease, list(ranges)))
         if len(unwatched) > _MAX_REMEMBERED_COUNT:
             self._sweep()

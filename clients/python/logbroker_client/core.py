@@ -73,13 +73,11 @@ class ClientCore:
         self._next_request_id = 1
         self._watched: dict[str, int] = {}
         self._closed_by: LogBrokerError | None = None
+        # Looked at for every message that is sent or acked.
+        self.is_closed = False
         for url in urls:
             self._link(url)
         self._seeds = tuple(self._links)
-
-    @property
-    def is_closed(self) -> bool:
-        return self._closed_by is not None
 
     # --- links, driven by the transport ---
 
@@ -537,6 +535,7 @@ class ClientCore:
     def close(self, error: LogBrokerError) -> None:
         """Fail everything that waits, and whatever is asked from here on."""
         self._closed_by = error
+        self.is_closed = True
         for call in list(self._calls):
             call.fail(error)
         for lane in list(self._busy):
