@@ -17,7 +17,7 @@ from tools.chaos_kit.faults import Arena, Fault, FaultError, Strike
 from tools.chaos_kit.judge import Verdict, judge
 from tools.chaos_kit.logs import LogsError, agreed_log, read_logs
 from tools.chaos_kit.nodes import NodeError, chaos_cluster, configure
-from tools.chaos_kit.record import Outcome, Record
+from tools.chaos_kit.record import Outcome, Record, Sent
 from tools.chaos_kit.shim import Shim
 from tools.chaos_kit.workload import Workload, WorkloadOptions
 
@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 # How long a healed cluster may take for each of: being whole, draining, and reading all of it once more.
 _PEACE_S = 60.0
+# A client that lost its connections tries again within a second or two.
+_PENDING_S = 10.0
 _PROGRESS_S = 10.0
 # Log time may step by so much when another node leads: what the nodes' clocks may differ by, where they do.
 _SKEW_S, _CLOCK_SKEW_S = 0.1, 1.2
@@ -148,12 +150,13 @@ async def _live(
         if left:
             verdict.stuck += 1
             verdict.find(f"not drained {_PEACE_S:.0f} s after healing: {left}")
-        pending = [sent for sent in record.sent if sent.outcome is Outcome.PENDING]
+        pending = await _pending(record)
         if pending:
             verdict.stuck += len(pending)
-            verdict.find(
-                f"{len(pending)} sends without an answer after healing, the first {pending[0].value.strip()!r}"
+            ages = ", ".join(
+                f"{sent.sender}.{sent.number} {trio.current_time() - sent.started_s:.0f} s" for sent in pending
             )
+            verdict.find(f"{len(pending)} sends without an answer {_PENDING_S:.0f} s after all was whole: {ages}")
         nursery.cancel_scope.cancel()
     await wait_mended(arena)
     unread = await workload.read_all(timeout_s=_PEACE_S)
@@ -169,6 +172,18 @@ async def _live(
     }
     verdict.findings += await arena.cluster.stop()
     return places
+
+
+async def _pending(record: Record) -> list[Sent]:
+    """The sends that have no answer, and get none soon."""
+    pending: list[Sent] = []
+    with trio.move_on_after(_PENDING_S):
+        while True:
+            pending = [sent for sent in record.sent if sent.outcome is Outcome.PENDING]
+            if not pending:
+                break
+            await trio.sleep(0.1)
+    return pending
 
 
 async def _strike(options: RoundOptions, arena: Arena) -> None:
