@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gc
 import json
 import logging
 import resource
@@ -13,7 +14,7 @@ import trustme
 from logbroker.config import load_settings
 from logbroker.errors import ConfigurationError
 from logbroker.server.logs import JsonFormatter, TextFormatter
-from logbroker.server.main import Server, TlsContexts, raise_open_files
+from logbroker.server.main import Server, TlsContexts, calm_collector, raise_open_files
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -49,6 +50,18 @@ def test_the_limit_of_open_files_is_raised_as_far_as_it_goes() -> None:
         assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] == before[1]
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+def test_the_collector_of_circles_still_looks_though_seldom() -> None:
+    before = gc.get_threshold()
+    try:
+        calm_collector()
+        assert gc.isenabled()
+        assert gc.get_freeze_count() > 0
+        assert 0 < before[0] < gc.get_threshold()[0] <= 100_000
+    finally:
+        gc.unfreeze()
+        gc.set_threshold(*before)
 
 
 async def test_a_port_that_is_taken_is_named_before_anything_is_opened(tmp_path: Path) -> None:
