@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
     from logbroker.entry import Entry
-    from logbroker.errors import LogBrokerError
     from logbroker.node.requests import Answer, ReceiveRequest
     from logbroker.partition.checkpoint import CheckpointMeta
     from logbroker.partition.commands import Change, Ranges, Rewind
@@ -482,15 +481,6 @@ def _(patch: Patch) -> None:
         return decision
 
     patch.function(decide_ack, kind)
-
-
-@mutant("refusals-at-once", "B18", "a refusal is told before what it rests on is committed")
-def _(patch: Patch) -> None:
-    def hasty(service: PartitionService, error: LogBrokerError, answer: Answer) -> None:
-        del service
-        answer(error)
-
-    patch.attribute(PartitionService, "_refuse", hasty)
 
 
 @mutant("expiry-forgets-lease", "B24", "a lease that ran out is leased again without being ended in the log")

@@ -69,7 +69,8 @@ Plant = Callable[[Patch], None]
 class Mutant:
     """One planted bug. `classes` are those of the list of bug classes that it stands for.
 
-    `test` names the tests that must fail with it where the simulator does not run the code that it spoils.
+    `test` names the tests that must fail with it, where the simulator does not run the code that it spoils, or no seed
+    of the first twenty showed it.
     """
 
     name: str

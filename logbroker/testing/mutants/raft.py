@@ -51,8 +51,7 @@ def _(patch: Patch) -> None:
     "old-write-vouches-for-new",
     "B1",
     "a finished write vouches for entries that replaced what it wrote",
-    FaultKind.STALLED_DISK,
-    FaultKind.ISOLATE,
+    test="tests/unit/raft/test_log.py",
 )
 def _(patch: Patch) -> None:
     truncate = RaftLog._truncate
@@ -111,7 +110,13 @@ def _(patch: Patch) -> None:
     patch.function(leader.start, RaftState.become_leader)
 
 
-@mutant("read-unconfirmed", "B10", "a leader answers reads without asking whether it still is one", FaultKind.ISOLATE)
+@mutant(
+    "read-unconfirmed",
+    "B10",
+    "a leader answers reads without asking whether it still is one",
+    FaultKind.PAUSE,
+    FaultKind.ISOLATE,
+)
 def _(patch: Patch) -> None:
     def hasty(state: RaftState, context: int) -> None:
         state.read_states.append(ReadState(context, state.log.commit))
@@ -123,8 +128,7 @@ def _(patch: Patch) -> None:
     "read-confirmed-by-old-answer",
     "B10",
     "an answer to an earlier heartbeat confirms reads that came after it",
-    FaultKind.ISOLATE,
-    FaultKind.DEAF,
+    test="tests/unit/raft/test_read_index.py tests/unit/raft/test_leader.py",
 )
 def _(patch: Patch) -> None:
     on_echo = PendingReads.on_echo
@@ -160,8 +164,7 @@ def _(patch: Patch) -> None:
     "joint-needs-one-half",
     "B12",
     "a joint configuration decides by the incoming majority alone",
-    FaultKind.MEMBERSHIP,
-    FaultKind.ISOLATE,
+    test="tests/unit/raft/test_quorum.py",
 )
 def _(patch: Patch) -> None:
     def index_of_one(incoming: list[Index], outgoing: list[Index]) -> Index:
@@ -402,8 +405,7 @@ def _(patch: Patch) -> None:
     "campaigns-by-old-configuration",
     "B12",
     "a replica campaigns with a change of configuration not applied yet",
-    FaultKind.MEMBERSHIP,
-    FaultKind.KILL,
+    test="tests/unit/raft/test_membership.py",
 )
 def _(patch: Patch) -> None:
     patch.function(campaign, _campaign_at_once)

@@ -125,8 +125,7 @@ def _(patch: Patch) -> None:
     "conflict-kept-in-replay",
     "B15 B5",
     "recovery keeps the first entry at an index and not the last",
-    FaultKind.POWER_CUT,
-    FaultKind.ISOLATE,
+    test="tests/unit/storage/test_recovery.py",
 )
 def _(patch: Patch) -> None:
     replay = _Recovery._replay_entry
@@ -291,8 +290,7 @@ def _(patch: Patch) -> None:
     "snapshot-pieces-mixed",
     "B14",
     "chunks of two attempts to send a snapshot are put together",
-    FaultKind.WIPE,
-    FaultKind.TRANSFER,
+    test="tests/unit/node/test_snapshots.py",
 )
 def _(patch: Patch) -> None:
     patch.attribute(snapshots.SnapshotReceiver, "matches", lambda receiver, chunk: True)
@@ -302,8 +300,7 @@ def _(patch: Patch) -> None:
     "install-keeps-old-log",
     "B14",
     "after a restart the log that a snapshot replaced is there again",
-    FaultKind.WIPE,
-    FaultKind.KILL,
+    test="tests/unit/storage/test_recovery.py tests/unit/storage/test_node_store.py",
 )
 def _(patch: Patch) -> None:
     patch.attribute(_Recovery, "_replay_install", lambda recovery, frame: None)
