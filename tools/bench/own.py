@@ -172,6 +172,9 @@ def fail_over(setting: Setting) -> Iterator[Row]:
             yield msgspec.structs.replace(
                 row,
                 doubled=read.doubled,
+                # What the dead process had spent went with it.
+                server_cpu_s=0.0,
+                server_us_per_message=0.0,
                 faults=[*row.faults, *read.faults],
                 extra={
                     "rate": rate,
