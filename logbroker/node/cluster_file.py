@@ -133,7 +133,7 @@ class ClusterFile:
                     hint="files of one data directory must not be copied into another",
                 )
             return fields["sequence"], _of_fields(fields)
-        except (ValueError, KeyError, TypeError, AttributeError):
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
             return None
 
 

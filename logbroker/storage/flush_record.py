@@ -100,5 +100,5 @@ def _decode(data: bytes, salt_crc: int, place: str) -> FlushRecord:
         raise CorruptBatchError(f"{place}: not a flush record of this node")
     try:
         return msgspec.msgpack.decode(body, type=FlushRecord)
-    except msgspec.DecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise CorruptBatchError(f"{place}: {error}") from error

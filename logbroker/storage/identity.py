@@ -57,7 +57,7 @@ def _decode(text: bytes) -> NodeIdentity | None:
                 hint="start a newer version of logbroker on this data directory",
             )
         return NodeIdentity(NodeId(int(body["node"])), bytes.fromhex(body["incarnation"]), bytes.fromhex(body["salt"]))
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
         return None
 
 

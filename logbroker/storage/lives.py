@@ -46,7 +46,7 @@ def decode_create(body: bytes) -> CreateBody:
     """Raises CorruptBatchError where the bytes are not a CREATE body."""
     try:
         return msgspec.msgpack.decode(body, type=CreateBody)
-    except msgspec.MsgspecError as error:
+    except (ValueError, RecursionError) as error:
         raise CorruptBatchError(f"CREATE frame: {error}") from error
 
 
@@ -54,7 +54,7 @@ def decode_install(body: bytes) -> InstallBody:
     """Raises CorruptBatchError where the bytes are not an INSTALL body."""
     try:
         return msgspec.msgpack.decode(body, type=InstallBody)
-    except msgspec.MsgspecError as error:
+    except (ValueError, RecursionError) as error:
         raise CorruptBatchError(f"INSTALL frame: {error}") from error
 
 

@@ -199,10 +199,16 @@ def decode_header(file_bytes: memoryview, position: WalPosition, salt_crc: int) 
         return None
     if position.use not in (0, use) or start + commit_bytes > len(file_bytes):
         return None
-    items = tuple(
-        FrameItem(FrameKind(kind), size, ReplicaId(replica), Index(index), Term(term), crc)
-        for kind, size, replica, index, term, crc in _ITEM.iter_unpack(file_bytes[start + _FIXED.size : list_end])
-    )
+    try:
+        items = tuple(
+            FrameItem(FrameKind(kind), size, ReplicaId(replica), Index(index), Term(term), crc)
+            for kind, size, replica, index, term, crc in _ITEM.iter_unpack(file_bytes[start + _FIXED.size : list_end])
+        )
+    except ValueError:
+        # A frame of no kind that this format has.
+        return None
+    if commit_bytes != COMMIT_OVERHEAD_BYTES + sum(_ITEM.size + item.size_bytes for item in items):
+        return None
     return CommitHeader(
         WalPosition(use, start),
         sequence,

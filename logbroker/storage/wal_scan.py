@@ -183,7 +183,8 @@ class WalScanner:
         """(use, end offset) of each file the log runs through, oldest first."""
         chain = [(last.position.use, last.end.offset)]
         left_at = last.left_at
-        while left_at.use >= self._start.use:
+        # Each use was left for a later one, or the chain has no end.
+        while self._start.use <= left_at.use < chain[-1][0]:
             chain.append((left_at.use, left_at.offset))
             headers = self._headers.get(left_at.use)
             if not headers:
