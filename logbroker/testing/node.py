@@ -39,6 +39,7 @@ from logbroker.storage.simulated_disk import SimulatedDisk
 from logbroker.storage.simulated_faults import Action, Effect, Fault, SimulatedCrash, on
 from logbroker.storage.simulated_faults import Operation as DiskOperation
 from logbroker.storage.wal import WalOptions
+from logbroker.storage.wal_format import MAGIC
 from logbroker.testing.scheduler import US_PER_MS
 from logbroker.testing.violation import broken
 
@@ -377,7 +378,8 @@ class SimulatedNode:
         return DurableLog(replica, last, log.term(last), open_from, self._unproven_from(replica, last))
 
     def _unproven_from(self, replica: ReplicaId, last: Index) -> Index:
-        if self.store is None or self._last_commit is None or self.store.is_sealed:
+        # Sealed or not: many flipped bits may have struck the seal as well.
+        if self._last_commit is None:
             return Index(last + 1)
         written = [write for write in self._last_commit.writes if write.replica == replica]
         if any(write.install is not None for write in written):
@@ -471,22 +473,21 @@ class SimulatedNode:
         self._count("misdirected flush")
 
     def misplace_commits(self, random: Random) -> None:
-        """Move some pages of a stopped node's write-ahead log, as if the disk had put a write elsewhere."""
+        """Take one commit out of a stopped node's write-ahead log, as if the disk had put it elsewhere."""
         if self.is_running:
             self.cut_power()
         paths = [path for path in self.disk.paths() if path.endswith(".wal")]
         path = random.choice(paths)
         with self.disk.open(path) as file:
             content = file.pread(file.size(), 0)
-        pages = [at for at in range(0, len(content) - 2 * PAGE_BYTES, PAGE_BYTES) if any(content[at : at + 16])]
-        if pages:
-            start = random.choice(pages)
-            count = random.randint(1, 4)
-            end = min(start + count * PAGE_BYTES, len(content) - PAGE_BYTES)
-            self.disk.scribble(path, start + PAGE_BYTES, content[start:end])
-            self.disk.scribble(path, start, bytes(PAGE_BYTES))
+        starts = [at for at in range(0, len(content), PAGE_BYTES) if content[at : at + len(MAGIC)] == MAGIC]
+        if len(starts) > 1:
+            # One write went astray. Where it went, later ones have come since; what it should have covered is blank.
+            place = random.randrange(len(starts) - 1)
+            start, end = starts[place], starts[place + 1]
+            self.disk.scribble(path, start, bytes(end - start))
         self._starts_since_rot = 0
-        self._count("misplaced pages of the write-ahead log")
+        self._count("misplaced commits of the write-ahead log")
         self._start_again_later()
 
     # What comes in.
@@ -667,7 +668,9 @@ class SimulatedNode:
         self._with_engine(lambda _: engine.background_failed(job, error))
 
     def _commit_done(self, engine: Engine, job: CommitJob) -> None:
-        self._commit, self._last_commit = None, job
+        self._commit = None
+        if job.writes:
+            self._last_commit = job
         self._with_engine(lambda _: engine.commit_done(job))
         self._seal_later(engine.commit_count)
 
