@@ -187,7 +187,7 @@ class Engine:
         self._room_wanted: Room | None = Room.AMPLE
         self._wants_seal = False
         self._without_room: set[ReplicaId] = set()
-        self._commit_again_at_tick = self._births_at_tick = 0
+        self._commit_again_at_tick = self._births_at_tick = self._flush_again_at_tick = 0
         self._commit_ticks = 0
         self._uncommitted_bytes = 0
         self._ticks = 0
@@ -405,7 +405,8 @@ class Engine:
         """The next flush, checkpoint or snapshot write, if none is running."""
         if self._running is not None or self.failed is not None:
             return None
-        self._running = self.store.take_flush()
+        if self._ticks >= self._flush_again_at_tick:
+            self._running = self.store.take_flush()
         if self._running is None and self._background:
             self._running = self._background.popleft()
         if self._running is None and not self._is_draining:
@@ -449,7 +450,9 @@ class Engine:
         match job:
             case FlushJob():
                 # Nothing of a flush is believed before its record is written, so all of it may be done again.
+                # After the next tick: the disk does not empty itself that fast, and each try writes and syncs it all.
                 self.store.retry_flush(job)
+                self._flush_again_at_tick = self._ticks + 1
             case CheckpointJob():
                 self.store.finish_checkpoint_failed()
             case SnapshotWriteJob():

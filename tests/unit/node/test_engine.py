@@ -467,6 +467,21 @@ def test_a_birth_without_room_does_not_hold_up_the_groups_that_are_there() -> No
     assert node.engine.replicas[OTHER].is_serving
 
 
+def test_a_flush_that_finds_no_room_is_tried_once_a_tick() -> None:
+    cluster = KitCluster(1)
+    node = cluster.elect()
+    load(cluster, 4)
+    full = node.disk.inject(
+        Fault(effect=Effect.NO_ROOM, matches=on(Action.PWRITE, Action.ZERO_FILL, below="flushed."), times=1 << 30)
+    )
+    node.store.request_roll()
+    cluster.tick(10)
+    assert 5 <= full.struck <= 12
+    node.disk.heal()
+    cluster.tick(2)
+    assert node.engine.statistics().flushes >= 1
+
+
 @pytest.mark.parametrize("place", ["wal/4", "flushed.", "groups/1-1/9"])
 def test_want_of_room_in_the_background_is_waited_for(place: str) -> None:
     """A new ring file, the record of a flush, a checkpoint."""
