@@ -26,6 +26,7 @@ PROTOCOL_VERSION = 1
 LENGTH_BYTES = 4
 MAX_HELLO_BYTES = 64 << 10
 _MAGIC = "logbroker-peer"
+_SMALL_BYTES = 1 << 10
 _HEAD = struct.Struct(">IB")
 
 
@@ -181,7 +182,7 @@ class FrameSplitter:
 
     def __init__(self, max_frame_bytes: int) -> None:
         self._max_frame_bytes = max_frame_bytes
-        self._parts: list[bytes | memoryview] = []
+        self._parts: list[bytes | bytearray | memoryview] = []
         self._have = 0
         # Bytes that must be there before anything can be cut off.
         self._need = LENGTH_BYTES
@@ -190,13 +191,23 @@ class FrameSplitter:
         """Another bound from the next frame on: a link starts with a small one."""
         self._max_frame_bytes = max_frame_bytes
 
+    def _keep(self, data: bytes) -> None:
+        """Pieces of a few bytes are put together: each by itself would take ten times as much."""
+        parts = self._parts
+        if len(data) >= _SMALL_BYTES or not parts:
+            parts.append(data)
+        elif isinstance(parts[-1], bytearray):
+            parts[-1] += data
+        else:
+            parts.append(bytearray(data))
+
     def feed(self, data: bytes, *, at_most: int = 1 << 30) -> list[memoryview]:
         """The frames that `data` completes, each with its kind byte first; the rest is kept.
 
         Raises:
             RemoteProtocolError: a length of 0 or beyond the bound, before anything is allocated for it.
         """
-        self._parts.append(data)
+        self._keep(data)
         self._have += len(data)
         if self._have < self._need:
             return []

@@ -23,6 +23,7 @@ import trio
 
 from logbroker.errors import InvalidArgumentError, LogBrokerError, RemoteProtocolError
 from logbroker.ids import NodeId
+from logbroker.node.catalogue.bounds import MAX_NODES
 from logbroker.node.peer_frames import (
     MAX_HELLO_BYTES,
     PROTOCOL_VERSION,
@@ -70,6 +71,8 @@ class PeerOptions:
     # Longer than the jitter and the answers to a request for votes take: see `turn_after`.
     down_turn_ms: int = 60
     max_handshakes: int = 64
+    max_links: int = MAX_NODES
+    """From so many nodes at the most: whoever claims to be yet another one is refused."""
 
 
 @final
@@ -492,6 +495,8 @@ class Peers:
         why = self._wrong_certificate(hello, stream) or objection(
             mine, hello, incarnation=None if present is None else present.incarnation
         )
+        if not why and present is None and len(self._incoming) >= self._options.max_links:
+            why = f"{len(self._incoming)} nodes are connected, which is the most"
         await stream.send_all(
             encode_opening(Welcome(PROTOCOL_VERSION, why, mine.cluster_id, mine.node, mine.incarnation))
         )

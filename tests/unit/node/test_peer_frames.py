@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import msgspec
 import pytest
 from hypothesis import given
@@ -124,3 +126,18 @@ def test_a_node_without_a_cluster_may_speak_to_a_member() -> None:
 def test_a_second_life_of_a_node_is_refused_while_the_first_is_connected() -> None:
     assert objection(MINE, hello(), incarnation=THERE) == ""
     assert "connected already, with another data directory" in objection(MINE, hello(), incarnation=b"o" * 16)
+
+
+def test_a_frame_in_tiny_pieces_takes_little_more_than_it_holds() -> None:
+    splitter = FrameSplitter(1 << 20)
+    data = frame(FrameKind.RAFT, bytes(range(256)) * 2_000)
+    frames: list[memoryview] = []
+    tracemalloc.start()
+    try:
+        for at in range(0, len(data), 2):
+            frames += splitter.feed(data[at : at + 2])
+        _, peak_bytes = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert [bytes(one) for one in frames] == [data[4:]]
+    assert peak_bytes < 3 * len(data)

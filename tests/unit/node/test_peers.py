@@ -342,6 +342,20 @@ async def test_strangers_take_no_more_than_their_places() -> None:
         nursery.cancel_scope.cancel()
 
 
+async def test_nodes_beyond_the_most_are_refused_and_those_that_are_there_come_back() -> None:
+    two = Side(TWO, options=replace(OPTIONS, max_links=1))
+    async with trio.open_nursery() as nursery:
+        await two.listen(nursery)
+        async with await two.dial() as first, await two.dial() as second, await two.dial() as again:
+            answers = []
+            for stream, node in ((first, 1), (second, 3), (again, 1)):
+                await stream.send_all(encode_opening(Side(NodeId(node)).hello(TWO)))
+                with trio.fail_after(5):
+                    answers.append(decode_welcome(bytes(await stream.receive_some(1_000))[4:]).refusal)
+        assert answers == ["", "1 nodes are connected, which is the most", ""]
+        nursery.cancel_scope.cancel()
+
+
 async def test_a_link_without_a_word_for_too_long_is_closed() -> None:
     two = Side(TWO, options=replace(OPTIONS, idle_ms=20))
     async with trio.open_nursery() as nursery:
