@@ -206,6 +206,9 @@ class ClusterChecker:
                 broken("durable stays", f"entry {last} of replica {replica} of node {node.node} has another term")
         for stored in store.replicas.values():
             self._seen.pop(stored.log.replica, None)
+            if stored.lost and node.is_damaged:
+                # Also where the process before ended too soon to know that it had this replica.
+                self._lost.add(stored.log.replica)
 
     def on_sent(self, node: SimulatedNode, message: PeerMessage) -> None:
         """A message leaves a node: what it promises must be durable there already."""
