@@ -15,7 +15,7 @@ from logbroker.config.limits import connections_bytes
 from logbroker.ids import LeaseId, Offset
 from logbroker.node.requests import Part, ProduceReply, ProduceRequest, ReceiveReply, ReceiveRequest, ReleaseRequest
 from logbroker.wire.requests import Error, Hello, ListQueues, Ping, Produce, Receive, Welcome
-from tests.hostile.kit import HANG_S, Stranger, bystander, connected, framed, service_of, until, ws
+from tests.hostile.kit import HANG_S, Stranger, bystander, connected, framed, service_of, soon, until, ws
 from tests.unit.server.kit import FakeBackend, expect
 from tests.unit.server.raw import OFFER, UPGRADE, serving
 
@@ -60,7 +60,7 @@ async def test_a_request_that_does_not_go_on_is_dropped_at_the_deadline(name: st
     service = service_of(timeouts={"handshake_ms": 200})
     async with serving(service) as (listener, port), bystander(port), connected(port) as stranger:
         await stranger.send(HEADS[name])
-        with trio.fail_after(HANG_S):
+        with soon():
             await until(lambda: listener.connection_count == 1)
         assert service.measures.unauthenticated == 0
 
@@ -74,7 +74,7 @@ async def test_a_head_of_one_byte_at_a_time_has_one_deadline_for_all_of_it() -> 
             await trio.sleep(0.002)
             if listener.connection_count == 1 and trio.current_time() > began_s + 0.2:
                 break
-        assert trio.current_time() - began_s < HANG_S
+        assert trio.current_time() - began_s < 5
 
 
 @pytest.mark.parametrize(
@@ -101,7 +101,7 @@ async def test_what_is_no_request_is_refused_or_dropped_at_once(head: bytes) -> 
     async with serving(service) as (listener, port), bystander(port), connected(port) as stranger:
         await stranger.send(head)
         answer = b""
-        with trio.fail_after(HANG_S):
+        with soon():
             while data := await stranger.stream.receive_some():
                 answer += bytes(data)
         assert answer == b"" or answer.startswith((b"HTTP/1.1 4", b"HTTP/1.1 5"))
@@ -121,7 +121,7 @@ async def test_half_open_handshakes_are_bounded_in_number_and_in_time() -> None:
         await until(lambda: service.measures.accepted + sum(service.measures.refused.values()) == 121)
         assert service.measures.refused == {"max_unauthenticated_connections": 80}
         assert listener.connection_count == 41
-        with trio.fail_after(3 * HANG_S):
+        with soon():
             await until(lambda: listener.connection_count == 1)
         assert service.measures.unauthenticated == 0
 
@@ -201,7 +201,7 @@ async def test_replies_that_come_all_at_once_for_who_does_not_read_end_the_conne
         for number in range(100):
             part = Part(bytes(1 << 20), Offset(number), 1_000, ((number, number + 1, 1),))
             backend.take(ReceiveRequest)[2](ReceiveReply(LeaseId(70 + number), 1, 1, (part,)))
-        with trio.fail_after(3 * HANG_S):
+        with soon():
             await until(lambda: listener.connection_count == 1)
             # What was never written goes back: nobody has seen it.
             await until(lambda: service.handover.open_count == 0)
@@ -223,7 +223,7 @@ async def test_who_stops_in_a_message_is_closed_after_the_idle_time() -> None:
         await stranger.greet()
         await stranger.send(ws(size=1 << 20) + bytes(1_000))
         hurried(service)
-        with trio.fail_after(2 * HANG_S):
+        with soon():
             said = await stranger.end()
         assert said.close_code == 4408
         await until(lambda: listener.connection_count == 1)
@@ -235,7 +235,7 @@ async def test_bytes_of_a_message_that_does_not_end_do_not_count_as_being_heard(
         await stranger.greet()
         await stranger.send(ws(size=1 << 20))
         hurried(service)
-        with trio.fail_after(2 * HANG_S):
+        with soon():
             while listener.connection_count > 1:
                 await stranger.send(b"x")
                 await trio.sleep(0.01)
