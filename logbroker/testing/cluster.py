@@ -221,9 +221,16 @@ class SimulatedCluster:
         self.network.set_quality(quality)
 
     def may_lose_data_on(self, node: SimulatedNode) -> bool:
-        """Whether every other node is whole, so that no last good copy is lost with this one's."""
+        """Whether every other node is whole, so that no last good copy is lost with this one's.
+
+        A node that would begin with an older configuration could need members that are gone for good.
+        """
         others = [other for other in self.nodes.values() if other is not node]
-        return len(others) >= 2 and self.membership.is_settled and all(other.is_whole for other in others)
+        if len(others) < 2 or not self.membership.is_settled:
+            return False
+        return all(
+            other.is_whole and all(other.has_durable_configuration(group) for group in self.groups) for other in others
+        )
 
     def wipe(self, node: SimulatedNode, *, restart_after_us: int) -> None:
         """The node loses its disk and comes back as a new incarnation with new replica ids."""

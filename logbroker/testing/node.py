@@ -27,6 +27,7 @@ from logbroker.node.snapshots import SnapshotWriteJob
 from logbroker.partition.checkpoint import CheckpointMeta, decode, encode_slices
 from logbroker.partition.log_time import Reading
 from logbroker.partition.machine import PartitionMachine
+from logbroker.raft.messages import ConfState
 from logbroker.record.batch import DEFAULT_LIMITS
 from logbroker.storage.ballast import Room
 from logbroker.storage.commit import CommitJob
@@ -51,7 +52,6 @@ if TYPE_CHECKING:
     from logbroker.node.peer_messages import PeerMessage
     from logbroker.node.replica import GroupMachine, Replica
     from logbroker.node.requests import Reply
-    from logbroker.raft.messages import ConfState
     from logbroker.storage.node_store import NodeStore
     from logbroker.testing.clock import SimulatedClock
     from logbroker.testing.cluster import SimulatedCluster
@@ -817,6 +817,16 @@ class SimulatedNode:
         """Everything in the log is applied."""
         replica = self.replica(group)
         return replica is not None and replica.core.last_index == replica.machine.applied_index
+
+    def has_durable_configuration(self, group: GroupId) -> bool:
+        """A start would begin with the configuration in force: the newest checkpoint, or the birth, has it."""
+        replica = self.replica(group)
+        if replica is None:
+            return False
+        born = replica.log.state.initial_conf
+        newest = replica._storage.snapshot
+        conf = newest.conf if newest.index else ConfState.decode(born) if born else ConfState()
+        return conf == replica.conf
 
     def is_filling(self, group: GroupId) -> bool:
         """A snapshot of the group is on its way in."""
