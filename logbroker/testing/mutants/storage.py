@@ -368,7 +368,12 @@ def _(patch: Patch) -> None:
     patch.attribute(NodeStore, "finish_commit", careless)
 
 
-@mutant("ballast-kept", "B31", "the ballast is not given back when the disk is full", FaultKind.FULL_DISK)
+@mutant(
+    "ballast-kept",
+    "B31",
+    "the ballast is not given back when the disk is full",
+    test="tests/unit/node/test_engine.py tests/faults/test_store_room.py",
+)
 def _(patch: Patch) -> None:
     patch.attribute(Ballast, "release", lambda ballast, level: None)
 
