@@ -589,13 +589,14 @@ class Engine:
 
     def has_room(self, replica: Replica) -> bool:
         """Whether a majority of the group's voters, this node included, have room for produce."""
-        return self._has_own_room and (len(self._others_with_room(replica)) + 1) * 2 > len(replica.conf.voters)
+        return self._has_own_room and (len(self.others_with_room(replica)) + 1) * 2 > len(replica.conf.voters)
 
     @property
     def _has_own_room(self) -> bool:
         return self.store.room is Room.AMPLE and self._room_wanted is None
 
-    def _others_with_room(self, replica: Replica) -> list[ReplicaId]:
+    def others_with_room(self, replica: Replica) -> list[ReplicaId]:
+        """The other voters of a group whose nodes can take messages, as far as this one knows."""
         voters = replica.conf.voters
         return [voter for voter in voters if voter != replica.id and self._node_has_room(self._nodes.get(voter))]
 
@@ -715,7 +716,7 @@ class Engine:
             if is_full and core.is_leader:
                 # A majority without this node can take messages: one of it leads on. If there is none, somebody must
                 # lead acks and floors.
-                others = self._others_with_room(replica)
+                others = self.others_with_room(replica)
                 if 2 * len(others) > len(replica.conf.voters):
                     replica.hand_over(others)
             if core.beat_due:

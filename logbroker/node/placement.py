@@ -24,7 +24,7 @@ from logbroker.raft.progress import ProgressState
 from logbroker.raft.refusal import ProposalRefused
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
     from logbroker.node.catalogue import Catalogue
     from logbroker.node.engine import Engine
@@ -182,10 +182,15 @@ def _change(*changes: ConfigChange) -> ConfigProposal:
     return ConfigProposal(changes, Transition.AUTO if len(changes) == 1 else Transition.IMPLICIT)
 
 
-def preferred_leader(row: GroupRow, *, own: ReplicaId, progress: Iterable[ProgressStatus]) -> ReplicaId:
-    """Who should lead instead of this leader, if the group is at rest and that one could at once; else 0."""
+def preferred_leader(
+    row: GroupRow, *, own: ReplicaId, progress: Iterable[ProgressStatus], with_room: Collection[ReplicaId]
+) -> ReplicaId:
+    """Who should lead instead of this leader, if the group is at rest and that one could at once; else 0.
+
+    A node without room would only hand leadership back.
+    """
     first = row.replicas[0].replica if row.replicas else NO_REPLICA
-    if first in (own, NO_REPLICA) or not row.is_settled():
+    if first in (own, NO_REPLICA) or first not in with_room or not row.is_settled():
         return NO_REPLICA
     status = next((status for status in progress if status.replica == first), None)
     if status is None or status.is_learner or not _is_filled(status, status.match):
@@ -376,7 +381,9 @@ class Placement:
 
     def _balance(self, row: GroupRow, replica: Replica, now_ms: int) -> None:
         """Leadership goes to the first replica of the row, so that the nodes share the work."""
-        target = preferred_leader(row, own=replica.id, progress=replica.core.progress())
+        target = preferred_leader(
+            row, own=replica.id, progress=replica.core.progress(), with_room=self.engine.others_with_room(replica)
+        )
         if target == NO_REPLICA:
             self._fit_since_ms.pop(row.group, None)
             return

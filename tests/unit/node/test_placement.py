@@ -319,16 +319,27 @@ def test_the_first_replica_of_a_group_is_preferred_once_it_could_lead() -> None:
     first = row.replicas[0].replica
     other = row.replicas[1].replica
     known = [progress(held.replica) for held in row.replicas]
-    assert preferred_leader(row, own=other, progress=known) == first
-    assert preferred_leader(row, own=first, progress=known) == 0
+    everybody = {held.replica for held in row.replicas}
+    assert preferred_leader(row, own=other, progress=known, with_room=everybody) == first
+    assert preferred_leader(row, own=first, progress=known, with_room=everybody) == 0
     lagging = [progress(held.replica, state=ProgressState.PROBE) for held in row.replicas]
-    assert preferred_leader(row, own=other, progress=lagging) == 0
+    assert preferred_leader(row, own=other, progress=lagging, with_room=everybody) == 0
+
+
+def test_a_node_without_room_is_not_given_the_leadership_that_it_would_hand_back() -> None:
+    row = with_queue().group(GroupId(1))
+    assert row is not None
+    known = [progress(held.replica) for held in row.replicas]
+    others = {held.replica for held in row.replicas[1:]}
+    assert preferred_leader(row, own=row.replicas[1].replica, progress=known, with_room=others) == 0
 
 
 def test_nobody_is_preferred_in_a_group_that_moves() -> None:
     row = moving().group(GroupId(1))
     assert row is not None
-    assert preferred_leader(row, own=ReplicaId(6), progress=[progress(held.replica) for held in row.replicas]) == 0
+    known = [progress(held.replica) for held in row.replicas]
+    everybody = {held.replica for held in row.replicas}
+    assert preferred_leader(row, own=ReplicaId(6), progress=known, with_room=everybody) == 0
 
 
 def test_the_same_row_of_a_node_is_not_reported_again() -> None:
