@@ -25,6 +25,7 @@ from logbroker.storage.flush_record import COPIES as RECORD_COPIES
 from logbroker.storage.flush_record import FlushRecord, read_copies
 from logbroker.storage.identity import NODE_FILE, NodeIdentity, read_identity
 from logbroker.storage.lives import GROUPS_DIRECTORY, decode_create, decode_install, replica_directory
+from logbroker.storage.partition_log import LogState
 from logbroker.storage.segment import SEGMENT_SUFFIX, SegmentRow, segment_path
 from logbroker.storage.segment_check import SegmentCheck, term_of_lost
 from logbroker.storage.votes import COPIES as VOTE_COPIES
@@ -422,19 +423,16 @@ class Inspection:
 
 
 def _log_of(row: ReplicaRow) -> _Log:
-    segments = [
-        SegmentRow(Index(one.base_index), Index(one.last_index), Term(one.last_term), one.length_bytes)
-        for one in row.segments
-    ]
+    state = LogState.of_row(row)
     return _Log(
-        GroupId(row.group),
-        ReplicaId(row.replica),
-        row.directory,
-        row.initial_conf,
-        Index(row.previous_index),
-        Term(row.previous_term),
-        segments,
-        lost=row.lost,
+        state.group,
+        state.replica,
+        state.directory,
+        state.initial_conf,
+        state.previous_index,
+        state.previous_term,
+        state.segments,
+        lost=state.lost,
     )
 
 
