@@ -235,6 +235,7 @@ class Replica:
             hard_state=self._start_state(stored),
             conf_state=conf,
             applied=self.machine.applied_index,
+                names_heir=True,
             make_entry=self._make_entry,
             random_ticks=random_ticks,
         )

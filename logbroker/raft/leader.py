@@ -34,7 +34,10 @@ def tick(state: RaftState) -> bool:
         state.election_elapsed = 0
         if state.config.check_quorum and not _has_quorum(state):
             state.quorum_losses += 1
+            heir = _most_caught_up(state) if state.config.names_heir else NO_REPLICA
             state.become_follower(state.term, NO_REPLICA)
+            if heir != NO_REPLICA:
+                _send_timeout_now(state, heir)
             return True
         if state.transfer_target != NO_REPLICA:
             # It did not take over in time; lead on (thesis 3.10).
@@ -84,6 +87,16 @@ def _has_quorum(state: RaftState) -> bool:
     for replica, progress in tracker.progress.items():
         progress.recent_active = replica == state.replica
     return is_active
+
+
+def _most_caught_up(state: RaftState) -> ReplicaId:
+    """The voter with the longest log besides this one, the first of several; 0 if there is none."""
+    others = [
+        (-progress.match, replica)
+        for replica, progress in state.tracker.progress.items()
+        if replica != state.replica and not progress.is_learner
+    ]
+    return min(others)[1] if others else NO_REPLICA
 
 
 # -- proposals

@@ -25,6 +25,8 @@ class RaftConfig:
     is acknowledged waits for it, followers apply that much later, and the messages are halved. `packs_heartbeats`
     leaves heartbeats that carry no read to the driver, which packs those of many groups into one message.
 
+    `names_heir` lets a leader that steps down because it hears no majority ask the most caught-up other voter to
+    campaign: where it is only not heard itself, nobody else would notice for another election timeout.
     `pre_vote`, `check_quorum` and `step_down_on_removal` are meant to stay on: they exist so that
     scripts written for a core without them can be replayed. `async_storage=False` hands out committed
     entries that are not durable here yet, for a driver that persists a Ready before it applies it.
@@ -46,6 +48,7 @@ class RaftConfig:
     packs_heartbeats: bool = False
     async_storage: bool = True
     step_down_on_removal: bool = True
+    names_heir: bool = False
     max_trace_events: int = 0
 
     def __post_init__(self) -> None:

@@ -313,6 +313,17 @@ def test_a_leader_without_a_majority_steps_down() -> None:
     assert subject.core.statistics().quorum_losses == 1
 
 
+def test_a_leader_that_hears_nobody_names_an_heir_who_hears_it() -> None:
+    """Cut off one way it is heard until it steps down; without a word the others would begin to wait only then."""
+    subject = replicating(names_heir=True)
+    subject.propose(b"a")
+    subject.step(THIRD.accepted(2, 2))
+    subject.take_outbox()
+    subject.tick(2 * ELECTION)
+    assert not subject.core.is_leader
+    assert [(message.to, message.term) for message in sent(subject, MessageKind.TIMEOUT_NOW)] == [(3, 2)]
+
+
 # -- proposals
 
 
