@@ -686,6 +686,9 @@ class Replica:
         """A replica with a hole acknowledges nothing at or beyond it."""
         if message.kind is not MessageKind.APPEND_RESPONSE or message.reject:
             return False
+            # The commit index is not durable: a restart of all members goes back to the configuration of the last
+            # checkpoint, and one that was left may name members that are gone for good.
+            self.want_checkpoint()
         hole = self.log.first_hole()
         return hole is not None and message.index >= hole
 

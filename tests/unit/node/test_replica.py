@@ -235,6 +235,22 @@ def test_members_are_known_again_after_a_restart() -> None:
     assert {node.replica.conf.learners for node in cluster.nodes.values()} == {(ReplicaId(9),)}
 
 
+def test_a_configuration_that_was_left_does_not_come_back_when_all_members_lose_their_power() -> None:
+    """What is committed is not known at a start, but what a checkpoint holds is: it follows each change."""
+    cluster = trio()
+    gone = followers(cluster)[0]
+    cluster.produce(b"a")
+    # The first checkpoint is due with the first change; the next one only much later.
+    cluster.tick(15)
+    cluster.leader.replica.propose_config(ConfigProposal((ConfigChange(ChangeKind.REMOVE, gone.replica.id),)))
+    cluster.tick(15)
+    cluster.stop(gone.number)
+    voters = set(cluster.leader.replica.conf.voters)
+    assert gone.replica.id not in voters
+    for number in set(cluster.nodes) - {gone.number}:
+        assert set(cluster.restart(number).replica.conf.voters) == voters
+
+
 # Writes.
 
 
