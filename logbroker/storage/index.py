@@ -11,6 +11,8 @@ named by `take_damaged`; its rows are dropped and made again by the one thread t
 
 from __future__ import annotations
 
+import errno
+import os
 import struct
 import threading
 from bisect import bisect_left, bisect_right
@@ -40,6 +42,8 @@ DEFAULT_MAP_SIZE_BYTES: Final = 1 << 40
 """Sparse: the file takes what its rows take. The map never grows while it is open, because that ends readers."""
 VERIFY_LIMIT_BYTES: Final = 256 << 20
 """Above this size an index is not walked through after an unclean stop; it takes about 7 s at this size."""
+
+_LITTLE_ROOM_BYTES: Final = 64 << 20
 
 _PREFIX: Final = struct.Struct(">IQ")
 _NUMBER: Final = struct.Struct(">Q")
@@ -424,9 +428,21 @@ class LmdbIndex:
 
     def _on_error(self, error: Exception) -> None:
         # What LMDB has no class for is an error of the operating system.
-        if type(error) is lmdb.Error:
+        if type(error) is not lmdb.Error:
+            self._is_condemned = True
+        elif os.strerror(errno.EIO) in str(error) and self._is_disk_full():
+            self._refused_writes += 1
+        else:
             self._fail(str(error), error)
-        self._is_condemned = True
+
+    def _is_disk_full(self) -> bool:
+        """Whether an I/O error may be want of room: so LMDB calls a write of which only a part found its place.
+
+        The transaction is undone, and the file ends where it ended. Where a disk that is nearly full fails indeed,
+        the log meets that too, and whatever it has to say of it is believed.
+        """
+        space = os.statvfs(self._path)
+        return space.f_bavail * space.f_frsize < _LITTLE_ROOM_BYTES
 
     def _fail(self, reason: str, error: Exception) -> NoReturn:
         # Never tried again: after a failed sync LMDB's next commit succeeds as if nothing had happened.

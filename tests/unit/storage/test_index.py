@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import lmdb
@@ -107,6 +108,19 @@ def test_a_full_map_refuses_rows_and_keeps_those_it_has(tmp_path: Path) -> None:
     assert 100 <= index.count(G, R) < 3000
     assert index.floor_by_index(G, R, Index(55)) == row(55)
     index.close()
+
+
+def test_a_write_that_was_cut_short_on_a_full_disk_is_left_out(
+    index: LmdbIndex, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """liblmdb makes EIO of a short write, which is how a disk says that it is full."""
+    monkeypatch.setattr(os, "statvfs", lambda _: SimpleNamespace(f_bavail=100, f_frsize=4096))
+    handle = fail_with(index, lmdb.Error("mdb_txn_commit: Input/output error"))
+    index.add(G, R, [row(30)])
+    heal(index, handle)
+    assert index.statistics().refused_writes == 1
+    index.add(G, R, [row(40)])
+    assert index.count(G, R) == 3
 
 
 def test_an_error_of_the_operating_system_ends_writing_for_good(index: LmdbIndex, tmp_path: Path) -> None:
