@@ -728,13 +728,16 @@ def _engine_options(settings: Settings) -> EngineOptions:
         max_inflight_messages=raft.max_inflight_messages,
         max_inflight_bytes=raft.max_inflight_bytes,
         max_uncommitted_bytes=raft.max_uncommitted_bytes,
+        max_commit_bytes=storage.max_commit_bytes,
         checkpoint_bytes=storage.checkpoint_bytes,
         checkpoint_ms=storage.checkpoint_ms,
     )
+    # What all nodes have proposed and not committed has to fit one file of the ring: what is carried into a new file
+    # lets go of older ones, and where it never fits, nodes with full rings may wait for each other for good.
+    uncommitted_bytes = (storage.wal_file_bytes - storage.max_commit_bytes) // settings.cluster.size
     return EngineOptions(
         replica,
-        max_commit_bytes=storage.max_commit_bytes,
-        max_uncommitted_bytes=raft.max_node_uncommitted_bytes,
+        max_uncommitted_bytes=min(raft.max_node_uncommitted_bytes, uncommitted_bytes),
         beat_stale_ticks=2 * raft.election_ticks,
         scrub=ScrubOptions(storage.scrub_bytes_per_s, storage.scrub_pause_ms),
     )

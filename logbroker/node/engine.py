@@ -98,7 +98,6 @@ class RequestService(Service, Protocol):
 @dataclass(frozen=True, slots=True)
 class EngineOptions:
     replica: ReplicaOptions = ReplicaOptions()
-    max_commit_bytes: int = 4 << 20
     max_uncommitted_bytes: int = 128 << 20
     """Messages proposed and not committed, over all groups that this node leads."""
     beat_stale_ticks: int = 20
@@ -190,6 +189,7 @@ class Engine:
         self._commit_again_at_tick = self._births_at_tick = self._flush_again_at_tick = 0
         self._commit_ticks = 0
         self._uncommitted_bytes = 0
+        self._has_counted = False
         self._ticks = 0
         self._is_draining = False
         self._commits = self._committed_bytes = self._flushes = self._written_checkpoints = self._refused = 0
@@ -219,7 +219,7 @@ class Engine:
         for peer in self._peers.values():
             peer.heard_ticks += 1
         self._tick_replicas()
-        self._uncommitted_bytes = sum(replica.core.uncommitted_bytes for replica in self.replicas.values())
+        self._count_uncommitted()
         self._tick_snapshots()
         if self._ticks % FETCH_TICKS == 0:
             self._fetch_damaged()
@@ -286,6 +286,7 @@ class Engine:
         """Take and carry out everything that is ready; call after any batch of inputs."""
         if self.failed is not None:
             return
+        self._has_counted = False
         # What one group applies may touch another one.
         while self._dirty:
             dirty, self._dirty = self._dirty, {}
@@ -312,7 +313,7 @@ class Engine:
         if not self._has_commit_work():
             return None
         writes = []
-        left = self._options.max_commit_bytes
+        left = self._options.replica.max_commit_bytes
         # In the order in which they came to have something: who had no place comes first the next time.
         for replica in list(self._writers.values()):
             if left <= 0:
@@ -326,7 +327,7 @@ class Engine:
                 self._committing.append(replica)
                 left -= sum(entry.size_bytes for entry in write.entries)
         mending = next(filter(self._can_mend, self._mending.values()), None)
-        mends = [] if mending is None else [mending.mends(self._options.max_commit_bytes)]
+        mends = [] if mending is None else [mending.mends(self._options.replica.max_commit_bytes)]
         births, self._births = (self._births, []) if self._may_give_birth() else ([], self._births)
         deaths, self._deaths = self._deaths, []
         job = self.store.plan_commit(
@@ -343,7 +344,7 @@ class Engine:
             return None
         self._commit, self._room_wanted, self._wants_seal = job, None, False
         self._commits += 1
-        self._committed_bytes += self._options.max_commit_bytes - left
+        self._committed_bytes += self._options.replica.max_commit_bytes - left
         return job
 
     @property
@@ -565,9 +566,11 @@ class Engine:
     def admits(self, size_bytes: int) -> bool:
         """Whether so many bytes more may be proposed on this node; if so they count until they are committed.
 
-        What is committed is found out once a tick, so the bound is met early rather than late.
+        What is committed is found out once a tick, and where the bound seems to be met, at most once a turn.
         """
-        if self._uncommitted_bytes + size_bytes > self._options.max_uncommitted_bytes:
+        if self._is_over(size_bytes) and not self._has_counted:
+            self._count_uncommitted()
+        if self._is_over(size_bytes):
             return False
         self._uncommitted_bytes += size_bytes
         return True
@@ -578,6 +581,14 @@ class Engine:
     @property
     def is_stuck(self) -> bool:
         """A sync does not return, or the WAL waits for a flush that is late: nothing here becomes durable."""
+    def _is_over(self, size_bytes: int) -> bool:
+        held = self._uncommitted_bytes
+        return held > 0 and held + size_bytes > self._options.max_uncommitted_bytes
+
+    def _count_uncommitted(self) -> None:
+        self._has_counted = True
+        self._uncommitted_bytes = sum(replica.core.uncommitted_bytes for replica in self.replicas.values())
+
         return self.store.is_stalled or self._commit_ticks > STUCK_TICKS
 
     def on_conf(self, group: GroupId, conf: ConfState) -> None:

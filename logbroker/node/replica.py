@@ -120,7 +120,10 @@ class ReplicaHost(Protocol):
 @final
 @dataclass(frozen=True, slots=True)
 class ReplicaOptions:
-    """`checkpoint_*`: how much, or how long, after the last checkpoint the next is due."""
+    """`checkpoint_*`: how much, or how long, after the last checkpoint the next is due.
+
+    `max_commit_bytes` bounds the entries of a group commit over all groups, and so what one of them writes at once.
+    """
 
     election_ticks: int = 10
     heartbeat_ticks: int = 1
@@ -128,6 +131,7 @@ class ReplicaOptions:
     max_inflight_messages: int = 4
     max_inflight_bytes: int = 8 << 20
     max_uncommitted_bytes: int = 8 << 20
+    max_commit_bytes: int = 4 << 20
     checkpoint_bytes: int = 64 << 20
     checkpoint_ms: int = 60_000
 
@@ -135,9 +139,9 @@ class ReplicaOptions:
 @final
 @dataclass(slots=True)
 class PendingWrite:
-    """The durable part of one Ready, and what waits for it; `token` is None for a first part of a large one."""
+    """The durable part of one Ready, and what waits for it."""
 
-    token: PersistToken | None
+    token: PersistToken
     vote: tuple[Term, ReplicaId] | None
     entries: Sequence[Entry]
     install: InstallBody | None
@@ -226,16 +230,17 @@ class Replica:
                 max_inflight_messages=options.max_inflight_messages,
                 max_inflight_bytes=options.max_inflight_bytes,
                 max_uncommitted_bytes=options.max_uncommitted_bytes,
+                max_write_bytes=options.max_commit_bytes,
                 gather_appends=True,
                 # The catalogue is read on every node, and changes seldom: there it is the delay that counts.
                 lazy_commit=self.group != META_GROUP,
                 packs_heartbeats=True,
+                names_heir=True,
             ),
             self._storage,
             hard_state=self._start_state(stored),
             conf_state=conf,
             applied=self.machine.applied_index,
-                names_heir=True,
             make_entry=self._make_entry,
             random_ticks=random_ticks,
         )
@@ -442,18 +447,19 @@ class Replica:
     # Writes.
 
     def take_write(self, max_bytes: int) -> ReplicaWrite | None:
-        """Merge queued Ready writes into one for the next group commit; at least one, then up to `max_bytes`."""
+        """Merge queued Ready writes into one for the next group commit, up to `max_bytes`; None if not one fits.
+
+        At least one is taken where the commit is still empty, however large its only entry is.
+        """
         invariant(not self._in_flight, f"group {self.group} has a write in flight already")
         vote: tuple[Term, ReplicaId] | None = None
         entries: list[Entry] = []
         install: InstallBody | None = None
         size = 0
         while self._writes:
-            if not self._in_flight:
-                self._split_first(max_bytes)
             write = self._writes[0]
             added = sum(entry.size_bytes for entry in write.entries)
-            if self._in_flight and size + added > max_bytes:
+            if size + added > max_bytes and (self._in_flight or max_bytes < self._options.max_commit_bytes):
                 break
             if write.install is not None and self._in_flight:
                 break
@@ -475,18 +481,6 @@ class Replica:
     def mends(self, max_bytes: int) -> ReplicaWrite:
         """Copies of damaged entries of the tail, for the next group commit; they stay until that is durable."""
         return ReplicaWrite(self.id, entries=self.log.mends(max_bytes))
-
-    def _split_first(self, max_bytes: int) -> None:
-        """Cut a write that is too large for one commit: what waits for it waits for its last part."""
-        write = self._writes[0]
-        size = 0
-        for count, entry in enumerate(write.entries):
-            size += entry.size_bytes
-            if size > max_bytes and count:
-                rest = PendingWrite(write.token, None, write.entries[count:], None, write.messages)
-                self._writes[0] = PendingWrite(None, write.vote, write.entries[:count], write.install, ())
-                self._writes.insert(1, rest)
-                return
 
     def on_written(self) -> None:
         """The write taken last is durable."""
@@ -666,8 +660,7 @@ class Replica:
         self._answer_reads()
 
     def _complete(self, write: PendingWrite) -> None:
-        if write.token is not None:
-            self.core.on_persisted(write.token)
+        self.core.on_persisted(write.token)
         self._send(write.messages)
 
     def _send(self, messages: Sequence[Message]) -> None:
@@ -686,9 +679,6 @@ class Replica:
         """A replica with a hole acknowledges nothing at or beyond it."""
         if message.kind is not MessageKind.APPEND_RESPONSE or message.reject:
             return False
-            # The commit index is not durable: a restart of all members goes back to the configuration of the last
-            # checkpoint, and one that was left may name members that are gone for good.
-            self.want_checkpoint()
         hole = self.log.first_hole()
         return hole is not None and message.index >= hole
 
@@ -696,6 +686,9 @@ class Replica:
         if entry.kind is EntryKind.CONFIG:
             conf = self.core.apply_config(ConfigProposal.decode(entry.payload))
             self._host.on_conf(self.group, conf)
+            # The commit index is not durable: a restart of all members goes back to the configuration of the last
+            # checkpoint, and one that was left may name members that are gone for good.
+            self.want_checkpoint()
         applied = self.machine.apply(entry)
         self.core.on_applied(entry.index, entry.size_bytes)
         self.log.log_start_index = self.machine.log_start_index

@@ -115,6 +115,10 @@ class RaftStatistics:
     uncommitted_bytes: int
 
 
+def _acknowledges_beyond(message: Message, index: Index) -> bool:
+    return message.kind is MessageKind.APPEND_RESPONSE and not message.reject and message.index > index
+
+
 @final
 class RaftCore:
     """Args:
@@ -481,7 +485,7 @@ class RaftCore:
         if (state.term, state.vote) != self._handed_hard:
             self._handed_hard = (state.term, state.vote)
             hard = HardState(state.term, state.vote, state.log.commit)
-        entries, snapshot = state.log.hand_out(self._sequence)
+        entries, snapshot = state.log.hand_out(self._sequence, max_bytes=state.config.max_write_bytes)
         messages, state.messages = state.messages, []
         read_states: list[ReadState] = []
         if state.read_states:
@@ -504,6 +508,12 @@ class RaftCore:
         if not state.after_persist:
             return ()
         waiting, state.after_persist = state.after_persist, []
+        if state.log.has_unhanded:
+            # What acknowledges entries that come with a later Ready waits for that, and so does all behind it.
+            handed = state.log.handed_index
+            count = next((at for at, message in enumerate(waiting) if _acknowledges_beyond(message, handed)), None)
+            if count is not None:
+                waiting, state.after_persist = waiting[:count], waiting[count:]
         own = [message for message in waiting if message.to == state.replica]
         if not own:
             return waiting

@@ -298,14 +298,22 @@ class RaftLog:
     def has_unhanded(self) -> bool:
         return self._handed <= self.last_index or (self._snapshot is not None and not self._snapshot_write)
 
-    def hand_out(self, sequence: int) -> tuple[Sequence[Entry], SnapshotMeta | None]:
-        """What storage must write next; remembered as write number `sequence`."""
+    @property
+    def handed_index(self) -> Index:
+        """Last index that was handed out to be written."""
+        return Index(self._handed - 1)
+
+    def hand_out(self, sequence: int, *, max_bytes: int) -> tuple[Sequence[Entry], SnapshotMeta | None]:
+        """What storage must write next, cut to `max_bytes` of entries; remembered as write number `sequence`.
+
+        What is cut off comes with the next one: a large tail is acknowledged in parts, as they become durable.
+        """
         entries: Sequence[Entry] = ()
         snapshot = None
         if self._handed <= self.last_index:
-            entries = self._entries[self._handed - self._offset :]
-            self._handed = Index(self.last_index + 1)
-            self._writes.append((sequence, self.last_index))
+            entries = self._cut_unstable(self._handed, Index(self.last_index + 1), max_bytes)
+            self._handed = Index(entries[-1].index + 1)
+            self._writes.append((sequence, entries[-1].index))
         if self._snapshot is not None and not self._snapshot_write:
             snapshot = self._snapshot
             self._snapshot_write = sequence

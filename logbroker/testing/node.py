@@ -94,10 +94,10 @@ def quick_engine(*, max_commit_bytes: int = 64 << 10) -> EngineOptions:
             max_inflight_messages=8,
             max_inflight_bytes=64 << 10,
             max_uncommitted_bytes=128 << 10,
+            max_commit_bytes=max_commit_bytes,
             checkpoint_bytes=24 << 10,
             checkpoint_ms=5_000,
-        ),
-        max_commit_bytes=max_commit_bytes,
+        )
     )
 
 

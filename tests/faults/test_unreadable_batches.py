@@ -18,6 +18,7 @@ from tests.unit.node.engine_kit import ENGINE, STORE, KitCluster
 
 CRC_AT, COVERED_FROM = 17, 21
 WIDE_STORE = replace(STORE, wal=WalOptions(file_bytes=1 << 20), max_commit_bytes=256 << 10)
+WIDE_ENGINE = replace(ENGINE, replica=replace(ENGINE.replica, max_commit_bytes=256 << 10))
 
 
 def sealed_nonsense(count: int) -> bytes:
@@ -36,7 +37,7 @@ def sealed_nonsense(count: int) -> bytes:
 
 def test_a_batch_that_cannot_be_inflated_does_not_hold_up_the_queue() -> None:
     """A part of it is leased, so the rest would be left out of what is sent, if it could be opened."""
-    cluster = KitCluster(1, store=WIDE_STORE, engine=replace(ENGINE, max_commit_bytes=256 << 10))
+    cluster = KitCluster(1, store=WIDE_STORE, engine=WIDE_ENGINE)
     cluster.elect()
     batch = sealed_nonsense(60)
     assert len(batch) > 80_000

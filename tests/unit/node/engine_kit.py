@@ -53,8 +53,9 @@ STORE = StoreOptions(
     max_commit_bytes=16 << 10,
 )
 ENGINE = EngineOptions(
-    ReplicaOptions(checkpoint_bytes=8 << 10, max_message_bytes=16 << 10, max_inflight_bytes=64 << 10),
-    max_commit_bytes=16 << 10,
+    ReplicaOptions(
+        max_message_bytes=16 << 10, max_inflight_bytes=64 << 10, max_commit_bytes=16 << 10, checkpoint_bytes=8 << 10
+    )
 )
 R = TypeVar("R")
 

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from logbroker.entry import EntryKind
@@ -11,9 +13,9 @@ from tests.raft_kit import MemoryLog, Peer, Replica, conf_of, make_entry
 LEADER = Peer(2)
 
 
-def follower(*terms: int, term: int = 5) -> Replica:
-    subject = Replica(1, conf_of(1, 2, 3), disk=MemoryLog.of_terms(*terms), hard_state=HardState(Term(term)))
-    return subject
+def follower(*terms: int, term: int = 5, **more: Any) -> Replica:  # noqa: ANN401 - fields of RaftConfig
+    state = HardState(Term(term))
+    return Replica(1, conf_of(1, 2, 3), disk=MemoryLog.of_terms(*terms), hard_state=state, **more)
 
 
 def answer(subject: Replica, message: Message) -> Message:
@@ -28,6 +30,37 @@ def test_matching_entries_are_appended_and_acknowledged() -> None:
     found = answer(subject, LEADER.append(5, (2, 1), 5, 5))
     assert (found.kind, found.reject, found.index, found.term) == (MessageKind.APPEND_RESPONSE, False, 4, 5)
     assert subject.disk.terms() == [1, 1, 5, 5]
+
+
+def test_a_large_tail_is_acknowledged_in_parts_as_they_become_durable() -> None:
+    """A part that is durable and not acknowledged could not be committed, nor its place in a full log let go."""
+    size = make_entry(EntryKind.DATA, 1, 5).size_bytes
+    subject = follower(max_write_bytes=2 * size)
+    subject.holds_writes = True
+    # Both arrive before anything is handed out.
+    subject.core.step(LEADER.append(5, (0, 0), 5, 5))
+    subject.core.step(LEADER.append(5, (2, 5), 5, 5, 5))
+    subject.settle()
+    assert [len(ready.entries) for ready in subject.writes] == [2, 2, 1]
+    acknowledged = []
+    for _ in range(3):
+        subject.persist(1)
+        acknowledged.append([message.index for message in subject.take_outbox()])
+    assert acknowledged == [[2], [], [5]]
+
+
+def test_answers_keep_their_order_where_one_waits_for_a_later_part() -> None:
+    size = make_entry(EntryKind.DATA, 1, 5).size_bytes
+    subject = follower(max_write_bytes=size)
+    subject.holds_writes = True
+    subject.core.step(LEADER.append(5, (0, 0), 5, 5))
+    subject.core.step(LEADER.append(5, (7, 5), 5))
+    subject.core.step(LEADER.append(5, (0, 0), 5))
+    subject.settle()
+    subject.persist(1)
+    assert subject.take_outbox() == []
+    subject.persist(1)
+    assert [(message.reject, message.index) for message in subject.take_outbox()] == [(False, 2), (True, 7), (False, 1)]
 
 
 def test_conflicting_entries_are_replaced_with_all_that_follow() -> None:

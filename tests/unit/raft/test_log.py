@@ -21,7 +21,7 @@ def open_log(disk: MemoryLog, *, max_applying_bytes: int = EVERYTHING, allow_uns
 
 
 def finish(log: RaftLog, disk: MemoryLog, sequence: int = 1) -> None:
-    entries, _ = log.hand_out(sequence)
+    entries, _ = log.hand_out(sequence, max_bytes=EVERYTHING)
     disk.write(entries)
     log.release(sequence)
 
@@ -115,11 +115,11 @@ def test_entries_are_handed_out_once_and_leave_the_tail_when_their_write_is_done
     disk = MemoryLog()
     log = open_log(disk)
     log.append([data(1, 1), data(2, 1)])
-    first, _ = log.hand_out(1)
+    first, _ = log.hand_out(1, max_bytes=EVERYTHING)
     assert [entry.index for entry in first] == [1, 2]
     assert not log.has_unhanded
     log.append([data(3, 1)])
-    second, _ = log.hand_out(2)
+    second, _ = log.hand_out(2, max_bytes=EVERYTHING)
     assert [entry.index for entry in second] == [3]
     disk.write(first)
     assert log.persisted_through(1) == 2
@@ -135,7 +135,7 @@ def test_a_write_acknowledges_nothing_that_a_later_write_replaces() -> None:
     log = open_log(MemoryLog.of_terms(1))
     for sequence, term in ((1, 1), (2, 2), (3, 1)):
         log.append([data(2, term), data(3, term)])
-        log.hand_out(sequence)
+        log.hand_out(sequence, max_bytes=EVERYTHING)
     assert log.persisted_through(1) == 1
     log.release(1)
     log.release(2)
@@ -147,18 +147,43 @@ def test_a_write_acknowledges_nothing_that_a_later_write_replaces() -> None:
 def test_a_write_of_which_only_the_end_is_replaced_acknowledges_its_beginning() -> None:
     log = open_log(MemoryLog())
     log.append([data(1, 1), data(2, 1), data(3, 1)])
-    log.hand_out(1)
+    log.hand_out(1, max_bytes=EVERYTHING)
     log.append([data(3, 2)])
     log.release(1)
     assert log.durable_index == 2
     assert log.has_unhanded
 
 
+def test_a_large_tail_is_handed_out_and_durable_in_parts() -> None:
+    log = open_log(MemoryLog())
+    log.append([data(index, 1, size=100) for index in range(1, 6)])
+    size = data(1, 1, size=100).size_bytes
+    parts = []
+    for sequence in range(1, 4):
+        entries, _ = log.hand_out(sequence, max_bytes=2 * size)
+        parts.append([entry.index for entry in entries])
+    assert parts == [[1, 2], [3, 4], [5]]
+    assert not log.has_unhanded
+    log.release(1)
+    assert log.durable_index == 2
+    log.append([data(4, 2)])
+    log.release(3)
+    assert log.durable_index == 3
+
+
+def test_an_entry_larger_than_the_bound_is_handed_out_alone() -> None:
+    log = open_log(MemoryLog())
+    log.append([data(1, 1, size=100), data(2, 1)])
+    entries, _ = log.hand_out(1, max_bytes=10)
+    assert [entry.index for entry in entries] == [1]
+    assert (log.handed_index, log.has_unhanded) == (1, True)
+
+
 def test_replacing_what_was_not_handed_out_forgets_it() -> None:
     log = open_log(MemoryLog())
     log.append([data(1, 1), data(2, 1)])
     log.append([data(2, 2)])
-    entries, _ = log.hand_out(1)
+    entries, _ = log.hand_out(1, max_bytes=EVERYTHING)
     assert [(entry.index, entry.term) for entry in entries] == [(1, 1), (2, 2)]
 
 
@@ -211,7 +236,7 @@ def test_a_snapshot_replaces_the_log_when_it_is_durable() -> None:
     disk = MemoryLog.of_terms(1, 1)
     log = open_log(disk)
     log.append([data(3, 1)])
-    log.hand_out(1)
+    log.hand_out(1, max_bytes=EVERYTHING)
     log.restore(snapshot(10, 2))
     assert (log.commit, log.last_index, log.last_term, log.first_index) == (10, 10, 2, 11)
     assert log.snapshot_meta().index == 10
@@ -221,9 +246,9 @@ def test_a_snapshot_replaces_the_log_when_it_is_durable() -> None:
     with pytest.raises(CompactedError):
         log.slice(Index(2), Index(11), max_bytes=1)
     assert log.has_unhanded
-    entries, handed = log.hand_out(2)
+    entries, handed = log.hand_out(2, max_bytes=EVERYTHING)
     assert (entries, handed) == ((), snapshot(10, 2))
-    assert log.hand_out(3) == ((), None)
+    assert log.hand_out(3, max_bytes=EVERYTHING) == ((), None)
     assert log.release(1) is None
     assert log.has_pending_snapshot
     disk.install(snapshot(10, 2))
@@ -239,7 +264,7 @@ def test_what_a_snapshot_overtook_does_not_count_as_waiting_to_be_applied() -> N
     log.restore(snapshot(10, 2))
     log.append([data(11, 3), data(12, 3)])
     log.commit_to(Index(12))
-    entries, _ = log.hand_out(1)
+    entries, _ = log.hand_out(1, max_bytes=EVERYTHING)
     disk.install(snapshot(10, 2))
     disk.write(entries)
     log.release(1)
@@ -251,10 +276,10 @@ def test_what_a_snapshot_overtook_does_not_count_as_waiting_to_be_applied() -> N
 def test_a_newer_snapshot_takes_the_place_of_one_that_is_being_written() -> None:
     log = open_log(MemoryLog())
     log.restore(snapshot(10, 2))
-    log.hand_out(1)
+    log.hand_out(1, max_bytes=EVERYTHING)
     log.restore(snapshot(20, 2))
     assert log.release(1) is None
-    assert log.hand_out(2) == ((), snapshot(20, 2))
+    assert log.hand_out(2, max_bytes=EVERYTHING) == ((), snapshot(20, 2))
     assert log.release(2) == snapshot(20, 2)
 
 
