@@ -341,6 +341,10 @@ class Engine:
         self._creating = births
         if job is None:
             self._put_back(deaths)
+            # What is written here may be what others wait for, so that they take what has to be carried.
+            left = self._options.replica.max_commit_bytes
+            job = self.store.plan_carrying(room=self._room_wanted)
+        if job is None:
             return None
         self._commit, self._room_wanted, self._wants_seal = job, None, False
         self._commits += 1
@@ -383,6 +387,8 @@ class Engine:
                 replica.on_written()
         # Tried again after the next tick, not at once: the disk does not empty itself that fast.
         self._without_room |= refused
+        if refused and not committing:
+            self._commit_again_at_tick = self._ticks + 1
         if refused and self.store.room is Room.AMPLE:
             self._room_wanted = Room.LOW
         elif any(replica.id in refused and replica.writes_housekeeping for replica in committing):

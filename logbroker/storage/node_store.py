@@ -223,7 +223,8 @@ class NodeStore:
             else:
                 self._short_of_room.discard(replica)
         carried: tuple[WalFrame, ...] = ()
-        rolls = self.wants_roll or not self._wal.fits(size)
+        is_empty = not (writes or births or deaths or mends)
+        rolls = self.wants_roll or not (is_empty or self._wal.fits(size))
         beyond_max = rolls and not self._wal.can_roll()
         planned = self._next_flush
         if rolls:
@@ -255,6 +256,20 @@ class NodeStore:
         if self._next_flush is not planned:
             self._carrier = self._commit
         return self._commit
+
+    def plan_carrying(self, *, room: Room | None = None) -> CommitJob | None:
+        """After a plan that must wait for a full ring: a commit of nothing but what has to be carried for a flush.
+
+        Beside other writes it may find no place for ever: what is carried is committed by others, and those may wait
+        for just these writes. None where a flush is under way, or where even that does not fit.
+        """
+        if not self._stalled or self._flush is not None or self._next_flush is not None:
+            return None
+        # Of a log without a file to be flushed into nothing is: that comes first, and needs no place in the ring.
+        self._wants_roll = not self._short_of_room
+        job = self.plan_commit(room=room)
+        self._stalled = job is None or not job.rolls
+        return job
 
     def finish_commit(self, job: CommitJob) -> set[ReplicaId]:
         """Take over what a job made durable; returns the replicas whose entries were refused for want of room."""

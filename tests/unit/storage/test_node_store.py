@@ -358,6 +358,70 @@ def test_the_ring_keeps_its_bound_though_nobody_takes_the_planned_flush() -> Non
     write(store, *entries(index, index + 1))
 
 
+def fill_ring(store: NodeStore, *, late: bool = False) -> int:
+    """Write until the ring is full; returns the next index.
+
+    With `late` all is committed and a flush is planned that nobody takes, otherwise nothing is, and it fits no file.
+    """
+    index = 1
+    while (job := store.plan_commit([ReplicaWrite(A, entries=entries(index, index + 1, size=1500))])) is not None:
+        job.run()
+        store.finish_commit(job)
+        if late:
+            store.replicas[A].log.committed = Index(index)
+        else:
+            flush(store)
+        index += 1
+        assert index < 200
+    return index
+
+
+def test_what_has_to_be_carried_gets_a_file_of_its_own_where_writes_leave_no_place_for_it() -> None:
+    """Who holds uncommitted entries may wait for others, and they for what is to be written here."""
+    _, store = fresh()
+    index = fill_ring(store)
+    log = store.replicas[A].log
+    # What others have not committed yet is 26 KB: a file has place for it, but not beside 8 KB more.
+    log.committed = Index(log.last_index() - 16)
+    large = ReplicaWrite(A, entries=entries(index, index + 5, size=1500))
+    assert store.plan_commit([large]) is None
+    job = store.plan_carrying()
+    assert job is not None
+    assert (job.writes, store.is_stalled) == ((), False)
+    job.run()
+    assert store.finish_commit(job) == set()
+    assert flush(store)
+    commit(store, large)
+    assert held(log) == [(one, 1) for one in range(1, index + 5)]
+
+
+def test_nothing_is_carried_while_a_flush_is_late_or_where_it_does_not_fit() -> None:
+    _, store = fresh()
+    fill_ring(store, late=True)
+    assert store.plan_carrying() is None
+    assert store.is_stalled
+    _, store = fresh()
+    fill_ring(store)
+    assert store.plan_carrying() is None
+    assert store.is_stalled
+
+
+def test_a_new_log_gets_its_first_file_though_the_ring_is_full() -> None:
+    """Nothing is flushed before every log has a file, and no commit finds a place before something is flushed."""
+    _, store = fresh()
+    index = fill_ring(store)
+    store.replicas[A].log.committed = Index(index - 1)
+    store._short_of_room.add(A)
+    large = ReplicaWrite(A, entries=entries(index, index + 5, size=1500))
+    assert store.plan_commit([large]) is None
+    job = store.plan_carrying()
+    assert job is not None
+    assert (job.rolls, store.is_stalled) == (False, True)
+    job.run()
+    store.finish_commit(job)
+    assert store.plan_commit([large]) is not None
+
+
 def test_an_abandoned_commit_that_does_not_roll_keeps_the_planned_flush() -> None:
     _, store = fresh()
     write(store, *entries(1, 5))
