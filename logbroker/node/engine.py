@@ -581,12 +581,6 @@ class Engine:
         self._uncommitted_bytes += size_bytes
         return True
 
-    def monotonic_ms(self) -> int:
-        return self._clock.monotonic_ms()
-
-    @property
-    def is_stuck(self) -> bool:
-        """A sync does not return, or the WAL waits for a flush that is late: nothing here becomes durable."""
     def _is_over(self, size_bytes: int) -> bool:
         held = self._uncommitted_bytes
         return held > 0 and held + size_bytes > self._options.max_uncommitted_bytes
@@ -595,6 +589,12 @@ class Engine:
         self._has_counted = True
         self._uncommitted_bytes = sum(replica.core.uncommitted_bytes for replica in self.replicas.values())
 
+    def monotonic_ms(self) -> int:
+        return self._clock.monotonic_ms()
+
+    @property
+    def is_stuck(self) -> bool:
+        """A sync does not return, or the WAL waits for a flush that is late: nothing here becomes durable."""
         return self.store.is_stalled or self._commit_ticks > STUCK_TICKS
 
     def on_conf(self, group: GroupId, conf: ConfState) -> None:
@@ -1022,8 +1022,9 @@ class Engine:
         """Make the ballast again once there is clearly more room than it takes, then produce is taken again."""
         if self.store.room is Room.AMPLE or self._room_wanted is not None:
             return
-        space = self.store.disk.space()
-        if space.free_bytes > self.store.options.ballast_bytes + MIN_FREE_BYTES:
+        ballast_bytes = self.store.options.ballast_bytes
+        # On a small disk, which has a small ballast, the margin is small as well: else it would never be met again.
+        if self.store.disk.space().free_bytes > ballast_bytes + min(MIN_FREE_BYTES, ballast_bytes):
             self._room_wanted = Room.AMPLE
 
 

@@ -410,6 +410,27 @@ def test_a_full_disk_refuses_produce_while_acks_go_on_and_recovers_by_itself() -
     assert cluster.leader.machine.next_offset == produced.base_offset + 1
 
 
+def test_a_small_disk_takes_produce_again_with_a_small_margin() -> None:
+    """What has to be free before that is a ballast and as much again, not what a large disk has to spare."""
+    ballast_bytes = 512 << 10
+    cluster = KitCluster(1, store=replace(STORE, ballast_bytes=ballast_bytes))
+    node = cluster.elect()
+    cluster.tick(2)
+    node.disk.capacity_bytes -= node.disk.space().free_bytes
+    for number in range(12):
+        cluster.submit(ProduceRequest(batch(*values(5, start=number, size=800))))
+    cluster.tick(5)
+    rooms = [node.store.room]
+    node.disk.capacity_bytes += 2 * ballast_bytes - node.disk.space().free_bytes
+    cluster.tick(30)
+    rooms.append(node.store.room)
+    node.disk.capacity_bytes += 128 << 10
+    cluster.tick(30)
+    rooms.append(node.store.room)
+    assert rooms[0] > Room.AMPLE < rooms[1]
+    assert rooms[2] is Room.AMPLE
+
+
 def test_a_group_without_room_waits_alone() -> None:
     cluster = KitCluster(1)
     node = cluster.elect()
