@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from pathlib import Path
     from random import Random
 
-SMALL_BYTES = 96 << 20
+SMALL_BYTES = 256 << 20
 _FILLER = "filler"
 _PIECE_BYTES = 1 << 20
 
@@ -26,7 +26,7 @@ _PIECE_BYTES = 1 << 20
 @final
 class DiskKind(Enum):
     PLAIN = "plain folders"
-    SMALL = "tmpfs of 96 MiB"
+    SMALL = "tmpfs of 256 MiB"
     POWER = "disks that lose their power"
 
 

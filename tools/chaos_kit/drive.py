@@ -29,6 +29,8 @@ REFUSE_S, TAKE_S, ACK_S = 40.0, 10.0, 10.0
 MEND_S = 120.0
 _MINORITY_S = 8.0
 _BULK_BYTES = 60_000
+# Where produce goes on, what is written stays: at full speed it would soon fill the disks of the majority as well.
+_BULK_EVERY_S = 0.05
 _SEND_S = 1.0
 _BACK_MS = 5_000
 # Word of a refusal that an operator can act on.
@@ -81,6 +83,8 @@ async def _write(arena: Arena, producer: Producer, *, seconds: float, until_refu
                 return True
         else:
             arena.record.confirm(sent, offset=message_id.offset, now_s=trio.current_time())
+        if not until_refused:
+            await trio.sleep(_BULK_EVERY_S)
     return False
 
 
