@@ -9,6 +9,7 @@ from logbroker.errors import NotLeaderError
 from logbroker.ids import NO_REPLICA, Index
 from logbroker.node import engine
 from logbroker.node.replica import Replica
+from logbroker.raft import core as raft_core
 from logbroker.raft import follower, leader, quorum, replication
 from logbroker.raft.core import RaftCore
 from logbroker.raft.election import ask_for_votes, campaign
@@ -73,6 +74,26 @@ def _(patch: Patch) -> None:
         take(replica, ready._replace(messages_after_persist=()))
 
     patch.attribute(Replica, "_take", hasty)
+
+
+@mutant(
+    "part-acked-as-whole",
+    "B3 B1",
+    "the first part of a large write acknowledges all of it",
+    test="tests/unit/raft/test_follower.py",
+)
+def _(patch: Patch) -> None:
+    patch.attribute(raft_core, "_acknowledges_beyond", lambda message, index: False)
+
+
+@mutant(
+    "left-configuration-returns",
+    "B12",
+    "a restart of all members brings back a configuration that was left",
+    test="tests/unit/node/test_replica.py",
+)
+def _(patch: Patch) -> None:
+    patch.attribute(Replica, "want_checkpoint", lambda replica: None)
 
 
 @mutant("restart-forgets-vote", "B3", "term and vote are forgotten in a restart")

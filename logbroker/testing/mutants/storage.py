@@ -430,3 +430,13 @@ def _(patch: Patch) -> None:
 )
 def _(patch: Patch) -> None:
     patch.attribute(PartitionLog, "note_damage", lambda log, index: None)
+
+
+@mutant(
+    "full-ring-never-carried",
+    "B31 B30",
+    "a full ring waits for a flush though nothing but the entries that have to be carried could be written",
+    test="tests/unit/storage/test_node_store.py",
+)
+def _(patch: Patch) -> None:
+    patch.attribute(NodeStore, "plan_carrying", lambda store, room=None: None)
