@@ -114,6 +114,10 @@ class ServerProtocol:
     def outstanding_count(self) -> int:
         return len(self._outstanding)
 
+    def is_outstanding(self, rid: int) -> bool:
+        """Whether a request with this rid has no reply yet."""
+        return rid in self._outstanding
+
     @property
     def pending_bytes(self) -> int:
         """Bytes of replies that wait for `next_message`."""

@@ -20,6 +20,7 @@ from logbroker.errors import RemoteProtocolError
 PROTOCOL_VERSION = 1
 OLDEST_VERSION = 1
 SUBPROTOCOL = "logbroker.v1.msgpack"
+JSON_SUBPROTOCOL = "logbroker.v1.json"
 STREAM_PATH = "/v1/stream"
 
 NO_REQUEST = 0
