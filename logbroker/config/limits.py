@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Self, final
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from logbroker.wire.json_messages import MAX_GIVEN_MESSAGES, MAX_OPENED_BYTES, MAX_SHOWN_BYTES
+from logbroker.wire.json_protocol import TEXT_COST
 from logbroker.wire.protocol import HEADER_COST, MAX_MESSAGE_HEADER_BYTES, MAX_REQUEST_HEADER_BYTES
 
 if TYPE_CHECKING:
@@ -153,6 +155,17 @@ FIXED_LIMITS = (
         "twice the larger of `max_batch_bytes` and `max_receive_bytes`",
         "One WebSocket message, which may hold many frames.",
     ),
+    (
+        "text of JSON",
+        f"{MAX_REQUEST_HEADER_BYTES:,} bytes; of a produce one websocket message",
+        f"One request. A produce holds {MAX_GIVEN_MESSAGES:,} messages at the most, whatever `max_record_count` says.",
+    ),
+    (
+        "receive in JSON",
+        f"{MAX_SHOWN_BYTES:,} bytes of text",
+        f"Messages shown; the first one always is. Once the batches opened for it have {MAX_OPENED_BYTES:,} bytes no "
+        "other is. What is beyond is named by its offset, leased and not shown.",
+    ),
     ("queue name", "1 to 200 of `a-z 0-9 . _ -`", "Not `.` or `..`. Never used as a path."),
     ("token name", "1 to 200 of `a-z 0-9 . _ -`", "As for queues."),
     ("group name", "1 to 128 of `A-Z a-z 0-9 . _ -`", "Consumer groups."),
@@ -171,7 +184,7 @@ def connections_bytes(limits: Limits, *, connections: int | None = None) -> int:
     """What all client connections of a node take in memory, at the most; the page of limits explains it."""
     count = limits.max_connections if connections is None else connections
     message = limits.max_websocket_message_bytes
-    last = message + HEADER_COST * MAX_MESSAGE_HEADER_BYTES
+    last = max(message + HEADER_COST * MAX_MESSAGE_HEADER_BYTES, TEXT_COST * message)
     return 2 * limits.max_held_bytes + last + count * (message + CONNECTION_BYTES)
 
 
@@ -207,7 +220,8 @@ All client connections of a node together take at most, in bytes of memory:
 
 ```
   2 x max_held_bytes                        requests without answer, replies not written yet
-+ message + {header_cost} x {headers:,}            the message that is looked at, with its headers decoded
++ message + {header_cost} x {headers:,}            the message that is looked at, with its headers decoded;
+  or {text_cost} x message if that is more        as a text of JSON
 + connections x (message + {each:,})    messages of which a part has come, and what a connection takes by itself
 ```
 
@@ -231,6 +245,7 @@ def _memory_lines() -> Iterator[str]:
         .format(
             header_cost=HEADER_COST,
             headers=MAX_MESSAGE_HEADER_BYTES,
+            text_cost=TEXT_COST,
             each=CONNECTION_BYTES,
             early=MAX_REQUEST_HEADER_BYTES + limits.max_http_head_bytes,
             most=connections_bytes(limits) // MIB,

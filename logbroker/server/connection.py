@@ -18,7 +18,9 @@ from logbroker.server.closing import CloseCode, Closing
 from logbroker.server.data_stream import DataStream
 from logbroker.server.handlers import HANDLERS
 from logbroker.server.session import Session
+from logbroker.server.subprotocols import protocol_of
 from logbroker.server.websocket import LOST
+from logbroker.wire.requests import JSON_SUBPROTOCOL
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -43,8 +45,9 @@ class Connection:
         *,
         address: str,
         allowance_bytes: int,
+        subprotocol: str,
     ) -> None:
-        self.session = Session(service, self, HANDLERS, address=address)
+        self.session = Session(service, self, HANDLERS, address=address, protocol=protocol_of(subprotocol, service))
         self.stream = DataStream(
             stream,
             head,
@@ -52,6 +55,7 @@ class Connection:
             take=self._take,
             wait_room=self._wait_room,
             on_breach=self._on_breach,
+            is_text=subprotocol == JSON_SUBPROTOCOL,
         )
         self._service = service
         self._nursery = nursery

@@ -14,6 +14,7 @@ import trio
 
 from logbroker.server.closing import CloseCode
 from logbroker.wire.data_frames import Breach, DataFrames, message_head
+from logbroker.wire.text_frames import TextFrames, text_head
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -44,6 +45,7 @@ class DataStream(trio.abc.Stream):
         take: Callable[[bytes], None],
         wait_room: Callable[[], Awaitable[None]],
         on_breach: Callable[[Breach], None],
+        is_text: bool = False,
     ) -> None:
         self.allowance_bytes = allowance_bytes
         self._stream = stream
@@ -53,7 +55,9 @@ class DataStream(trio.abc.Stream):
         end = len(head) if end < 0 else end + len(_HEAD_END)
         # What follows the head are frames already.
         self._head, self._early = head[:end], head[end:]
-        self._frames = DataFrames(is_masked=True, max_message_bytes=allowance_bytes or 0)
+        cut = TextFrames if is_text else DataFrames
+        self._frames = cut(is_masked=True, max_message_bytes=allowance_bytes or 0)
+        self._head_of = text_head if is_text else message_head
         self._take = take
         self._wait_room = wait_room
         self._on_breach = on_breach
@@ -129,7 +133,7 @@ class DataStream(trio.abc.Stream):
 
     async def send_message(self, message: bytes) -> None:
         """Send one message; no checkpoint if the socket takes it at once. Cancelled, the stream is of no more use."""
-        head = message_head(len(message))
+        head = self._head_of(len(message))
         sent = 0
         if self._socket is not None and not self._sending.locked():
             try:

@@ -15,9 +15,10 @@ import trio
 from logbroker.errors import LogBrokerError
 from logbroker.server.connection import Connection
 from logbroker.server.plain_http import HttpConnection, HttpError, HttpReply, HttpRequest
+from logbroker.server.subprotocols import SUBPROTOCOLS, choose
 from logbroker.server.websocket import LOST, accept
 from logbroker.wire.protocol import MAX_REQUEST_HEADER_BYTES
-from logbroker.wire.requests import STREAM_PATH, SUBPROTOCOL
+from logbroker.wire.requests import STREAM_PATH
 
 if TYPE_CHECKING:
     import ssl
@@ -30,6 +31,7 @@ logger = logging.getLogger(__name__)
 SWEEP_S = 0.25
 HELLO_SLACK_BYTES = 16 * 1024
 _VERSION = "13"
+_SPOKEN = " or ".join(SUBPROTOCOLS)
 
 
 @final
@@ -136,34 +138,37 @@ class ClientListener:
                 if context is not None:
                     stream = trio.SSLStream(tcp, context, server_side=True, https_compatible=True)
                     await stream.do_handshake()
-                head = await self._read_head(stream)
-            if head is not None:
+                found = await self._read_head(stream)
+            if found is not None:
                 is_counted = False
-                await self._open(stream, head, address)
+                head, subprotocol = found
+                await self._open(stream, head, address, subprotocol)
         finally:
             if is_counted:
                 measures.unauthenticated -= 1
 
-    async def _read_head(self, stream: trio.abc.Stream) -> bytes | None:
-        """Everything read so far of a client that asks for the stream; anybody else is answered, and it is None."""
+    async def _read_head(self, stream: trio.abc.Stream) -> tuple[bytes, str] | None:
+        """Everything read so far of a client that asks for the stream, and the subprotocol that it gets.
+
+        Anybody else is answered, and it is None.
+        """
         http = HttpConnection(stream, max_head_bytes=self._service.limits.max_http_head_bytes)
         try:
             request = await http.read_head()
             if request is None:
                 return None
-            reply = _objection(request, self._settings.listeners.client.allowed_origins, self._settings.admin_url)
+            reply = _welcome(request, self._settings.listeners.client.allowed_origins, self._settings.admin_url)
         except HttpError as error:
             await http.refuse(error)
-            reply = None
         else:
-            if reply is None:
-                return bytes(http.received)
+            if isinstance(reply, str):
+                return bytes(http.received), reply
             await http.reply(reply, closes=True, is_head=request.method == "HEAD")
         self._service.measures.plain_http += 1
         await http.linger()
         return None
 
-    async def _open(self, stream: trio.abc.Stream, head: bytes, address: str) -> None:
+    async def _open(self, stream: trio.abc.Stream, head: bytes, address: str, subprotocol: str) -> None:
         # The one nursery of this connection: the library's reader, the writer, and requests that wait.
         async with trio.open_nursery() as connection_nursery:
             connection = Connection(
@@ -172,6 +177,7 @@ class ClientListener:
                 head,
                 connection_nursery,
                 address=address,
+                subprotocol=subprotocol,
                 allowance_bytes=len(head) + MAX_REQUEST_HEADER_BYTES + HELLO_SLACK_BYTES,
             )
             try:
@@ -179,7 +185,7 @@ class ClientListener:
                     websocket = await accept(
                         connection_nursery,
                         connection.stream,
-                        subprotocol=SUBPROTOCOL,
+                        subprotocol=subprotocol,
                         max_message_bytes=self._service.wire_limits.max_message_bytes,
                     )
                 self._connections[connection] = None
@@ -201,15 +207,15 @@ class ClientListener:
             self._service.handover.sweep()
 
 
-def _objection(request: HttpRequest, allowed_origins: tuple[str, ...], admin_url: str) -> HttpReply | None:
-    """What to answer to a request that is not for the stream; None where it is."""
+def _welcome(request: HttpRequest, allowed_origins: tuple[str, ...], admin_url: str) -> HttpReply | str:
+    """The subprotocol to speak with a client that asks for the stream, and what to answer to anybody else."""
     is_upgrade = "websocket" in request.words("upgrade") and "upgrade" in request.words("connection")
     if not is_upgrade:
         if request.method in ("GET", "HEAD") and request.path == "/livez":
             return HttpReply(200, b"ok\n")
         return HttpReply(
             426,
-            f"This port speaks WebSocket at {STREAM_PATH}, subprotocol {SUBPROTOCOL}; "
+            f"This port speaks WebSocket at {STREAM_PATH}, subprotocol {_SPOKEN}; "
             f"for HTTP go to {admin_url}\n".encode(),
             headers=(("Upgrade", "websocket"),),
         )
@@ -224,11 +230,12 @@ def _objection(request: HttpRequest, allowed_origins: tuple[str, ...], admin_url
     origin = request.headers.get("origin")
     if origin is not None and "*" not in allowed_origins and origin not in allowed_origins:
         return HttpReply(403, b"This origin is not in listeners.client.allowed_origins\n")
-    if SUBPROTOCOL not in [word.strip() for word in request.headers.get("sec-websocket-protocol", "").split(",")]:
-        return HttpReply(400, f"Offer a subprotocol: {SUBPROTOCOL}\n".encode())
+    subprotocol = choose(request)
+    if subprotocol is None:
+        return HttpReply(400, f"Offer a subprotocol: {_SPOKEN}\n".encode())
     if "sec-websocket-key" not in request.headers:
         return HttpReply(400, b"Sec-WebSocket-Key is missing\n")
-    return None
+    return subprotocol
 
 
 def _address(stream: trio.SocketStream) -> str:

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Mapping
 
     from logbroker.node.requests import Answer, Reply, Request
+    from logbroker.server.subprotocols import AnyServerProtocol
     from logbroker.wire.requests import Request as WireRequest
 
 logger = logging.getLogger(__name__)
@@ -175,6 +176,7 @@ class Session:
         handlers: Mapping[type[WireRequest], Handler],
         *,
         address: str,
+        protocol: AnyServerProtocol | None = None,
     ) -> None:
         self.service = service
         self.address = address
@@ -192,7 +194,7 @@ class Session:
         self._transport = transport
         self._handlers = handlers
         self._opened_s = now_s
-        self._protocol = ServerProtocol(limits=service.wire_limits)
+        self._protocol = protocol or ServerProtocol(limits=service.wire_limits)
         self._open: dict[int, Exchange] = {}
         self._inflight_bytes = 0
         self._taken_bytes = 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import struct
 import sys
 import time
@@ -14,7 +15,7 @@ import trio
 from logbroker.wire.frames import encode_frame, split_message
 from logbroker.wire.requests import Error, Hello, Ping, Pong, decode_reply, encode_header
 from tests.unit.server.kit import LIMITS, World
-from tests.unit.server.raw import OFFER, UPGRADE, RawClient, raw_client
+from tests.unit.server.raw import OFFER, OFFER_JSON, UPGRADE, RawClient, raw_client
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
@@ -58,17 +59,25 @@ def framed(*requests: AnyRequest, body: bytes = b"") -> bytes:
     return b"".join((*frames, encode_frame(encode_header(requests[-1]), body)))
 
 
+def said(kind: str, **fields: object) -> bytes:
+    """A request in JSON."""
+    return json.dumps({"kind": kind, **fields}).encode()
+
+
 @dataclass
 class Said:
     """Everything a server said: its replies, and the code of its close frame, 0 if it sent none."""
 
     replies: list[AnyReply] = field(default_factory=list)
+    texts: list[dict[str, Any]] = field(default_factory=list)
+    """Replies of the JSON subprotocol."""
     close_code: int = 0
     pong_count: int = 0
 
     @property
     def errors(self) -> list[str]:
-        return [reply.code for reply in self.replies if isinstance(reply, Error)]
+        codes = [reply.code for reply in self.replies if isinstance(reply, Error)]
+        return codes + [text["code"] for text in self.texts if text["kind"] == "error"]
 
 
 @contextmanager
@@ -93,8 +102,8 @@ class Stranger:
         with suppress(trio.BrokenResourceError):
             await self.stream.send_all(data)
 
-    async def upgrade(self) -> None:
-        await self.send(UPGRADE + OFFER + b"\r\n")
+    async def upgrade(self, offer: bytes = OFFER) -> None:
+        await self.send(UPGRADE + offer + b"\r\n")
         while b"\r\n\r\n" not in self._received:
             data = bytes(await self.stream.receive_some())
             assert data, self._received
@@ -106,6 +115,18 @@ class Stranger:
         await self.upgrade()
         await self.send(ws(framed(Hello(1, token=token, client="stranger"))))
         return await self.reply()
+
+    async def greet_in_json(self, token: str = "") -> dict[str, Any]:
+        await self.upgrade(OFFER_JSON)
+        await self.send(ws(said("hello", rid=1, token=token, client="stranger"), first=0x81))
+        return await self.text()
+
+    async def text(self) -> dict[str, Any]:
+        """The next reply in JSON."""
+        with trio.fail_after(10):
+            while not self.said.texts:
+                assert await self._read(), self.said
+        return self.said.texts.pop(0)
 
     async def reply(self) -> AnyReply:
         """The next reply."""
@@ -140,6 +161,8 @@ class Stranger:
             payload, self._received = self._received[start : start + size], self._received[start + size :]
             if first == 0x82:
                 self.said.replies += [decode_reply(header) for header, _ in split_message(payload, LIMITS)]
+            elif first == 0x81:
+                self.said.texts.append(json.loads(payload))
             elif first == 0x8A:
                 self.said.pong_count += 1
             else:

@@ -26,6 +26,7 @@ UPGRADE = (
     b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
 )
 OFFER = b"Sec-WebSocket-Protocol: logbroker.v1.msgpack\r\n"
+OFFER_JSON = b"Sec-WebSocket-Protocol: logbroker.v1.json\r\n"
 
 
 @asynccontextmanager

@@ -48,10 +48,18 @@ def stream_of(
     head: bytes = HEAD,
     wait_room: Callable[[], Awaitable[None]] = no_wait,
     breaches: list[Breach] | None = None,
+    *,
+    is_text: bool = False,
 ) -> DataStream:
     found = [] if breaches is None else breaches
     return DataStream(
-        below, head, allowance_bytes=ALLOWANCE, take=taken.append, wait_room=wait_room, on_breach=found.append
+        below,
+        head,
+        allowance_bytes=ALLOWANCE,
+        take=taken.append,
+        wait_room=wait_room,
+        on_breach=found.append,
+        is_text=is_text,
     )
 
 
@@ -111,6 +119,27 @@ async def test_what_breaks_a_rule_is_told_once_and_the_rest_is_thrown_away(
     assert await stream.receive_some() == b""
     assert taken == [b"before"]
     assert [breach.code for breach in breaches] == [1003]
+
+
+async def test_a_stream_of_text_takes_text_and_sends_text(ends: tuple[trio.abc.Stream, trio.abc.Stream]) -> None:
+    taken: list[bytes] = []
+    breaches: list[Breach] = []
+    stream = stream_of(ends[0], taken, HEAD + client().send(TextMessage(data="early")), breaches=breaches, is_text=True)
+    await stream.receive_some()
+    stream.trust(1 << 20)
+    large = "é" * 100_000
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(ends[1].send_all, client().send(TextMessage(data=large)) + client().send(Ping()))
+        assert await stream.receive_some() != b""
+    assert taken == [b"early", large.encode()]
+    await stream.send_message(b"answer")
+    reader = client()
+    reader.receive_data(bytes(await ends[1].receive_some()))
+    assert list(reader.events()) == [TextMessage(data="answer", frame_finished=True, message_finished=True)]
+    await ends[1].send_all(client().send(BytesMessage(data=b"binary")))
+    await ends[1].aclose()
+    assert await stream.receive_some() == b""
+    assert breaches == [Breach(1003, "a binary message; this subprotocol is text")]
 
 
 async def test_nothing_more_is_taken_while_there_is_no_room(ends: tuple[trio.abc.Stream, trio.abc.Stream]) -> None:

@@ -63,7 +63,7 @@ async def wait_until(condition: Callable[[], bool]) -> None:
         (b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n", b"200", b"ok"),
         (b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", b"426", b"speaks WebSocket at /v1/stream, subprotocol logbroker.v1"),
         (b"POST /v1/stream HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\nhello", b"426", b"for HTTP go to http://"),
-        (UPGRADE + b"\r\n", b"400", b"Offer a subprotocol: logbroker.v1.msgpack"),
+        (UPGRADE + b"\r\n", b"400", b"Offer a subprotocol: logbroker.v1.msgpack or logbroker.v1.json"),
         (UPGRADE + b"Sec-WebSocket-Protocol: chat, soap\r\n\r\n", b"400", b"Offer a subprotocol"),
         (UPGRADE.replace(b"/v1/stream", b"/v1/stream?token=x") + OFFER + b"\r\n", b"404", b"without a query"),
         (UPGRADE.replace(b": 13", b": 8") + OFFER + b"\r\n", b"400", b"Sec-WebSocket-Version 13"),
@@ -94,6 +94,26 @@ async def test_a_browser_from_an_allowed_origin_is_let_in(origins: tuple[str, ..
                 answer = await stream.receive_some()
     assert answer.startswith(b"HTTP/1.1 101")
     assert b"logbroker.v1.msgpack" in answer
+
+
+@pytest.mark.parametrize(
+    ("offered", "chosen"),
+    [
+        (b"logbroker.v1.json", b"logbroker.v1.json"),
+        (b"chat, logbroker.v1.json, logbroker.v1.msgpack", b"logbroker.v1.json"),
+        (b"logbroker.v1.msgpack,logbroker.v1.json", b"logbroker.v1.msgpack"),
+        (b"logbroker.v2.json\r\nSec-WebSocket-Protocol: logbroker.v1.json", b"logbroker.v1.json"),
+    ],
+)
+async def test_the_first_subprotocol_that_is_offered_and_spoken_here_is_chosen(offered: bytes, chosen: bytes) -> None:
+    async with serving(service_of()) as (_, port):
+        stream = await trio.open_tcp_stream("127.0.0.1", port)
+        async with stream:
+            await stream.send_all(UPGRADE + b"Sec-WebSocket-Protocol: " + offered + b"\r\n\r\n")
+            with trio.fail_after(10):
+                answer = bytes(await stream.receive_some())
+    assert answer.startswith(b"HTTP/1.1 101")
+    assert b"protocol: " + chosen + b"\r\n" in answer.lower()
 
 
 async def test_a_head_that_never_ends_and_one_byte_at_a_time_are_cut_off_at_the_deadline() -> None:
