@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, final
 
 import rich_click as click
 
+from logbroker.cli.asyncapi import asyncapi
 from logbroker.cli.cluster import bootstrap, clock
 from logbroker.cli.config import config
 from logbroker.cli.consume import ack, consume, nack
@@ -112,6 +113,7 @@ for command in (
     status,
     token,
     config,
+    asyncapi,
     doctor,
     repair,
     bootstrap,

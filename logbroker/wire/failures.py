@@ -36,6 +36,10 @@ _CLASSES: tuple[type[errors.LogBrokerError], ...] = (
     errors.InvariantError,
 )
 _CLASS_OF_CODE = {error_class.code: error_class for error_class in _CLASSES}
+CODES = {errors.NotLeaderError.code: errors.NotLeaderError.retriable} | {
+    error_class.code: error_class.retriable for error_class in _CLASSES
+}
+"""Every code that an error may have, and whether a retry can help."""
 
 _MAX_TEXT_CHARACTERS = 4096
 
