@@ -66,7 +66,7 @@ from logbroker.storage.scrub import ScrubOptions
 from logbroker.storage.wal import WalOptions
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Sequence
+    from collections.abc import Callable, Collection, Sequence
 
     from logbroker.config import Settings
     from logbroker.node.catalogue.commands import Bootstrap, Command
@@ -293,6 +293,20 @@ class Broker:
         engine.submit(group, request, answer)
         turns.wake()
 
+    def hold(self) -> None:
+        """Requests follow that are to share a turn; the caller calls `release` before it waits for anything."""
+        if self._turns is not None:
+            self._turns.hold()
+
+    def release(self) -> None:
+        """They are submitted: their turn is taken before this returns."""
+        if self._turns is not None:
+            self._turns.release()
+
+    def defer(self, act: Callable[[], None]) -> bool:
+        """Call `act`, which must not raise, at the end of this turn or at `release`; False where there is neither."""
+        return self._turns is not None and self._turns.defer(act)
+
     def forget(self, group: GroupId, answer: Answer) -> None:
         """Whoever gave `answer` to `submit` is gone: a receive that waits leases nothing."""
         service = None if self._engine is None else self._engine.services.get(group)
@@ -512,7 +526,8 @@ class Broker:
                 raise RemoteProtocolError(f"node {node} sent a frame of kind {kind}")
 
     def after_read(self) -> None:
-        self._wake()
+        if self._turns is not None:
+            self._turns.take_turn()
 
     # Inside.
 

@@ -2,6 +2,10 @@
 
 Whatever gives the engine something to do calls `wake`; all that was given until the turn task runs is one turn, so that
 many small inputs share one pump, one group commit and one send a link.
+
+What comes from a socket or from a thread does not wait for the turn task: the task that took it in takes the turn
+itself, once it has handed in all that there was. A wake of another task costs a look at all sockets and a switch, more
+than many a turn. The turn task takes the turns that nobody takes, and raises what goes wrong in any.
 """
 
 from __future__ import annotations
@@ -68,6 +72,9 @@ class Turns:
         self._send = send
         self._after_turn = after_turn
         self._bell = Bell()
+        self._is_running = self._is_held = self._is_due = self._is_turning = False
+        self._error: BaseException | None = None
+        self._deferred: list[Callable[[], None]] = []
         self._committed = trio.Event()
         self._done: deque[tuple[Callable[[], None], Callable[[LogBrokerError], None], BaseException | None]] = deque()
         self._turn_count = self._tick_count = self._skipped = self._late = 0
@@ -76,7 +83,44 @@ class Turns:
 
     def wake(self) -> None:
         """There is something to do; from trio's thread only."""
-        self._bell.ring()
+        if self._is_held:
+            self._is_due = True
+        else:
+            self._bell.ring()
+
+    def hold(self) -> None:
+        """Inputs follow that belong into one turn; the caller calls `release` before it waits for anything."""
+        self._is_held = True
+
+    def release(self) -> None:
+        """The inputs are handed in: if any woke the engine, its turn is taken here."""
+        self._is_held = False
+        if self._is_due:
+            self._is_due = False
+            self.take_turn()
+        else:
+            self._run_deferred()
+
+    def take_turn(self) -> None:
+        """Take a turn at once; what it raises is raised by the turn task, whoever the caller is."""
+        if not self._is_running or self._is_turning or self._error is not None:
+            self._bell.ring()
+            return
+        try:
+            self._turn()
+        except BaseException as error:  # the turn task's to raise, which ends the node with it
+            self._error = error
+            self._bell.ring()
+
+    def defer(self, act: Callable[[], None]) -> bool:
+        """Call `act` at the end of this turn, or of the inputs that are being handed in; False where there is neither.
+
+        It must not raise.
+        """
+        if self._is_turning or self._is_held:
+            self._deferred.append(act)
+            return True
+        return False
 
     async def run_turns(self) -> NoReturn:
         """Take turns for ever.
@@ -84,9 +128,15 @@ class Turns:
         Raises:
             LogBrokerError: the engine failed; nothing may be written any more and the process must end.
         """
-        while True:
-            await self._bell.wait()
-            self._turn()
+        self._is_running = True
+        try:
+            while True:
+                await self._bell.wait()
+                if self._error is not None:
+                    raise self._error
+                self._turn()
+        finally:
+            self._is_running = False
 
     async def run_ticks(self) -> NoReturn:
         """Tick on the beat of the monotonic clock; beats that were missed are skipped, not made up for.
@@ -129,6 +179,20 @@ class Turns:
         )
 
     def _turn(self) -> None:
+        self._is_turning = True
+        try:
+            self._carry_out()
+            self._run_deferred()
+        finally:
+            self._is_turning = False
+
+    def _run_deferred(self) -> None:
+        if self._deferred:
+            deferred, self._deferred = self._deferred, []
+            for act in deferred:
+                act()
+
+    def _carry_out(self) -> None:
         engine = self._engine
         self._turn_count += 1
         self._take_done()
@@ -162,9 +226,9 @@ class Turns:
     def _finish(
         self, done: Callable[[], None], failed: Callable[[LogBrokerError], None], error: BaseException | None
     ) -> None:
-        """A job ended; called by the loop itself, where nobody would catch an error: the next turn takes it."""
+        """A job ended; called by the thread's own task, which is not the one to end for an error of the engine."""
         self._done.append((done, failed, error))
-        self.wake()
+        self.take_turn()
 
     def _take_done(self) -> None:
         while self._done:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Sequence
+    from collections.abc import Callable, Collection, Sequence
 
     from logbroker.ids import GroupId, NodeId
     from logbroker.node.catalogue import Catalogue, Outcome
@@ -30,6 +30,15 @@ class Backend(Protocol):
 
     def submit(self, group: GroupId, request: Request, answer: Answer) -> None:
         """Ask a partition that this node leads; `answer` is called exactly once, perhaps before this returns."""
+
+    def hold(self) -> None:
+        """Requests follow that are to share a turn; the caller calls `release` before it waits for anything."""
+
+    def release(self) -> None:
+        """They are submitted: what came of them at once is answered before this returns."""
+
+    def defer(self, act: Callable[[], None]) -> bool:
+        """Call `act`, which must not raise, when all answers of this turn are there; False where no turn is taken."""
 
     def forget(self, group: GroupId, answer: Answer) -> None:
         """Whoever gave `answer` is gone: a receive that waits leases nothing, and `answer` need not be called."""

@@ -29,8 +29,9 @@ _BUFFER = memoryview(bytearray(256 * 1024))
 class DataStream(trio.abc.Stream):
     """Gives what was read of the handshake already, then what comes that is no message.
 
-    Messages go to `take` as they come; after those of a read, `wait_room` may hold up the next read. What breaks a rule
-    goes to `on_breach`, once, and after it everything is thrown away: the goodbye is read only by who is read from.
+    Messages go to `take` as they come; after each, `wait_room` may hold up the next. `after_read` follows those of a
+    read. What breaks a rule goes to `on_breach`, once, and after it everything is thrown away: the goodbye is read only
+    by who is read from.
 
     While `allowance_bytes` is a number, no more than so many bytes are taken in all: whoever has not said who it is
     cannot make this node buffer.
@@ -44,6 +45,7 @@ class DataStream(trio.abc.Stream):
         allowance_bytes: int | None,
         take: Callable[[bytes], None],
         wait_room: Callable[[], Awaitable[None]],
+        after_read: Callable[[], None],
         on_breach: Callable[[Breach], None],
         is_text: bool = False,
     ) -> None:
@@ -60,9 +62,12 @@ class DataStream(trio.abc.Stream):
         self._head_of = text_head if is_text else message_head
         self._take = take
         self._wait_room = wait_room
+        self._after_read = after_read
         self._on_breach = on_breach
         self._is_broken = False
         self._sending = trio.Lock()
+        # What is left of a message that was sent in part: it goes before anything else.
+        self._rest: bytes | memoryview = b""
 
     def trust(self, max_message_bytes: int) -> None:
         """The client has said who it is: from here on it may send messages up to this size, and any number."""
@@ -98,6 +103,8 @@ class DataStream(trio.abc.Stream):
             for message in messages:
                 self._take(message)
                 await self._wait_room()
+            if messages:
+                self._after_read()
             if frames.breach is not None:
                 self._break(frames.breach)
             elif passed:
@@ -131,28 +138,41 @@ class DataStream(trio.abc.Stream):
         self._is_broken = True
         self._on_breach(breach)
 
-    async def send_message(self, message: bytes) -> None:
-        """Send one message; no checkpoint if the socket takes it at once. Cancelled, the stream is of no more use."""
+    def send_nowait(self, message: bytes) -> bool:
+        """Begin to send one message; False where `finish` must be called, which sends the rest of it or all.
+
+        An error of the socket is left to `finish`, which meets it again.
+        """
         head = self._head_of(len(message))
         sent = 0
-        if self._socket is not None and not self._sending.locked():
+        if self._socket is not None and not self._rest and not self._sending.locked():
             try:
                 sent = os.writev(_descriptor(self._socket), (head, message))
-            except BlockingIOError:
+            except (OSError, trio.ClosedResourceError):
                 sent = 0
-            except OSError as error:
-                raise trio.BrokenResourceError(f"the connection broke: {error}") from error
             if sent == len(head) + len(message):
-                return
+                return True
+        # Whatever takes the lock next sends this first, so that nothing comes between the parts of a message.
+        if not self._rest:
+            self._rest = head[sent:] + message if sent < len(head) else memoryview(message)[sent - len(head) :]
+        else:
+            self._rest = b"".join((self._rest, head, message))
+        return False
+
+    async def finish(self) -> None:
+        """Send what is left of messages that were begun. Cancelled, the stream is of no more use."""
         async with self._sending:
-            if sent < len(head):
-                await self._stream.send_all(head[sent:] + message)
-            else:
-                await self._stream.send_all(memoryview(message)[sent - len(head) :])
+            await self._send_rest()
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
         async with self._sending:
+            await self._send_rest()
             await self._stream.send_all(data)
+
+    async def _send_rest(self) -> None:
+        while self._rest:
+            rest, self._rest = self._rest, b""
+            await self._stream.send_all(rest)
 
     async def wait_send_all_might_not_block(self) -> None:
         await self._stream.wait_send_all_might_not_block()

@@ -61,14 +61,19 @@ class WebSocket:
         while True:
             await self._connection.get_message()
 
-    async def send(self, message: bytes) -> None:
-        """Send one message, without a checkpoint if that is done at once.
+    def send_nowait(self, message: bytes) -> bool:
+        """Begin to send one message; False where `finish` has to send the rest of it before the next."""
+        return self._connection.closed is None and self._stream.send_nowait(message)
 
-        Cancelled, the connection is of no more use.
+    async def finish(self) -> None:
+        """Send the rest. Cancelled, the connection is of no more use.
+
+        Raises:
+            ConnectionClosed: it was closed, and the message is not sent.
         """
         if self._connection.closed is not None:
             raise ConnectionClosed(self._connection.closed)
-        await self._stream.send_message(message)
+        await self._stream.finish()
 
     async def close(self, closing: Closing) -> None:
         """Say goodbye, and wait until the client has; under a deadline of the caller's."""

@@ -103,3 +103,62 @@ async def test_a_failed_engine_ends_the_turns() -> None:
     loop.wake()
     with pytest.raises(StoreFailedError, match="sync failed"):
         await loop.run_turns()
+
+
+async def test_who_hands_inputs_in_takes_their_one_turn() -> None:
+    engine = QuietEngine()
+    loop = turns(engine)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(loop.run_turns)
+        await trio.testing.wait_all_tasks_blocked()
+        loop.hold()
+        loop.wake()
+        loop.wake()
+        assert loop.statistics().turns == 0
+        loop.release()
+        assert loop.statistics().turns == 1
+        await trio.testing.wait_all_tasks_blocked()
+        assert loop.statistics().turns == 1
+        nursery.cancel_scope.cancel()
+
+
+async def test_what_is_deferred_follows_the_turn_or_the_inputs() -> None:
+    loop = turns(QuietEngine())
+    done: list[int] = []
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(loop.run_turns)
+        await trio.testing.wait_all_tasks_blocked()
+        assert not loop.defer(lambda: done.append(0))
+        for number, wakes in ((1, True), (2, False)):
+            loop.hold()
+            assert loop.defer(lambda number=number: done.append(number))  # type: ignore[misc]  # bound at once
+            if wakes:
+                loop.wake()
+            loop.release()
+            assert done[-1] == number
+        nursery.cancel_scope.cancel()
+    assert loop.statistics().turns == 1
+
+
+async def test_what_a_turn_raises_ends_the_turn_task_and_not_its_caller() -> None:
+    engine = QuietEngine()
+    loop = turns(engine)
+
+    async def fail() -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(loop.run_turns)
+            await trio.testing.wait_all_tasks_blocked()
+            engine.failed = StoreFailedError("sync failed")
+            loop.take_turn()
+            loop.take_turn()
+
+    with pytest.raises(BaseExceptionGroup) as caught:
+        await fail()
+    assert caught.group_contains(StoreFailedError, match="sync failed")
+    assert loop.statistics().turns == 1
+
+
+async def test_nobody_takes_a_turn_when_the_turn_task_has_ended() -> None:
+    loop = turns(QuietEngine())
+    loop.take_turn()
+    assert loop.statistics().turns == 0

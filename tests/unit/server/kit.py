@@ -68,6 +68,15 @@ class FakeBackend:
         changed, self._changed = self._changed, trio.Event()
         changed.set()
 
+    def hold(self) -> None:
+        """Here each request is carried out when it comes."""
+
+    def release(self) -> None:
+        """Nothing was held back."""
+
+    def defer(self, act: Callable[[], None]) -> bool:
+        return False
+
     def submit(self, group: GroupId, request: Request, answer: Answer) -> None:
         given = self.replies.get(type(request))
         if self.leader_node(group) != self.node:

@@ -58,9 +58,15 @@ def stream_of(
         allowance_bytes=ALLOWANCE,
         take=taken.append,
         wait_room=wait_room,
+        after_read=lambda: None,
         on_breach=found.append,
         is_text=is_text,
     )
+
+
+async def send(stream: DataStream, message: bytes) -> None:
+    if not stream.send_nowait(message):
+        await stream.finish()
 
 
 def client() -> Connection:
@@ -132,7 +138,7 @@ async def test_a_stream_of_text_takes_text_and_sends_text(ends: tuple[trio.abc.S
         nursery.start_soon(ends[1].send_all, client().send(TextMessage(data=large)) + client().send(Ping()))
         assert await stream.receive_some() != b""
     assert taken == [b"early", large.encode()]
-    await stream.send_message(b"answer")
+    await send(stream, b"answer")
     reader = client()
     reader.receive_data(bytes(await ends[1].receive_some()))
     assert list(reader.events()) == [TextMessage(data="answer", frame_finished=True, message_finished=True)]
@@ -167,7 +173,7 @@ async def test_messages_and_the_librarys_frames_do_not_mix_in_a_full_socket(
 
     async def write() -> None:
         for message in messages:
-            await stream.send_message(message)
+            await send(stream, message)
 
     async def ping() -> None:
         for number in range(20):
@@ -200,7 +206,7 @@ async def test_a_closed_connection_says_so_and_touches_no_other(ends: tuple[trio
     await stream.receive_some()
     await stream.aclose()
     with pytest.raises(trio.ClosedResourceError):
-        await stream.send_message(b"m")
+        await send(stream, b"m")
     with pytest.raises(trio.ClosedResourceError):
         await stream.receive_some()
 
@@ -211,4 +217,4 @@ async def test_the_end_of_the_other_side_is_the_end(ends: tuple[trio.abc.Stream,
     await ends[1].aclose()
     assert await stream.receive_some() == b""
     with pytest.raises(trio.BrokenResourceError):
-        await stream.send_message(b"m")
+        await send(stream, b"m")
