@@ -1,6 +1,7 @@
 """Log time: the clock from which a leader stamps entries, and whether it may.
 
     wall clocks of the reachable nodes -> median -> may this node lead, may it stamp
+                                       -> the lowest but a minority -> no leadership begins later than that
     anchor (wall time, taken while it agrees) -> running clock (monotonic, slewed by at most 500 ppm) -> append_ms
 
 A wall clock may jump by days; what it says ends leases and deletes messages. So it is believed at a start and at the
@@ -154,6 +155,8 @@ class LogClock:
         # The last verdict that was not UNKNOWN: losing sight of the others makes a good clock no worse.
         self._decisive = Verdict.UNKNOWN
         self._skew_ns: int | None = None
+        # How far this node's wall clock is ahead of one that is not ahead of every right one; None before any is known.
+        self._lead_ns: int | None = None
         self._step_ns = 0
         self._step_refused = False
         self.accepted_count = 0
@@ -213,6 +216,8 @@ class LogClock:
         if self._verdict is Verdict.AGREES and not self._step_refused:
             self._running = RunningClock(reading.wall_ns, reading.monotonic_ns)
         value = self._running.advance(reading, max_step_ns=self.max_step_ns)
+        if self._lead_ns is not None:
+            value = min(value, reading.wall_ns - self._lead_ns + self._settings.max_skew_ms * _MS)
         return LeaderClock(self, RunningClock(max(value, last_append_ms * _MS), reading.monotonic_ns))
 
     def accept(self, reading: Reading) -> None:
@@ -243,6 +248,9 @@ class LogClock:
             return
         walls.sort()
         self._skew_ns = reading.wall_ns - walls[(len(walls) - 1) // 2]
+        # Of all nodes a minority may be wrong, and all of it may be among those that are heard of: then their median
+        # is worth nothing, but the lowest that a minority leaves is not ahead of every right clock.
+        self._lead_ns = reading.wall_ns - walls[len(walls) - 1 - (self._cluster_size - 1) // 2]
         agrees = abs(self._skew_ns) <= self._settings.max_skew_ms * _MS
         self._verdict = Verdict.AGREES if agrees else Verdict.DISAGREES
         self._decisive = self._verdict

@@ -267,6 +267,22 @@ def _(patch: Patch) -> None:
 
 
 @mutant(
+    "middle-of-few",
+    "B27",
+    "a leadership begins at the middle of the clocks that are heard of, though half of them may be wrong",
+    test="tests/unit/partition/test_log_time.py",
+)
+def _(patch: Patch) -> None:
+    judge = LogClock._judge
+
+    def trusting(clock: LogClock, reading: Reading) -> None:
+        judge(clock, reading)
+        clock._lead_ns = None
+
+    patch.attribute(LogClock, "_judge", trusting)
+
+
+@mutant(
     "lone-clock",
     "B27",
     "a leader believes its own wall clock, whatever the others' show, and goes on from it",

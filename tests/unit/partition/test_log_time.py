@@ -224,6 +224,28 @@ def test_an_anchor_that_nobody_backs_or_a_step_ahead_is_not_taken(step_ns: int, 
     assert leader.append_ms(world.reading, previous_ms=0) == ms(T0)
 
 
+def test_a_leadership_is_not_carried_off_by_two_wrong_clocks_of_five() -> None:
+    """Heard of are only one right clock and another wrong one, so that the own wrong one lies in the middle."""
+    world = World()
+    clock = LogClock(world.reading, cluster_size=5, last_append_ms=ms(T0))
+    hear(clock, world, 0, 0, 0, 0)
+    world.tick(10 * SECOND)
+    world.wall_ns += 382 * SECOND
+    hear(clock, world, -382_000, 1_387_000)
+    assert clock.may_lead()
+    leader = clock.lead(world.reading, last_append_ms=ms(T0 + 9 * SECOND))
+    assert leader.append_ms(world.reading, previous_ms=0) == ms(T0 + 11 * SECOND)
+
+
+def test_a_clock_that_is_behind_lets_log_time_run_on_from_the_last_entry() -> None:
+    world = World()
+    clock = LogClock(world.reading, cluster_size=5, last_append_ms=ms(T0))
+    hear(clock, world, -HOUR // MS, 0)
+    leader = clock.lead(world.reading, last_append_ms=ms(T0))
+    world.tick(SECOND)
+    assert leader.append_ms(world.reading, previous_ms=0) == pytest.approx(ms(T0 + SECOND), abs=1)
+
+
 def test_after_a_long_sleep_a_single_node_follows_at_once_and_retention_waits_an_hour() -> None:
     world = World()
     clock = lone(world, last_append_ms=ms(T0 - 2 * HOUR))
