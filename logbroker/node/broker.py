@@ -613,6 +613,12 @@ class Broker:
             problems.append(self._why_leaderless(engine, replica))
         if fill is not None:
             problems.append(f"replica {replica.id} of group {replica.group} is filling, {fill} %")
+        if conf.voters_outgoing:
+            going = sorted(set(conf.voters_outgoing) - set(conf.voters))
+            problems.append(
+                f"group {replica.group} is changing its members: until that is done it needs a majority of the old "
+                f"ones, {going} among them, as well as of the new ones"
+            )
         damaged = len(replica.log.holes())
         if damaged:
             problems.append(damage_of(replica.group, replica.id, damaged, replica.conf.members()))

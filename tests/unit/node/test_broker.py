@@ -209,9 +209,11 @@ async def test_replicas_whose_votes_are_lost_are_replaced_by_new_ones_on_the_sam
 
 
 def is_whole(nodes: Nodes, number: int, *groups: GroupId) -> bool:
-    """Whether a node holds all these groups, as a voter of each."""
+    """Whether a node holds all these groups, as a voter of each, and no node is between two configurations."""
     held = {status.group: status for status in nodes.brokers[number].status().groups}
-    return set(groups) <= held.keys() and all(status.replica in status.voters for status in held.values())
+    if not set(groups) <= held.keys() or any(status.replica not in status.voters for status in held.values()):
+        return False
+    return not any(status.problems for broker in nodes.brokers.values() for status in broker.status().groups)
 
 
 async def test_a_first_boot_waits_for_a_missing_node_and_names_it(tmp_path: Path) -> None:
