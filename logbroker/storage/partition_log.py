@@ -724,7 +724,7 @@ class PartitionLog:
         state = self._state
         taken = 0
         while start <= state.flushed_index:
-            segment = self._segment_of(start)
+            segment, before = self._segment_of(start), start
             position, _ = self._head_of(start)
             for entry in self._reader(segment).entries_from(position, max_bytes=max_bytes - taken):
                 if entry.index != start or entry.group != self.group:
@@ -734,6 +734,8 @@ class PartitionLog:
                 start = Index(entry.index + 1)
             if taken >= max_bytes:
                 return
+            if start == before:
+                raise DamageError(f"entry {start} of group {self.group} is not in segment {segment.base_index}")
         yield from state.tail[start - state.flushed_index - 1 :]
 
     def _metas_from(self, start: Index) -> Iterator[tuple[Index, EntryKind, Offset, int]]:

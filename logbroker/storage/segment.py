@@ -96,6 +96,9 @@ class SegmentReader:
         """
         head = self.head_at(position)
         while True:
+            if position + head.encoded_bytes > self.row.length_bytes:
+                # A write that landed a little behind its place leaves whole entries there.
+                raise DamageError(f"{self.path} at {position}: entry {head.index} ends behind the segment's end")
             yield position, head
             position += head.encoded_bytes
             if position == self.row.length_bytes and head.index == self.row.last_index:

@@ -379,6 +379,23 @@ def test_two_rotten_heads_in_a_row_hide_what_follows_but_nothing_before() -> Non
     assert [one.index for one in made.log.entries(Index(6), Index(14), max_bytes=1 << 20)] == list(range(6, 14))
 
 
+@pytest.mark.timeout(10)
+def test_a_read_ends_where_the_entries_stand_behind_their_place() -> None:
+    """A misdirected write: what ends behind the segment's end is not in it, and nobody looks for it for ever."""
+    made = Made(count=20, flushed=20)
+    path, position = made.position(2)
+    end = made.position(20)[1] + encoded_bytes(entry(1, size=made.size))
+    with made.disk.open(path) as file:
+        written = file.pread(end - position, position)
+        file.pwrite([b"\x55" * 512, written], position)
+    made.log.needs_reindex = True
+    with pytest.raises(UnavailableEntryError):
+        made.log.entries(Index(20), Index(21), max_bytes=1)
+    with pytest.raises(DamageError):
+        list(made.log.data_from(Offset(19), max_bytes=1 << 20))
+    assert 20 in made.log.state.damaged
+
+
 def test_a_read_by_offset_says_that_something_on_the_way_is_damaged() -> None:
     made = segmented()
     made.flip(3, at=70)

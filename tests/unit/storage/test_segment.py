@@ -70,6 +70,19 @@ def test_a_walk_steps_over_damaged_heads(victims: tuple[int, ...]) -> None:
     assert [index for _, index in walked(reader)] == [index for index in (1, 2, 3, 4) if index - 1 not in victims]
 
 
+def test_entries_that_stand_behind_the_end_are_not_there() -> None:
+    """A write that landed 512 bytes behind its place: each entry is whole, and the last ones end behind the segment."""
+    disk, reader, written, positions = make(300, 300, 300, 300)
+    with disk.open(PATH) as file:
+        shifted = file.pread(positions[-1] - positions[1], positions[1])
+        file.pwrite([b"\x55" * 512], positions[1])
+        file.pwrite([shifted], positions[1] + 512)
+    heads = reader.heads_from(SEGMENT_HEADER_BYTES)
+    assert next(heads)[1].index == 1
+    with pytest.raises(DamageError, match=f"entry {written[2].index} ends behind the segment's end"):
+        next(heads)
+
+
 def test_whole_entries_in_a_wrong_place_are_damage() -> None:
     """A write that landed elsewhere leaves entries behind that are intact and fit without a seam."""
     disk, reader, written, positions = make(30, 30, 30, 30)
