@@ -7,6 +7,8 @@ async with connect("ws://127.0.0.1:4100") as client:
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from logbroker.errors import (
     AlreadyExistsError,
     CorruptBatchError,
@@ -22,10 +24,13 @@ from logbroker.errors import (
     UnavailableError,
     UnknownOutcomeError,
 )
-from logbroker_client.client import Client, Position, Queue, connect
+from logbroker_client.client import Client, Position, Queue
 from logbroker_client.consumer import Consumer
 from logbroker_client.messages import Message, MessageBatch, MessageId, NewMessage
 from logbroker_client.producer import Producer
+
+if TYPE_CHECKING:
+    from logbroker_client.trio_connect import connect
 
 __all__ = [
     "AlreadyExistsError",
@@ -52,3 +57,13 @@ __all__ = [
     "UnknownOutcomeError",
     "connect",
 ]
+
+
+def __getattr__(name: str) -> object:
+    # Nothing else here needs trio, which the users of `logbroker_client.asyncio` may not want to load.
+    if name != "connect":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from logbroker_client.trio_connect import connect
+
+    globals()["connect"] = connect
+    return connect

@@ -1,18 +1,11 @@
-"""The client on trio: `connect`, and everything that is not a message."""
+"""The client on any event loop: everything that is not a message."""
 
 from __future__ import annotations
 
-import random
-import secrets
-import time
-from contextlib import asynccontextmanager
 from datetime import datetime, timedelta
-from functools import partial
 from typing import TYPE_CHECKING, Literal, TypeAlias, TypeVar, final
 
-import trio
-
-from logbroker.errors import InvalidArgumentError, NotFoundError, ShuttingDownError, UnavailableError
+from logbroker.errors import InvalidArgumentError, NotFoundError, UnavailableError
 from logbroker.wire.requests import (
     AlterQueue,
     AnyRequest,
@@ -49,26 +42,15 @@ from logbroker.wire.requests import (
 )
 from logbroker_client.calls import Anywhere, Call
 from logbroker_client.consumer import Consumer
-from logbroker_client.core import ClientCore
 from logbroker_client.messages import MessageId
-from logbroker_client.options import ClientOptions, ConsumerOptions, ProducerOptions
-from logbroker_client.pending import Environment
+from logbroker_client.options import ConsumerOptions, ProducerOptions
 from logbroker_client.producer import Producer
-from logbroker_client.transport import (
-    Bell,
-    Transport,
-    check_url,
-    new_scheduler_wake,
-    open_tcp,
-    system_trust,
-    wait_among,
-)
 
 if TYPE_CHECKING:
-    import ssl
-    from collections.abc import AsyncIterator, Callable, Sequence
+    from collections.abc import Callable, Sequence
 
-    from logbroker_client.transport import OpenStream
+    from logbroker_client.core import ClientCore
+    from logbroker_client.waits import Waits
 
 _R = TypeVar("_R", bound=Reply)
 
@@ -77,87 +59,13 @@ Position: TypeAlias = datetime | timedelta | int | MessageId | Literal["earliest
 back by a count if it is negative, a message, or an end of the log."""
 
 
-@asynccontextmanager
-async def connect(
-    url: str | Sequence[str],
-    *,
-    token: str | None = None,
-    name: str = "",
-    timeout: float = 30.0,  # noqa: ASYNC109 - a default for operations, not a scope around this one
-    connect_timeout: float = 5.0,
-    close_timeout: float = 2.0,
-    ping_interval: float = 5.0,
-    tls: ssl.SSLContext | Literal["system"] | None = None,
-    open_stream: OpenStream | None = None,
-) -> AsyncIterator[Client]:
-    """Connect to a cluster and give a client for the time of the block.
-
-    `url` names one node or several, `ws://host:4100` or `wss://`; the others are learned. Times are in
-    seconds. `tls` "system" trusts what the operating system trusts; None takes Python's default.
-    `open_stream` opens the stream to an address in another way, for proxies and tests.
-
-    Producers and consumers belong inside the block. Leaving it closes all connections.
-
-    Raises:
-        UnavailableError: no node answered within `timeout`; the message says what each said.
-        UnauthenticatedError: the cluster does not take the token.
-        ConfigurationError: an address that is none.
-    """
-    urls = [url] if isinstance(url, str) else list(url)
-    if not urls:
-        raise InvalidArgumentError("there is no address to connect to")
-    for one in urls:
-        check_url(one)
-    options = ClientOptions(
-        token=token or "",
-        name=name,
-        timeout_s=timeout,
-        connect_timeout_s=connect_timeout,
-        close_timeout_s=close_timeout,
-        ping_interval_s=ping_interval,
-    )
-    bell = Bell()
-    core = ClientCore(urls, env=_environment(bell), options=options)
-    context = system_trust() if tls == "system" else tls
-    transport = Transport(core, bell, open_stream=open_stream or partial(open_tcp, tls=context))
-    # An error of the block leaves as it is, not in a group: the nursery here is nobody else's business.
-    failure: Exception | None = None
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(transport.run)
-        client = Client(core)
-        try:
-            await client.load_all()
-            yield client
-        except Exception as error:
-            failure = error
-            # No goodbye: whoever fails or is cancelled does not wait for the network.
-            nursery.cancel_scope.cancel()
-        else:
-            transport.close()
-            nursery.cancel_scope.deadline = trio.current_time() + 2 * close_timeout
-        finally:
-            core.close(ShuttingDownError("the client is closed"))
-    if failure is not None:
-        raise failure
-
-
-def _environment(bell: Bell) -> Environment:
-    return Environment(
-        clock=trio.current_time,
-        wall_ms=lambda: time.time_ns() // 1_000_000,
-        chance=random.random,
-        new_id=lambda: secrets.randbits(62) + 1,
-        wake=new_scheduler_wake(),
-        on_work=bell.ring,
-    )
-
-
 @final
 class Client:
     """A connected client; made by `connect`. All methods may be used by many tasks at once."""
 
-    def __init__(self, core: ClientCore) -> None:
+    def __init__(self, core: ClientCore, waits: Waits) -> None:
         self.core = core
+        self.waits = waits
 
     # --- messages ---
 
@@ -372,9 +280,9 @@ class Client:
     async def _wait(self, call: Call) -> None:
         try:
             if not call.is_done:
-                await wait_among(call.waiters)
+                await self.waits.among(call.waiters)
             else:
-                await trio.lowlevel.checkpoint()
+                await self.waits.checkpoint()
         finally:
             if not call.is_done:
                 self.core.abandon(call)

@@ -1,21 +1,20 @@
-"""The consumer on trio: waiting for messages and for the outcome of acks around `ConsumerCore`."""
+"""The consumer on any event loop: waiting for messages and for the outcome of acks around `ConsumerCore`."""
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Self, final
-
-import trio
 
 from logbroker.errors import LocalProtocolError
 from logbroker_client.consuming import ConsumerCore
 from logbroker_client.messages import Message, MessageBatch, extend_order, nack_order
 from logbroker_client.settling import ACK, count_of, join_ranges
-from logbroker_client.transport import wait_among
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable, Iterator
     from types import TracebackType
 
+    from logbroker_client.calls import Call
     from logbroker_client.client import Client
     from logbroker_client.consuming import ConsumerStatistics
     from logbroker_client.options import ConsumerOptions
@@ -45,6 +44,8 @@ class Consumer:
         self._options = options
         self._core: ConsumerCore | None = None
         self._is_closed = False
+        self._wait_among = client.waits.among
+        self._checkpoint = client.waits.checkpoint
         # The batch that `async for message` is in.
         self._batch: Iterator[Message] = iter(())
         # (batch, lease, ranges) of acks that nobody waits for.
@@ -76,13 +77,15 @@ class Consumer:
             if error is None or isinstance(error, Exception):
                 # After an error there is less patience: the acks matter, but so does the error.
                 patience_s = self._options.timeout_s if error is None else self._client.core.options.close_timeout_s
-                with trio.move_on_after(patience_s):
-                    await self._settle_all(core)
-                    for call in releases:
-                        if not call.is_done:
-                            await wait_among(call.waiters)
+                await self._client.waits.within(patience_s, partial(self._leave, core, releases))
         finally:
             self._client.core.unwatch(self.queue)
+
+    async def _leave(self, core: ConsumerCore, releases: list[Call]) -> None:
+        await self._settle_all(core)
+        for call in releases:
+            if not call.is_done:
+                await self._wait_among(call.waiters)
 
     def _running(self) -> ConsumerCore:
         if self._core is None or self._is_closed or self._client.core.is_closed:
@@ -114,7 +117,7 @@ class Consumer:
     async def receive(self) -> MessageBatch:
         """The messages of the next receive; waits as long as there are none."""
         core = self._running()
-        await trio.lowlevel.checkpoint()
+        await self._checkpoint()
         while True:
             delivery = core.take()
             if delivery is not None:
@@ -123,7 +126,7 @@ class Consumer:
                 raise type(core.error)(core.error.message, hint=core.error.hint)
             # The block may have ended while this waited.
             self._running()
-            await wait_among(core.waiters)
+            await self._wait_among(core.waiters)
 
     def batches(self) -> AsyncIterator[MessageBatch]:
         """`async for` over the messages of each receive: the least work for a message."""
@@ -155,10 +158,10 @@ class Consumer:
             for partition, lease, ranges in _grouped(messages)
         ]
         if not put:
-            await trio.lowlevel.checkpoint()
+            await self._checkpoint()
         for batch, _, _ in put:
             if not batch.is_done:
-                await wait_among(batch.waiters)
+                await self._wait_among(batch.waiters)
         for batch, lease, ranges in put:
             error = batch.failure(lease, ranges)
             if error is not None:
@@ -167,7 +170,7 @@ class Consumer:
     async def settle(self, order: Order, partition: int, lease: int, ranges: list[tuple[int, int]]) -> None:
         """What `Message.ack` and its like come down to."""
         batch = self._running().settler(partition).add(order, lease, ranges)
-        await wait_among(batch.waiters)
+        await self._wait_among(batch.waiters)
         error = batch.failure(lease, ranges)
         if error is not None:
             raise error
@@ -208,11 +211,11 @@ class Consumer:
         await self._settle_all(self._running())
 
     async def _settle_all(self, core: ConsumerCore) -> None:
-        await trio.lowlevel.checkpoint()
+        await self._checkpoint()
         for settler in core.settlers():
             for batch in settler.unsettled():
                 if not batch.is_done:
-                    await wait_among(batch.waiters)
+                    await self._wait_among(batch.waiters)
         self._sweep()
 
 

@@ -1,16 +1,14 @@
-"""The producer on trio: waiting for room and for confirmations around `ProducerCore`."""
+"""The producer on any event loop: waiting for room and for confirmations around `ProducerCore`."""
 
 from __future__ import annotations
 
+from functools import partial
 from itertools import repeat
 from typing import TYPE_CHECKING, Self, cast, final
-
-import trio
 
 from logbroker.errors import InvalidArgumentError, LocalProtocolError
 from logbroker_client.messages import MessageId, NewMessage
 from logbroker_client.producing import RECORD_OVERHEAD_BYTES, OutgoingBatch, ProducerCore
-from logbroker_client.transport import wait_among
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -38,6 +36,9 @@ class Producer:
         self._options = options
         self._core: ProducerCore | None = None
         self._is_closed = False
+        self._wait_among = client.waits.among
+        self._checkpoint = client.waits.checkpoint
+        self._checkpoint_if_cancelled = client.waits.checkpoint_if_cancelled
 
     async def __aenter__(self) -> Self:
         """Raises NotFoundError when there is no such queue."""
@@ -84,19 +85,19 @@ class Producer:
         core = self._running()
         data = value if value is None or type(value) is bytes else _to_bytes(value)
         size_bytes = core.size_of(data, key, headers)
-        await trio.lowlevel.checkpoint_if_cancelled()
+        await self._checkpoint_if_cancelled()
         if not core.reserve(size_bytes):
             await self._wait_for_room(core, size_bytes)
         batch = core.append(data, key, headers, size_bytes)
         position = batch.count - 1
-        await wait_among(batch.waiters)
+        await self._wait_among(batch.waiters)
         if batch.error is not None:
             raise_failure(batch)
         return MessageId(self.queue, batch.partition, batch.base_offset + position)
 
     async def _wait_for_room(self, core: ProducerCore, size_bytes: int) -> None:
         """Wait until `size_bytes` are reserved. Cancelled, nothing is."""
-        await wait_among(core.room_waiters, size_bytes)
+        await self._wait_among(core.room_waiters, size_bytes, undo=partial(core.release, size_bytes))
         self._running()
 
     async def send_many(self, messages: Iterable[bytes | NewMessage]) -> list[MessageId]:
@@ -109,7 +110,7 @@ class Producer:
         spans: list[_Span] = []
         # The caller's list may change while this waits.
         listed = list(messages)
-        await trio.lowlevel.checkpoint_if_cancelled()
+        await self._checkpoint_if_cancelled()
         if set(map(type, listed)) == {bytes}:
             await self._append_values(core, cast("list[bytes]", listed), spans)
         else:
@@ -117,9 +118,9 @@ class Producer:
                 await self._append(core, message, spans)
         for batch, _, _ in spans:
             if not batch.is_done:
-                await wait_among(batch.waiters)
+                await self._wait_among(batch.waiters)
         if not spans:
-            await trio.lowlevel.checkpoint()
+            await self._checkpoint()
         return self._ids(spans)
 
     async def _append(self, core: ProducerCore, message: bytes | NewMessage, spans: list[_Span]) -> None:
@@ -170,10 +171,10 @@ class Producer:
         await self._settle_all(self._running())
 
     async def _settle_all(self, core: ProducerCore) -> None:
-        await trio.lowlevel.checkpoint()
+        await self._checkpoint()
         for batch in core.unsettled():
             if not batch.is_done:
-                await wait_among(batch.waiters)
+                await self._wait_among(batch.waiters)
 
 
 def raise_failure(batch: OutgoingBatch) -> None:

@@ -26,23 +26,14 @@ from urllib.parse import urlsplit
 
 import h11
 import trio
-import truststore
 import wsproto.utilities
 from trio_websocket import ConnectionClosed, ConnectionRejected, HandshakeError, wrap_client_stream
 
-from logbroker.errors import (
-    ConfigurationError,
-    ForbiddenError,
-    LogBrokerError,
-    OverloadedError,
-    RemoteProtocolError,
-    ShuttingDownError,
-    UnauthenticatedError,
-    UnavailableError,
-)
+from logbroker.errors import LogBrokerError, RemoteProtocolError, UnavailableError
 from logbroker.wire.protocol import State
 from logbroker.wire.requests import STREAM_PATH, SUBPROTOCOL
 from logbroker_client.data_stream import DataStream
+from logbroker_client.endpoints import DEFAULT_PORTS, check_url, closed_error
 from logbroker_client.links import LinkState
 
 if TYPE_CHECKING:
@@ -57,27 +48,6 @@ logger = logging.getLogger(__name__)
 
 _RECEIVE_BUFFER_BYTES = 256 * 1024
 _MESSAGE_QUEUE_SIZE = 16
-_DEFAULT_PORTS = {"ws": 80, "wss": 443}
-
-# What a server means by its close codes; others are a lost connection like any.
-_CLOSE_ERRORS: dict[int, type[LogBrokerError]] = {
-    1001: ShuttingDownError,
-    1002: RemoteProtocolError,
-    1003: RemoteProtocolError,
-    1007: RemoteProtocolError,
-    1009: RemoteProtocolError,
-    1012: ShuttingDownError,
-    1013: OverloadedError,
-    4400: RemoteProtocolError,
-    4401: UnauthenticatedError,
-    4403: ForbiddenError,
-    4429: OverloadedError,
-}
-
-
-def system_trust() -> ssl.SSLContext:
-    """A context that trusts what the operating system trusts."""
-    return truststore.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 
 
 async def open_tcp(url: str, *, tls: ssl.SSLContext | None) -> trio.abc.Stream:
@@ -86,7 +56,7 @@ async def open_tcp(url: str, *, tls: ssl.SSLContext | None) -> trio.abc.Stream:
     check_url(url)
     parts = urlsplit(url)
     host = parts.hostname or ""
-    stream = await trio.open_tcp_stream(host, parts.port or _DEFAULT_PORTS[parts.scheme])
+    stream = await trio.open_tcp_stream(host, parts.port or DEFAULT_PORTS[parts.scheme])
     if parts.scheme == "ws":
         return stream
     context = tls or ssl.create_default_context()
@@ -97,17 +67,6 @@ async def open_tcp(url: str, *, tls: ssl.SSLContext | None) -> trio.abc.Stream:
         await trio.aclose_forcefully(secured)
         raise
     return secured
-
-
-def check_url(url: str) -> None:
-    """Raises ConfigurationError unless `url` is one of a logbroker node."""
-    try:
-        parts = urlsplit(url)
-        is_good = parts.scheme in _DEFAULT_PORTS and bool(parts.hostname) and parts.port != 0
-    except ValueError:
-        is_good = False
-    if not is_good:
-        raise ConfigurationError(f"{url!r} is no address of a node", hint="write ws://host:4100 or wss://host:4100")
 
 
 @final
@@ -375,8 +334,7 @@ def _leaves(group: BaseExceptionGroup[BaseException]) -> list[BaseException]:
 def _closed(reason: Any) -> LogBrokerError:  # noqa: ANN401 - untyped library
     if reason is None:
         return UnavailableError("the connection ended")
-    text = f"the connection ended with code {reason.code}" + (f": {reason.reason}" if reason.reason else "")
-    return _CLOSE_ERRORS.get(reason.code, UnavailableError)(text)
+    return closed_error(reason.code, reason.reason)
 
 
 def new_scheduler_wake() -> Callable[[dict[object, None]], None]:
@@ -391,8 +349,13 @@ def new_scheduler_wake() -> Callable[[dict[object, None]], None]:
     return wake
 
 
-async def wait_among(waiters: dict[object, Any], note: object = None) -> None:
-    """Wait until `wake` is called with these waiters; `note` is kept beside the waiter."""
+async def wait_among(
+    waiters: dict[object, Any], note: object = None, *, undo: Callable[[], None] | None = None
+) -> None:
+    """Wait until `wake` is called with these waiters; `note` is kept beside the waiter.
+
+    A task that was woken is not cancelled before it runs, so there is never anything to `undo`.
+    """
     task = trio.lowlevel.current_task()
     waiters[task] = note
     await trio.lowlevel.wait_task_rescheduled(partial(_leave, waiters, task))

@@ -19,7 +19,8 @@ from logbroker.errors import (
 from logbroker.wire.frames import encode_frame
 from logbroker.wire.requests import SUBPROTOCOL, Pong, Welcome, WireLimits, encode_header
 from logbroker_client import connect
-from logbroker_client.transport import Bell, check_url, system_trust
+from logbroker_client.endpoints import check_url, system_trust
+from logbroker_client.transport import Bell
 from tests.fake_broker import FakeCluster, FakeConnection, serve_node
 
 if TYPE_CHECKING:
