@@ -352,6 +352,9 @@ class FakeConnection:
         node.connections.append(self)
 
     def receive(self, message: bytes) -> None:
+        if self.protocol.state is State.CLOSED:
+            # It was on its way when the test broke the connection.
+            return
         try:
             requests = self.protocol.receive(message)
         except RemoteProtocolError as error:

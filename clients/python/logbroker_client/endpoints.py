@@ -19,6 +19,7 @@ from logbroker.errors import (
     UnauthenticatedError,
     UnavailableError,
 )
+from logbroker_client.options import ClientOptions
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -95,3 +96,25 @@ def closed_error(code: int, reason: str | None) -> LogBrokerError:
     """What a close frame means for the link that it ends."""
     text = f"the connection ended with code {code}" + (f": {reason}" if reason else "")
     return _CLOSE_ERRORS.get(code, UnavailableError)(text)
+
+
+def options_of(settings: ConnectSettings) -> ClientOptions:
+    """The settings in the core's words."""
+    named = {_OPTION_NAMES[name]: value for name, value in settings.items() if name in _OPTION_NAMES}
+    # The types of each are those of its namesake.
+    return ClientOptions(**{**named, "token": settings.get("token") or ""})  # type: ignore[arg-type]
+
+
+_OPTION_NAMES = {
+    "name": "name",
+    "timeout": "timeout_s",
+    "connect_timeout": "connect_timeout_s",
+    "close_timeout": "close_timeout_s",
+    "ping_interval": "ping_interval_s",
+}
+
+
+def trust_of(settings: ConnectSettings) -> ssl.SSLContext | None:
+    """Whom to trust; None is Python's default."""
+    tls = settings.get("tls")
+    return system_trust() if tls == "system" else tls

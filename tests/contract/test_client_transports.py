@@ -1,0 +1,486 @@
+"""What every transport of the client does, in the same words: against a real node, and against one that misbehaves."""
+
+from __future__ import annotations
+
+import inspect
+import subprocess
+import sys
+import threading
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+import logbroker_client
+import logbroker_client.asyncio
+from logbroker.errors import (
+    LocalProtocolError,
+    LogBrokerError,
+    NotFoundError,
+    StaleLeaseError,
+    UnauthenticatedError,
+    UnavailableError,
+    UnknownOutcomeError,
+)
+from logbroker.record.batch import decode_batch
+from logbroker.wire.requests import Ack, AnyRequest, Produce, Receive
+from logbroker_client import NewMessage
+from logbroker_client.endpoints import ConnectSettings
+from tests.contract.client_kit import FACES, Face, FakeWorld, fake_nodes, real_node
+from tests.fake_broker import Answer, Drop, FakeCluster, FakeNode, Hold
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+
+@pytest.fixture(scope="module")
+def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with real_node(tmp_path_factory.mktemp("node")) as url:
+        yield url
+
+
+@pytest.fixture(params=sorted(FACES))
+def face(request: pytest.FixtureRequest) -> Iterator[Face]:
+    """One transport, which leaves no thread behind."""
+    before = set(threading.enumerate())
+    yield FACES[request.param]
+    left = {thread for thread in set(threading.enumerate()) - before if thread.is_alive() and not _is_pooled(thread)}
+    assert left == set()
+
+
+def _is_pooled(thread: threading.Thread) -> bool:
+    """Whether it belongs to the loop that the test runs on, and not to the client."""
+    return thread.name.startswith(("Trio thread", "wait from", "asyncio_"))
+
+
+@pytest.fixture
+def queue(request: pytest.FixtureRequest) -> str:
+    """A name that no other test uses, because they share the node."""
+    return "q-" + "".join(letter if letter.isalnum() else "-" for letter in request.node.name)
+
+
+@pytest.fixture
+def world() -> Iterator[FakeWorld]:
+    cluster = FakeCluster()
+    cluster.add_queue("orders")
+    with fake_nodes(cluster) as world:
+        yield world
+
+
+async def take(consumer: Any, count: int) -> list[Any]:  # noqa: ANN401 - of each transport its own
+    found: list[Any] = []
+    async for message in consumer:
+        found.append(message)
+        if len(found) == count:
+            return found
+    raise AssertionError("the consumer ended")
+
+
+def stored(world: FakeWorld) -> list[bytes | None]:
+    def look() -> list[bytes | None]:
+        return [record.value for _, _, data in world.cluster.partition().batches for record in decode_batch(data)]
+
+    return world.thread.call(look)
+
+
+def on_request(
+    world: FakeWorld, handler: Callable[[FakeNode, AnyRequest, bytes], Answer | LogBrokerError | Hold | Drop | None]
+) -> None:
+    world.thread.call(lambda: setattr(world.cluster.nodes[1], "on_request", handler))
+
+
+def holding(world: FakeWorld, kind: type[AnyRequest]) -> threading.Event:
+    """Let no request of a kind be answered; set once there is one."""
+    held = threading.Event()
+
+    def hold(node: FakeNode, request: AnyRequest, body: bytes) -> Hold | None:
+        if not isinstance(request, kind):
+            return None
+        held.set()
+        return Hold()
+
+    on_request(world, hold)
+    return held
+
+
+def answer_held(world: FakeWorld) -> None:
+    """Say what was swallowed so far, and swallow no more."""
+
+    def answer() -> None:
+        node = world.cluster.nodes[1]
+        node.on_request = None
+        for connection in node.connections:
+            held, connection.held = connection.held, []
+            for request, body in held:
+                connection.answer(request, body)
+            connection.on_output()
+
+    world.thread.call(answer)
+
+
+# --- a real node ---
+
+
+def test_messages_go_in_one_by_one_and_together_and_come_out_with_keys(face: Face, node: str, queue: str) -> None:
+    async def scenario() -> None:
+        async with face.connect(node) as client:
+            await client.create_queue(queue, partitions=2)
+            async with client.producer(queue) as producer:
+                first = await producer.send(b"first", key=b"k", headers=(("trace", b"1"),))
+                second = await producer.send(b"second", key=b"k")
+                ids = await producer.send_many(
+                    [b"a", NewMessage(None, b"gone"), NewMessage(b"c", headers=(("h", None),))]
+                )
+            assert second == (first.queue, first.partition, first.offset + 1)
+            assert len({first, second, *ids}) == 5
+            async with client.consumer(queue) as consumer:
+                messages = await take(consumer, 5)
+                found = {message.id: (message.value, message.key, message.headers) for message in messages}
+                assert found[first] == (b"first", b"k", (("trace", b"1"),))
+                assert [found[message_id] for message_id in ids] == [
+                    (b"a", None, ()),
+                    (None, b"gone", ()),
+                    (b"c", None, (("h", None),)),
+                ]
+                await messages[0].ack()
+                messages[1].ack_nowait()
+                await consumer.ack(messages[2:])
+                await consumer.flush()
+            assert await counts(client, queue) == (0, 0)
+
+    face.run(scenario)
+
+
+async def counts(client: Any, queue: str) -> tuple[int, int]:  # noqa: ANN401 - of each transport its own
+    """(available, leased) over all partitions."""
+    found = await client.describe_queue(queue)
+    rows = [row for partition in found.partitions for row in partition.groups]
+    return sum(row.available for row in rows), sum(row.leased for row in rows)
+
+
+def test_many_at_once_share_batches_and_keep_their_order(face: Face, node: str, queue: str) -> None:
+    async def scenario() -> None:
+        async with face.connect(node) as client:
+            await client.create_queue(queue)
+            async with client.producer(queue) as producer:
+
+                async def send_some() -> None:
+                    ids = [await producer.send(b"x" * 100) for _ in range(20)]
+                    assert ids == sorted(ids)
+
+                await face.together(*[send_some] * 20)
+                ids = await producer.send_many([b"%d" % number for number in range(5000)])
+                assert [message_id.offset for message_id in ids] == list(range(400, 5400))
+            async with client.consumer(queue) as consumer:
+                seen: list[bytes] = []
+                async for batch in consumer.batches():
+                    seen += [message.value for message in batch]
+                    await batch.ack()
+                    if len(seen) == 5400:
+                        break
+            assert seen[400:] == [b"%d" % number for number in range(5000)]
+
+    face.run(scenario)
+
+
+def test_a_nacked_message_comes_again_and_an_extended_one_stays(face: Face, node: str, queue: str) -> None:
+    async def scenario() -> None:
+        async with face.connect(node) as client:
+            await client.create_queue(queue)
+            async with client.producer(queue) as producer:
+                await producer.send(b"a")
+            async with client.consumer(queue, max_messages=1) as consumer:
+                (first,) = await take(consumer, 1)
+                await first.nack(reason="not yet")
+                (again,) = await take(consumer, 1)
+                assert (first.deliveries, again.deliveries) == (1, 2)
+                await again.extend(60.0)
+                await consumer.extend([again], 60.0)
+                await consumer.nack([again], delay=0.0)
+                batch = await consumer.receive()
+                assert [message.deliveries for message in batch] == [3]
+                await batch.extend(60.0)
+                batch.ack_nowait()
+
+    face.run(scenario)
+
+
+def test_when_the_hide_time_is_over_the_message_comes_again_and_the_old_lease_is_stale(
+    face: Face, node: str, queue: str
+) -> None:
+    async def scenario() -> None:
+        async with face.connect(node) as client:
+            await client.create_queue(queue)
+            async with client.producer(queue) as producer:
+                await producer.send(b"a")
+            async with client.consumer(queue, hide=1.0) as consumer:
+                (first,) = await take(consumer, 1)
+                (again,) = await take(consumer, 1)
+                assert again.deliveries == 2
+                with pytest.raises(StaleLeaseError):
+                    await first.ack()
+                await again.ack()
+
+    face.run(scenario)
+
+
+def test_a_rewind_brings_back_what_is_acked_and_a_skip_passes_it(face: Face, node: str, queue: str) -> None:
+    async def scenario() -> None:
+        async with face.connect(node) as client:
+            await client.create_queue(queue)
+            async with client.producer(queue) as producer:
+                await producer.send_many([b"a", b"b", b"c"])
+            async with client.consumer(queue) as consumer:
+                await consumer.ack(await take(consumer, 3))
+                rewound = await client.rewind(queue, to=1)
+                assert [row.moved_count for row in rewound.partitions] == [2]
+                again = await take(consumer, 2)
+                assert [message.value for message in again] == [b"b", b"c"]
+                await again[0].ack()
+                await client.queue(queue).rewind(to="earliest")
+                with pytest.raises(StaleLeaseError):
+                    await again[1].ack()
+            await client.skip_to(queue, to="latest")
+            assert await counts(client, queue) == (0, 0)
+
+    face.run(scenario)
+
+
+def test_queues_and_groups_are_made_listed_and_deleted(face: Face, node: str, queue: str) -> None:
+    async def scenario() -> None:
+        async with face.connect(node) as client:
+            await client.create_queue(queue, hide=5.0)
+            await client.alter_queue(queue, hide=7.0)
+            await client.create_group(queue, "billing", start="earliest")
+            found = [row for row in await client.list_queues() if row.name == queue]
+            assert [row.settings.hide_ms for row in found] == [7000]
+            await client.queue(queue).delete_group("billing")
+            await client.delete_queue(queue)
+            with pytest.raises(NotFoundError, match="there is no queue"):
+                async with client.producer(queue):
+                    raise AssertionError("not reached")
+            with pytest.raises(NotFoundError):
+                await client.describe_queue(queue)
+
+    face.run(scenario)
+
+
+def test_an_error_of_the_block_leaves_it_as_it_is(face: Face, node: str, queue: str) -> None:
+    async def scenario() -> None:
+        async def fail() -> None:
+            async with face.connect(node) as client:
+                await client.create_queue(queue)
+                async with client.producer(queue), client.consumer(queue):
+                    raise ZeroDivisionError
+
+        with pytest.raises(ZeroDivisionError):
+            await fail()
+
+    face.run(scenario)
+
+
+def test_what_is_closed_says_so(face: Face, node: str, queue: str) -> None:
+    async def scenario() -> None:
+        async with face.connect(node) as client:
+            await client.create_queue(queue)
+            async with client.producer(queue) as producer, client.consumer(queue) as consumer:
+                await producer.send(b"a")
+            with pytest.raises(LocalProtocolError):
+                await producer.send(b"b")
+            with pytest.raises(LocalProtocolError):
+                await consumer.receive()
+        with pytest.raises(LogBrokerError, match="the client is closed"):
+            await client.list_queues()
+
+    face.run(scenario)
+
+
+# --- nodes that misbehave ---
+
+
+def test_after_the_server_has_gone_the_client_comes_back(face: Face, world: FakeWorld) -> None:
+    async def scenario() -> None:
+        async with (
+            face.connect(world.urls) as client,
+            client.producer("orders") as producer,
+            client.consumer("orders") as consumer,
+        ):
+            for value in (b"a", b"b", b"c"):
+                await producer.send(value)
+                (message,) = await take(consumer, 1)
+                assert message.value == value
+                world.drop_all()
+                await message.ack()
+
+    face.run(scenario)
+    assert stored(world) == [b"a", b"b", b"c"]
+
+
+def test_a_batch_whose_answer_was_lost_is_not_doubled(face: Face, world: FakeWorld) -> None:
+    lost: list[AnyRequest] = []
+
+    def lose(node: FakeNode, request: AnyRequest, body: bytes) -> Drop | None:
+        if not isinstance(request, Produce) or lost:
+            return None
+        lost.append(request)
+        node.answer(request, body)
+        return Drop()
+
+    on_request(world, lose)
+
+    async def scenario() -> None:
+        async with face.connect(world.urls) as client, client.producer("orders") as producer:
+            assert (await producer.send(b"once")).offset == 0
+
+    face.run(scenario)
+    assert stored(world) == [b"once"]
+
+
+def test_the_leader_is_followed(face: Face) -> None:
+    cluster = FakeCluster(2)
+    cluster.add_queue("orders")
+    with fake_nodes(cluster) as world:
+
+        async def scenario() -> None:
+            async with face.connect(world.urls) as client, client.producer("orders") as producer:
+                await producer.send(b"a")
+                world.thread.call(lambda: cluster.move(2))
+                await producer.send(b"b")
+
+        face.run(scenario)
+        assert stored(world) == [b"a", b"b"]
+        assert len(world.thread.call(lambda: cluster.nodes[2].of(Produce))) == 1
+
+
+def test_no_answer_in_time_is_unknown_and_never_failed(face: Face, world: FakeWorld) -> None:
+    holding(world, Produce)
+
+    async def scenario() -> None:
+        async with face.connect(world.urls) as client, client.producer("orders", timeout=0.2) as producer:
+            with pytest.raises(UnknownOutcomeError):
+                await producer.send(b"?")
+
+    face.run(scenario)
+
+
+def test_a_send_that_is_cancelled_may_be_committed_and_others_go_on(face: Face, world: FakeWorld) -> None:
+    held = holding(world, Produce)
+
+    async def scenario() -> None:
+        async with face.connect(world.urls) as client, client.producer("orders") as producer:
+            await face.cancel(lambda: producer.send(b"cancelled"), held)
+            answer_held(world)
+            assert (await producer.send(b"next")).offset == 1
+
+    face.run(scenario)
+    assert stored(world) == [b"cancelled", b"next"]
+
+
+def test_room_that_a_cancelled_send_waited_for_is_there_for_others(face: Face, world: FakeWorld) -> None:
+    held = holding(world, Produce)
+
+    async def scenario() -> None:
+        async with face.connect(world.urls) as client, client.producer("orders", max_buffered_bytes=100) as producer:
+            await face.cancel(lambda: producer.send(b"x" * 60), held)
+            # There is no room for it while the first has no answer.
+            await face.cancel(lambda: producer.send(b"y" * 60), held)
+            answer_held(world)
+            assert (await producer.send(b"z" * 60)).offset == 1
+
+    face.run(scenario)
+    assert stored(world) == [b"x" * 60, b"z" * 60]
+
+
+def test_a_cancelled_ack_may_be_carried_out(face: Face, world: FakeWorld) -> None:
+    held = holding(world, Ack)
+
+    async def scenario() -> None:
+        async with face.connect(world.urls) as client:
+            async with client.producer("orders") as producer:
+                await producer.send(b"a")
+            async with client.consumer("orders") as consumer:
+                (message,) = await take(consumer, 1)
+                await face.cancel(message.ack, held)
+                answer_held(world)
+                await message.ack()
+
+    face.run(scenario)
+    assert world.thread.call(lambda: world.cluster.partition().acked) == {0}
+
+
+def test_a_receive_that_is_cancelled_loses_no_message(face: Face, world: FakeWorld) -> None:
+    waiting = holding(world, Receive)
+
+    async def scenario() -> None:
+        async with (
+            face.connect(world.urls) as client,
+            client.producer("orders") as producer,
+            client.consumer("orders") as consumer,
+        ):
+            await face.cancel(consumer.receive, waiting)
+            await producer.send(b"a")
+            answer_held(world)
+            (message,) = await take(consumer, 1)
+            await message.ack()
+
+    face.run(scenario)
+    assert world.thread.call(lambda: world.cluster.partition().acked) == {0}
+
+
+def test_closing_does_not_wait_for_a_server_that_does_not_answer(face: Face, world: FakeWorld) -> None:
+    held = holding(world, Produce)
+
+    async def scenario() -> None:
+        async def fail() -> None:
+            async with (
+                face.connect(world.urls) as client,
+                client.consumer("orders", wait=30.0),
+                client.producer("orders") as producer,
+            ):
+                await face.cancel(lambda: producer.send(b"?"), held)
+                raise ZeroDivisionError
+
+        with pytest.raises(ZeroDivisionError):
+            await fail()
+
+    face.run(scenario)
+
+
+def test_a_token_that_is_not_taken_is_told_at_once(face: Face) -> None:
+    cluster = FakeCluster(token="right")
+    with fake_nodes(cluster) as world:
+
+        async def scenario() -> None:
+            with pytest.raises(UnauthenticatedError):
+                async with face.connect(world.urls, token="wrong"):
+                    raise AssertionError("not reached")
+            async with face.connect(world.urls, token="right", name="till 4") as client:
+                assert await client.list_queues() == []
+
+        face.run(scenario)
+
+
+def test_a_node_that_is_not_there_is_told_with_its_reason(face: Face) -> None:
+    async def scenario() -> None:
+        with pytest.raises(UnavailableError, match=r"127\.0\.0\.1:1: .*refused|ConnectionRefused|failed"):
+            async with face.connect("ws://127.0.0.1:1", timeout=0.3):
+                raise AssertionError("not reached")
+
+    face.run(scenario)
+
+
+# --- one API ---
+
+
+def test_settings_of_connect_are_the_same_everywhere() -> None:
+    named = set(inspect.signature(logbroker_client.connect).parameters) - {"url", "open_stream"}
+    assert named == set(ConnectSettings.__annotations__)
+
+
+def test_the_asyncio_client_does_without_trio() -> None:
+    code = "import sys, logbroker_client.asyncio; sys.exit(any(name.startswith('trio') for name in sys.modules))"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_the_trio_client_does_without_asyncio() -> None:
+    code = "import sys, logbroker_client; logbroker_client.connect; sys.exit('asyncio.base_events' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -1,0 +1,162 @@
+"""What only the asyncio transport has to be careful with: its kind of cancellation, sockets and TLS."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import ssl
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import trustme
+
+from logbroker.errors import LogBrokerError, UnavailableError
+from logbroker_client.asyncio import connect
+from logbroker_client.asyncio_transport import wait_among, wake, within_until
+from tests.contract.client_kit import fake_nodes
+from tests.fake_broker import FakeCluster
+
+if TYPE_CHECKING:
+    from collections.abc import Coroutine
+
+
+def run(main: Coroutine[Any, Any, None]) -> None:
+    asyncio.run(main, debug=True)
+    # A socket that was forgotten says so now.
+    gc.collect()
+
+
+def test_a_task_that_is_cancelled_while_it_waits_leaves_the_waiters() -> None:
+    async def main() -> None:
+        waiters: dict[object, Any] = {}
+        undone: list[int] = []
+        task = asyncio.create_task(wait_among(waiters, 60, undo=lambda: undone.append(60)))
+        await asyncio.sleep(0)
+        assert list(waiters.values()) == [60]
+        task.cancel()
+        await asyncio.wait([task])
+        assert (waiters, undone) == ({}, [])
+
+    run(main())
+
+
+def test_a_task_that_is_cancelled_after_it_was_woken_gives_back_what_it_got() -> None:
+    async def main() -> None:
+        waiters: dict[object, Any] = {}
+        undone: list[int] = []
+        task = asyncio.create_task(wait_among(waiters, 60, undo=lambda: undone.append(60)))
+        await asyncio.sleep(0)
+        wake(waiters)
+        task.cancel()
+        await asyncio.wait([task])
+        assert task.cancelled()
+        assert undone == [60]
+
+    run(main())
+
+
+def test_waking_a_task_that_is_cancelled_and_does_not_know_it_yet_is_undone_too() -> None:
+    async def main() -> None:
+        waiters: dict[object, Any] = {}
+        undone: list[int] = []
+        task = asyncio.create_task(wait_among(waiters, 60, undo=lambda: undone.append(60)))
+        await asyncio.sleep(0)
+        task.cancel()
+        wake(waiters)
+        await asyncio.wait([task])
+        assert undone == [60]
+
+    run(main())
+
+
+def test_the_time_that_something_may_take_is_no_error_and_its_own_timeout_is() -> None:
+    async def fail() -> None:
+        raise TimeoutError("its own")
+
+    async def main() -> None:
+        now = asyncio.get_running_loop().time()
+        await within_until(now, asyncio.Event().wait)
+        with pytest.raises(TimeoutError, match="its own"):
+            await within_until(now + 10, fail)
+
+    run(main())
+
+
+async def failure_of(answer: bytes, *, closes: bool = False) -> LogBrokerError:
+    """Why no connection could be made to a server that says `answer` to everything."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(answer)
+        if not closes:
+            await reader.read()
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    async with server:
+        port = server.sockets[0].getsockname()[1]
+        with pytest.raises(LogBrokerError) as raised:
+            async with connect(f"ws://127.0.0.1:{port}", timeout=0.5, connect_timeout=0.2):
+                raise AssertionError("not reached")
+        return raised.value
+
+
+@pytest.mark.parametrize(
+    ("answer", "closes", "text"),
+    [
+        (b"", False, "no welcome within 0.2 s"),
+        (b"", True, "the connection ended"),
+        (b"HTTP/1.1 426 Upgrade Required\r\ncontent-length: 0\r\n\r\n", False, "HTTP status 426"),
+    ],
+)
+def test_a_server_that_is_none_is_given_up_with_its_reason(answer: bytes, closes: bool, text: str) -> None:
+    async def main() -> None:
+        error = await failure_of(answer, closes=closes)
+        assert isinstance(error, UnavailableError)
+        assert text in error.message
+
+    run(main())
+
+
+def test_tls_goes_by_the_context_that_is_given() -> None:
+    authority = trustme.CA()
+    served = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    authority.issue_cert("localhost", "127.0.0.1").configure_cert(served)
+    trusting = ssl.create_default_context()
+    authority.configure_trust(trusting)
+    cluster = FakeCluster()
+    cluster.add_queue("orders")
+
+    async def main(url: str) -> None:
+        async with connect(url, tls=trusting) as client, client.producer("orders") as producer:
+            assert len(await producer.send_many([b"x" * 100_000] * 5)) == 5
+        with pytest.raises(UnavailableError, match="CERTIFICATE_VERIFY_FAILED"):
+            async with connect(url, timeout=0.5):
+                raise AssertionError("not reached")
+
+    with fake_nodes(cluster, tls=served) as world:
+        run(main(world.urls[0]))
+
+
+def test_a_client_is_cancelled_while_it_connects_and_leaves_nothing() -> None:
+    async def main() -> None:
+        connected = asyncio.Event()
+
+        async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            connected.set()
+            await reader.read()
+            writer.close()
+
+        async def use(url: str) -> None:
+            async with connect(url):
+                raise AssertionError("not reached")
+
+        async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
+            port = server.sockets[0].getsockname()[1]
+            task = asyncio.create_task(use(f"ws://127.0.0.1:{port}"))
+            await connected.wait()
+            task.cancel()
+            await asyncio.wait([task])
+            assert task.cancelled()
+
+    run(main())
