@@ -38,6 +38,9 @@ class Face(Protocol):
     async def wait(self, event: threading.Event) -> None:
         """Wait for something in a server's thread."""
 
+    async def forever(self) -> None:
+        """Wait to be cancelled."""
+
     async def cancel(self, work: Callable[[], Awaitable[object]], begun: threading.Event) -> None:
         """Start `work`, and cancel it once `begun` is set; it must not return by itself."""
 
@@ -56,6 +59,9 @@ class TrioFace:
 
     async def wait(self, event: threading.Event) -> None:
         await trio.to_thread.run_sync(event.wait, abandon_on_cancel=True)
+
+    async def forever(self) -> None:
+        await trio.sleep_forever()
 
     async def cancel(self, work: Callable[[], Awaitable[object]], begun: threading.Event) -> None:
         async with trio.open_nursery() as nursery:
@@ -83,6 +89,9 @@ class AsyncioFace:
 
     async def wait(self, event: threading.Event) -> None:
         await asyncio.to_thread(event.wait, DEADLINE_S)
+
+    async def forever(self) -> None:
+        await asyncio.Event().wait()
 
     async def cancel(self, work: Callable[[], Awaitable[object]], begun: threading.Event) -> None:
         task = asyncio.ensure_future(_never_returns(work))

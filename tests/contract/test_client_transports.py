@@ -204,6 +204,59 @@ def test_a_nacked_message_comes_again_and_an_extended_one_stays(face: Face, node
     face.run(scenario)
 
 
+def test_a_block_acks_its_message_and_nacks_it_when_it_fails(face: Face, node: str, queue: str) -> None:
+    async def scenario() -> None:
+        async with face.connect(node) as client:
+            await client.create_queue(queue)
+            async with client.producer(queue) as producer:
+                await producer.send(b"a")
+            async with client.consumer(queue, max_messages=1) as consumer:
+
+                async def handle(error: Exception | None, *, nacks: bool = False) -> int:
+                    (message,) = await take(consumer, 1)
+                    async with message as same:
+                        assert same is message
+                        if nacks:
+                            await message.nack()
+                        if error is not None:
+                            raise error
+                    return int(message.deliveries)
+
+                with pytest.raises(ZeroDivisionError):
+                    # As long as an error may be: what is told of it has a bound.
+                    await handle(ZeroDivisionError("x" * 5000))
+                assert await handle(None, nacks=True) == 2
+                with pytest.raises(KeyError):
+                    await handle(KeyError("k"), nacks=True)
+                assert await handle(None) == 4
+            assert await counts(client, queue) == (0, 0)
+
+    face.run(scenario)
+
+
+def test_a_block_that_ends_too_late_says_so(face: Face, node: str, queue: str) -> None:
+    async def scenario() -> None:
+        async with face.connect(node) as client:
+            await client.create_queue(queue)
+            async with client.producer(queue) as producer:
+                await producer.send(b"a")
+            async with client.consumer(queue) as consumer:
+
+                async def handle(error: Exception | None) -> None:
+                    (message,) = await take(consumer, 1)
+                    async with message:
+                        await client.rewind(queue, to="earliest")
+                        if error is not None:
+                            raise error
+
+                with pytest.raises(StaleLeaseError):
+                    await handle(None)
+                with pytest.raises(ZeroDivisionError):
+                    await handle(ZeroDivisionError())
+
+    face.run(scenario)
+
+
 def test_when_the_hide_time_is_over_the_message_comes_again_and_the_old_lease_is_stale(
     face: Face, node: str, queue: str
 ) -> None:
@@ -424,6 +477,30 @@ def test_a_receive_that_is_cancelled_loses_no_message(face: Face, world: FakeWor
 
     face.run(scenario)
     assert world.thread.call(lambda: world.cluster.partition().acked) == {0}
+
+
+def test_a_block_that_is_cancelled_gives_its_message_back(face: Face, world: FakeWorld) -> None:
+    begun = threading.Event()
+
+    async def scenario() -> None:
+        async with (
+            face.connect(world.urls) as client,
+            client.producer("orders") as producer,
+            client.consumer("orders", max_messages=1) as consumer,
+        ):
+            await producer.send(b"a")
+
+            async def work() -> None:
+                (message,) = await take(consumer, 1)
+                async with message:
+                    begun.set()
+                    await face.forever()
+
+            await face.cancel(work, begun)
+            (again,) = await take(consumer, 1)
+            assert again.deliveries == 2
+
+    face.run(scenario)
 
 
 def test_closing_does_not_wait_for_a_server_that_does_not_answer(face: Face, world: FakeWorld) -> None:

@@ -6,8 +6,9 @@ its content is asked for. Nothing is skipped in silence.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple, Protocol, final, overload
+from typing import TYPE_CHECKING, NamedTuple, Protocol, Self, final, overload
 
 from logbroker.errors import CorruptBatchError, InvalidArgumentError, LogBrokerError, RequestTooLargeError
 from logbroker.record.batch import DEFAULT_LIMITS, Record, read_batch
@@ -15,12 +16,15 @@ from logbroker_client.settling import ACK, Order, Verb, join_ranges
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+    from types import TracebackType
 
     from logbroker.record.batch import Headers
     from logbroker.wire.requests import BatchPart
     from logbroker_client.consuming import Delivery
 
 _OFFSET_BITS = 48
+MAX_REASON_LENGTH = 256
+"""In characters. Nodes refuse a longer one, and a message must not stay hidden because an error was long."""
 
 
 @final
@@ -91,7 +95,8 @@ class Origin:
 class Message:
     """One delivered message, leased until it is settled or its hide time ends."""
 
-    __slots__ = ("_content", "_origin", "append_ms", "deliveries", "offset")
+    # `_is_given_back` is set only by those who need it.
+    __slots__ = ("_content", "_is_given_back", "_origin", "append_ms", "deliveries", "offset")
 
     def __init__(
         self, origin: Origin, offset: int, deliveries: int, append_ms: int, content: Record | LogBrokerError
@@ -162,6 +167,37 @@ class Message:
         origin, offset = self._origin, self.offset
         await origin.settling.settle(order, origin.partition, origin.lease, [(offset, offset + 1)])
 
+    async def __aenter__(self) -> Self:
+        """Ack the message when the block ends, and nack it when an exception leaves the block, which goes on.
+
+        A message that was nacked inside the block is left alone. A cancellation gives it back without waiting.
+
+        Raises:
+            StaleLeaseError: at the end of the block, when the hide time was too short: it is delivered again.
+        """
+        self._is_given_back = False
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is None:
+            if not self._is_given_back:
+                await self.ack()
+        elif isinstance(error, Exception):
+            # It comes again in any case, at the end of the hide time; what went wrong in the block matters more.
+            with suppress(LogBrokerError):
+                await self.nack(reason=reason_of(error))
+        else:
+            self.give_back_nowait(error)
+
+    def give_back_nowait(self, error: BaseException) -> None:
+        """Have it delivered again, as far as that can be had without waiting."""
+        origin, offset = self._origin, self.offset
+        with suppress(LogBrokerError):
+            order = nack_order(0.0, reason_of(error))
+            origin.settling.settle_nowait(order, origin.partition, origin.lease, [(offset, offset + 1)])
+
     async def ack(self) -> None:
         """Settle it for good. Returns when that is committed.
 
@@ -181,6 +217,7 @@ class Message:
 
     async def nack(self, *, delay: float = 0.0, reason: str = "") -> None:
         """Have it delivered again, at once or after `delay` seconds; as `ack` otherwise."""
+        self._is_given_back = True
         await self._settle(nack_order(delay, reason))
 
     async def extend(self, hide: float) -> None:
@@ -268,7 +305,12 @@ class MessageBatch:
 def nack_order(delay_s: float, reason: str) -> Order:
     if not 0 <= delay_s <= 1_296_000:
         raise InvalidArgumentError(f"delay is {delay_s} s, outside 0 to 1296000")
-    return Order(Verb.NACK, int(delay_s * 1000), reason[:1024])
+    return Order(Verb.NACK, int(delay_s * 1000), reason[:MAX_REASON_LENGTH])
+
+
+def reason_of(error: BaseException) -> str:
+    """Why a message is given back, for its trace."""
+    return f"{type(error).__name__}: {error}"
 
 
 def extend_order(hide_s: float) -> Order:
