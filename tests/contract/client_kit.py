@@ -3,24 +3,30 @@
 from __future__ import annotations
 
 import asyncio
+import signal
+import sys
 import threading
-from concurrent.futures import Future
+import time
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
+import pytest
 import trio
 
 import logbroker_client
 import logbroker_client.asyncio
+import logbroker_client.blocking
 from tests.e2e.kit import running, single
 from tests.fake_broker import FakeCluster, serve_node
 
 if TYPE_CHECKING:
     import ssl
-    from collections.abc import Awaitable, Callable, Coroutine, Iterator
+    from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
     from pathlib import Path
+    from types import FrameType
 
 _T = TypeVar("_T")
 
@@ -115,7 +121,111 @@ async def _just(work: Callable[[], Awaitable[object]]) -> None:
     await work()
 
 
-FACES: dict[str, Face] = {"trio": TrioFace(), "asyncio": AsyncioFace()}
+def _connect_blocking(*args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 - as `connect` takes
+    return _Done(logbroker_client.blocking.connect(*args, **kwargs))
+
+
+class BlockingFace:
+    """Coroutines that never wait: what they await is done when they get it. Interrupting them is a Ctrl-C."""
+
+    connect = staticmethod(_connect_blocking)
+
+    def run(self, scenario: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        _drive(scenario())
+
+    async def wait(self, event: threading.Event) -> None:
+        assert event.wait(DEADLINE_S)
+
+    async def forever(self) -> None:
+        threading.Event().wait()
+
+    async def cancel(self, work: Callable[[], Awaitable[object]], begun: threading.Event) -> None:
+        def interrupt() -> None:
+            begun.wait(DEADLINE_S)
+            while not _is_waiting(main):
+                time.sleep(0)
+            signal.pthread_kill(main, signal.SIGINT)
+
+        main = threading.get_ident()
+        thread = threading.Thread(target=interrupt)
+        thread.start()
+        with pytest.raises(KeyboardInterrupt):
+            await _never_returns(work)
+        thread.join()
+
+    async def together(self, *works: Callable[[], Awaitable[object]]) -> None:
+        with ThreadPoolExecutor(len(works)) as threads:
+            for future in [threads.submit(lambda work: _drive(_just(work)), work) for work in works]:
+                future.result()
+
+
+def _is_waiting(thread: int) -> bool:
+    """Whether a thread is in a lock of the standard library, in the call that is to be interrupted."""
+    frame = sys._current_frames().get(thread)
+    return frame is not None and frame.f_code is threading.Condition.wait.__code__ and _calls(frame, _never_returns)
+
+
+def _calls(frame: FrameType | None, function: Callable[..., object]) -> bool:
+    code = getattr(function, "__code__", None)
+    while frame is not None and frame.f_code is not code:
+        frame = frame.f_back
+    return frame is not None
+
+
+def _drive(coroutine: Coroutine[Any, Any, None]) -> None:
+    try:
+        coroutine.send(None)
+    except StopIteration:
+        return
+    raise AssertionError("a blocking client has nothing to wait for")
+
+
+class _Done:
+    """A blocking object, or what it gave, in the words of coroutines."""
+
+    def __init__(self, target: Any) -> None:  # noqa: ANN401 - of the blocking client
+        self._target = target
+
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - of the blocking client
+        value = getattr(self._target, name)
+        if not callable(value):
+            return value
+        return lambda *args, **kwargs: _Done(value(*[_bare(arg) for arg in args], **kwargs))
+
+    def __await__(self) -> Iterator[None]:
+        # It never waits.
+        yield from ()
+        return _worded(self._target)  # type: ignore[no-any-return]  # a generator's value
+
+    def __len__(self) -> int:
+        return len(self._target)
+
+    def __iter__(self) -> Iterator[Any]:
+        return map(_worded, self._target)
+
+    async def __aenter__(self) -> Any:  # noqa: ANN401 - of the blocking client
+        entered = self._target.__enter__()
+        return self if entered is self._target else _worded(entered)
+
+    async def __aexit__(self, *failure: Any) -> Any:  # noqa: ANN401 - of the blocking client
+        return self._target.__exit__(*failure)
+
+    async def __aiter__(self) -> AsyncIterator[Any]:
+        for item in self._target:
+            yield _worded(item)
+
+
+def _worded(value: Any) -> Any:  # noqa: ANN401 - of the blocking client
+    return _Done(value) if type(value).__module__ == "logbroker_client.blocking" else value
+
+
+def _bare(value: Any) -> Any:  # noqa: ANN401 - for the blocking client
+    if isinstance(value, list):
+        return [_bare(item) for item in value]
+    return value._target if isinstance(value, _Done) else value
+
+
+FACES: dict[str, Face] = {"trio": TrioFace(), "asyncio": AsyncioFace(), "blocking": BlockingFace()}
 
 
 @dataclass

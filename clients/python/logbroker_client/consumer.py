@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from functools import partial
+from itertools import chain
 from typing import TYPE_CHECKING, Self, final
 
 from logbroker.errors import LocalProtocolError
 from logbroker_client.consuming import ConsumerCore
-from logbroker_client.messages import Message, MessageBatch, extend_order, nack_order
+from logbroker_client.messages import DeliveredMessage, Message, MessageBatch, extend_order, nack_order
 from logbroker_client.settling import ACK, count_of, join_ranges
 
 if TYPE_CHECKING:
@@ -48,6 +49,8 @@ class Consumer:
         self._checkpoint = client.waits.checkpoint
         # The batch that `async for message` is in.
         self._batch: Iterator[Message] = iter(())
+        # What others took out of batches and showed to nobody.
+        self._unseen: list[DeliveredMessage] = []
         # (batch, lease, ranges) of acks that nobody waits for.
         self._unwatched: list[tuple[SettleBatch, int, list[tuple[int, int]]]] = []
 
@@ -67,12 +70,9 @@ class Consumer:
             return
         self._is_closed = True
         try:
-            rest = list(self._batch)
-            if rest:
+            for partition, lease, ranges in _grouped(chain(self._batch, self._unseen)):
                 # Taken from the server, shown to nobody.
-                nack = nack_order(0.0, "consumer closed")
-                for partition, lease, ranges in _grouped(rest):
-                    self._put(core, nack, partition, lease, ranges)
+                self._put(core, nack_order(0.0, "consumer closed"), partition, lease, ranges)
             releases = core.close()
             if error is None or isinstance(error, Exception):
                 # After an error there is less patience: the acks matter, but so does the error.
@@ -80,6 +80,10 @@ class Consumer:
                 await self._client.waits.within(patience_s, partial(self._leave, core, releases))
         finally:
             self._client.core.unwatch(self.queue)
+
+    def put_back(self, messages: Iterable[DeliveredMessage]) -> None:
+        """Messages that were taken and that nobody has seen: leaving the block has them delivered again at once."""
+        self._unseen.extend(messages)
 
     async def _leave(self, core: ConsumerCore, releases: list[Call]) -> None:
         await self._settle_all(core)
@@ -134,24 +138,24 @@ class Consumer:
 
     # --- settling ---
 
-    async def ack(self, messages: Iterable[Message]) -> None:
+    async def ack(self, messages: Iterable[DeliveredMessage]) -> None:
         """Settle messages for good, with as few requests as their leases allow; as `Message.ack`."""
         await self._settle_messages(ACK, messages)
 
-    def ack_nowait(self, messages: Iterable[Message]) -> None:
+    def ack_nowait(self, messages: Iterable[DeliveredMessage]) -> None:
         """Settle messages soon; as `Message.ack_nowait`."""
         for partition, lease, ranges in _grouped(messages):
             self.settle_nowait(ACK, partition, lease, ranges)
 
-    async def nack(self, messages: Iterable[Message], *, delay: float = 0.0, reason: str = "") -> None:
+    async def nack(self, messages: Iterable[DeliveredMessage], *, delay: float = 0.0, reason: str = "") -> None:
         """Have messages delivered again, at once or after `delay` seconds."""
         await self._settle_messages(nack_order(delay, reason), messages)
 
-    async def extend(self, messages: Iterable[Message], hide: float) -> None:
+    async def extend(self, messages: Iterable[DeliveredMessage], hide: float) -> None:
         """Hide messages for `hide` seconds from now."""
         await self._settle_messages(extend_order(hide), messages)
 
-    async def _settle_messages(self, order: Order, messages: Iterable[Message]) -> None:
+    async def _settle_messages(self, order: Order, messages: Iterable[DeliveredMessage]) -> None:
         core = self._running()
         put = [
             (core.settler(partition).add(order, lease, ranges), lease, ranges)
@@ -219,7 +223,7 @@ class Consumer:
         self._sweep()
 
 
-def _grouped(messages: Iterable[Message]) -> list[tuple[int, int, list[tuple[int, int]]]]:
+def _grouped(messages: Iterable[DeliveredMessage]) -> list[tuple[int, int, list[tuple[int, int]]]]:
     """Messages as (partition, lease, ranges of offsets)."""
     found: dict[tuple[int, int], list[tuple[int, int]]] = {}
     for message in messages:

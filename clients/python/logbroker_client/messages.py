@@ -8,19 +8,21 @@ from __future__ import annotations
 
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple, Protocol, Self, final, overload
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, Protocol, Self, TypeVar, final, overload
 
 from logbroker.errors import CorruptBatchError, InvalidArgumentError, LogBrokerError, RequestTooLargeError
 from logbroker.record.batch import DEFAULT_LIMITS, Record, read_batch
 from logbroker_client.settling import ACK, Order, Verb, join_ranges
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from types import TracebackType
 
     from logbroker.record.batch import Headers
     from logbroker.wire.requests import BatchPart
     from logbroker_client.consuming import Delivery
+
+_M = TypeVar("_M", bound="DeliveredMessage")
 
 _OFFSET_BITS = 48
 MAX_REASON_LENGTH = 256
@@ -67,14 +69,18 @@ class NewMessage:
     headers: Headers = ()
 
 
-class Settling(Protocol):
-    """What messages need of their consumer."""
+class SettlingNowait(Protocol):
+    """What messages of all kinds need of their consumer."""
 
     queue: str
 
-    async def settle(self, order: Order, partition: int, lease: int, ranges: list[tuple[int, int]]) -> None: ...
-
     def settle_nowait(self, order: Order, partition: int, lease: int, ranges: list[tuple[int, int]]) -> None: ...
+
+
+class Settling(SettlingNowait, Protocol):
+    """What messages of coroutines need of it."""
+
+    async def settle(self, order: Order, partition: int, lease: int, ranges: list[tuple[int, int]]) -> None: ...
 
 
 @final
@@ -84,16 +90,16 @@ class Origin:
 
     __slots__ = ("lease", "partition", "queue", "settling")
 
-    def __init__(self, settling: Settling, partition: int, lease: int) -> None:
+    def __init__(self, settling: SettlingNowait, partition: int, lease: int) -> None:
         self.queue = settling.queue
         self.partition = partition
         self.lease = lease
-        self.settling = settling
+        # How it waits is known to the messages that are made for it: one kind for coroutines, one for blocking code.
+        self.settling: Any = settling
 
 
-@final
-class Message:
-    """One delivered message, leased until it is settled or its hide time ends."""
+class DeliveredMessage:
+    """What a message holds, whatever its kind of consumer. Each kind adds how to settle it and wait for that."""
 
     # `_is_given_back` is set only by those who need it.
     __slots__ = ("_content", "_is_given_back", "_origin", "append_ms", "deliveries", "offset")
@@ -163,6 +169,25 @@ class Message:
     def id(self) -> MessageId:
         return MessageId(self._origin.queue, self._origin.partition, self.offset)
 
+    def ack_nowait(self) -> None:
+        """Settle it soon; the consumer waits for the outcome when it closes, and counts what was stale."""
+        origin, offset = self._origin, self.offset
+        origin.settling.settle_nowait(ACK, origin.partition, origin.lease, [(offset, offset + 1)])
+
+    def give_back_nowait(self, error: BaseException) -> None:
+        """Have it delivered again, as far as that can be had without waiting."""
+        origin, offset = self._origin, self.offset
+        with suppress(LogBrokerError):
+            order = nack_order(0.0, reason_of(error))
+            origin.settling.settle_nowait(order, origin.partition, origin.lease, [(offset, offset + 1)])
+
+
+@final
+class Message(DeliveredMessage):
+    """One delivered message, leased until it is settled or its hide time ends."""
+
+    __slots__ = ()
+
     async def _settle(self, order: Order) -> None:
         origin, offset = self._origin, self.offset
         await origin.settling.settle(order, origin.partition, origin.lease, [(offset, offset + 1)])
@@ -191,13 +216,6 @@ class Message:
         else:
             self.give_back_nowait(error)
 
-    def give_back_nowait(self, error: BaseException) -> None:
-        """Have it delivered again, as far as that can be had without waiting."""
-        origin, offset = self._origin, self.offset
-        with suppress(LogBrokerError):
-            order = nack_order(0.0, reason_of(error))
-            origin.settling.settle_nowait(order, origin.partition, origin.lease, [(offset, offset + 1)])
-
     async def ack(self) -> None:
         """Settle it for good. Returns when that is committed.
 
@@ -210,11 +228,6 @@ class Message:
         """
         await self._settle(ACK)
 
-    def ack_nowait(self) -> None:
-        """Settle it soon; the consumer waits for the outcome when it closes, and counts what was stale."""
-        origin, offset = self._origin, self.offset
-        origin.settling.settle_nowait(ACK, origin.partition, origin.lease, [(offset, offset + 1)])
-
     async def nack(self, *, delay: float = 0.0, reason: str = "") -> None:
         """Have it delivered again, at once or after `delay` seconds; as `ack` otherwise."""
         self._is_given_back = True
@@ -225,73 +238,90 @@ class Message:
         await self._settle(extend_order(hide))
 
 
-@final
-class MessageBatch:
-    """The messages of one receive, in order of offset; opened when first looked into."""
+class DeliveredBatch(Generic[_M]):
+    """The messages of one receive, in order of offset; opened when first looked into. `make` makes its kind of them."""
 
-    __slots__ = ("_delivery", "_messages", "_settling", "lease", "partition", "queue")
+    __slots__ = ("_make", "_messages", "_settling", "delivery", "lease", "partition", "queue")
 
-    def __init__(self, settling: Settling, delivery: Delivery) -> None:
+    def __init__(
+        self,
+        settling: SettlingNowait,
+        delivery: Delivery,
+        make: Callable[[Origin, int, int, int, Record | LogBrokerError], _M],
+    ) -> None:
         self.queue = settling.queue
         self.partition = delivery.partition
         self.lease = delivery.received.lease
-        self._settling = settling
-        self._delivery = delivery
-        self._messages: list[Message] | None = None
+        self.delivery = delivery
+        # As `Origin.settling`.
+        self._settling: Any = settling
+        self._make = make
+        self._messages: list[_M] | None = None
 
     def __repr__(self) -> str:
-        return f"<MessageBatch of {len(self)} from {self.queue}/{self.partition}>"
+        return f"<{type(self).__name__} of {len(self)} from {self.queue}/{self.partition}>"
 
     def __len__(self) -> int:
         if self._messages is not None:
             return len(self._messages)
         return sum(end - start for start, end in self.ranges())
 
-    def __iter__(self) -> Iterator[Message]:
+    def __iter__(self) -> Iterator[_M]:
         return iter(self._open())
 
     @overload
-    def __getitem__(self, index: int) -> Message: ...
+    def __getitem__(self, index: int) -> _M: ...
     @overload
-    def __getitem__(self, index: slice) -> list[Message]: ...
-    def __getitem__(self, index: int | slice) -> Message | list[Message]:
+    def __getitem__(self, index: slice) -> list[_M]: ...
+    def __getitem__(self, index: int | slice) -> _M | list[_M]:
         return self._open()[index]
 
-    def _open(self) -> list[Message]:
+    def _open(self) -> list[_M]:
         if self._messages is None:
             self._messages = list(self._read())
         return self._messages
 
     def ranges(self) -> list[tuple[int, int]]:
         """The offsets leased, half-open ranges joined and sorted."""
-        return join_ranges([(start, end) for part in self._delivery.received.parts for start, end, _ in part.ranges])
+        return join_ranges([(start, end) for part in self.delivery.received.parts for start, end, _ in part.ranges])
 
-    def _read(self) -> Iterator[Message]:
+    def _read(self) -> Iterator[_M]:
         origin = Origin(self._settling, self.partition, self.lease)
-        body = self._delivery.body
+        body = self.delivery.body
+        make = self._make
         position = 0
-        for part in self._delivery.received.parts:
+        for part in self.delivery.received.parts:
             end = position + part.size_bytes
             contents = _contents(part, body[position:end])
             position = end
             append_ms = part.append_ms
             for (start, stop, deliveries), records in contents:
                 for offset, content in zip(range(start, stop), records, strict=True):
-                    yield Message(origin, offset, deliveries, append_ms, content)
-
-    async def settle(self, order: Order, ranges: list[tuple[int, int]]) -> None:
-        await self._settling.settle(order, self.partition, self.lease, ranges)
+                    yield make(origin, offset, deliveries, append_ms, content)
 
     def settle_nowait(self, order: Order, ranges: list[tuple[int, int]]) -> None:
         self._settling.settle_nowait(order, self.partition, self.lease, ranges)
 
-    async def ack(self) -> None:
-        """Settle all of them; as `Message.ack`. Those whose lease was current are settled in any case."""
-        await self.settle(ACK, self.ranges())
-
     def ack_nowait(self) -> None:
         """Settle all of them soon; as `Message.ack_nowait`."""
         self.settle_nowait(ACK, self.ranges())
+
+
+@final
+class MessageBatch(DeliveredBatch[Message]):
+    """The messages of one receive, in order of offset; opened when first looked into."""
+
+    __slots__ = ()
+
+    def __init__(self, settling: Settling, delivery: Delivery) -> None:
+        super().__init__(settling, delivery, Message)
+
+    async def settle(self, order: Order, ranges: list[tuple[int, int]]) -> None:
+        await self._settling.settle(order, self.partition, self.lease, ranges)
+
+    async def ack(self) -> None:
+        """Settle all of them; as `Message.ack`. Those whose lease was current are settled in any case."""
+        await self.settle(ACK, self.ranges())
 
     async def nack(self, *, delay: float = 0.0, reason: str = "") -> None:
         """Have all of them delivered again."""
