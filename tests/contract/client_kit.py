@@ -19,6 +19,7 @@ import trio
 import logbroker_client
 import logbroker_client.asyncio
 import logbroker_client.blocking
+from logbroker_client.testing import MemoryBroker
 from tests.e2e.kit import running, single
 from tests.fake_broker import FakeCluster, serve_node
 
@@ -39,6 +40,9 @@ class Face(Protocol):
     # Each transport's own kind of context manager.
     connect: Any
 
+    def advance(self, seconds: float) -> None:
+        """Let a time pass that passes by itself on a real node, where the scenario waits for what it brings."""
+
     def run(self, scenario: Callable[[], Coroutine[Any, Any, None]]) -> None: ...
 
     async def wait(self, event: threading.Event) -> None:
@@ -53,9 +57,19 @@ class Face(Protocol):
     async def together(self, *works: Callable[[], Awaitable[object]]) -> None: ...
 
 
-class TrioFace:
-    connect = staticmethod(logbroker_client.connect)
+class _Face:
+    """A transport, to a real node unless there is a broker in memory."""
 
+    def __init__(self, connect: Any, memory: MemoryBroker | None = None) -> None:  # noqa: ANN401 - see `Face`
+        self.connect = connect
+        self._memory = memory
+
+    def advance(self, seconds: float) -> None:
+        if self._memory is not None:
+            self._memory.advance(seconds)
+
+
+class TrioFace(_Face):
     def run(self, scenario: Callable[[], Coroutine[Any, Any, None]]) -> None:
         async def main() -> None:
             with trio.fail_after(DEADLINE_S):
@@ -81,9 +95,7 @@ class TrioFace:
                 nursery.start_soon(_just, work)
 
 
-class AsyncioFace:
-    connect = staticmethod(logbroker_client.asyncio.connect)
-
+class AsyncioFace(_Face):
     def run(self, scenario: Callable[[], Coroutine[Any, Any, None]]) -> None:
         async def main() -> None:
             async with asyncio.timeout(DEADLINE_S):
@@ -121,14 +133,8 @@ async def _just(work: Callable[[], Awaitable[object]]) -> None:
     await work()
 
 
-def _connect_blocking(*args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 - as `connect` takes
-    return _Done(logbroker_client.blocking.connect(*args, **kwargs))
-
-
-class BlockingFace:
+class BlockingFace(_Face):
     """Coroutines that never wait: what they await is done when they get it. Interrupting them is a Ctrl-C."""
-
-    connect = staticmethod(_connect_blocking)
 
     def run(self, scenario: Callable[[], Coroutine[Any, Any, None]]) -> None:
         _drive(scenario())
@@ -145,12 +151,18 @@ class BlockingFace:
             while not _is_waiting(main):
                 time.sleep(0)
             signal.pthread_kill(main, signal.SIGINT)
+            while not interrupted.wait(0.2):
+                # It came between Python's last look for signals and the system call, which a person would do again.
+                if _is_waiting(main):
+                    signal.pthread_kill(main, signal.SIGINT)
 
+        interrupted = threading.Event()
         main = threading.get_ident()
         thread = threading.Thread(target=interrupt)
         thread.start()
         with pytest.raises(KeyboardInterrupt):
             await _never_returns(work)
+        interrupted.set()
         thread.join()
 
     async def together(self, *works: Callable[[], Awaitable[object]]) -> None:
@@ -225,7 +237,27 @@ def _bare(value: Any) -> Any:  # noqa: ANN401 - for the blocking client
     return value._target if isinstance(value, _Done) else value
 
 
-FACES: dict[str, Face] = {"trio": TrioFace(), "asyncio": AsyncioFace(), "blocking": BlockingFace()}
+def _worded_connect(connect: Any) -> Any:  # noqa: ANN401 - see `Face`
+    return lambda *args, **kwargs: _Done(connect(*args, **kwargs))
+
+
+FACES: dict[str, Callable[[], Face]] = {
+    "trio": lambda: TrioFace(logbroker_client.connect),
+    "asyncio": lambda: AsyncioFace(logbroker_client.asyncio.connect),
+    "blocking": lambda: BlockingFace(_worded_connect(logbroker_client.blocking.connect)),
+}
+
+
+def _in_memory(kind: type[_Face], connect: Callable[[MemoryBroker], Any]) -> Any:  # noqa: ANN401 - a `Face`
+    broker = MemoryBroker()
+    return kind(lambda _url, **settings: connect(broker)(**settings), broker)
+
+
+MEMORY_FACES: dict[str, Callable[[], Face]] = {
+    "memory-trio": lambda: _in_memory(TrioFace, lambda broker: broker.connect),
+    "memory-asyncio": lambda: _in_memory(AsyncioFace, lambda broker: broker.connect_asyncio),
+    "memory-blocking": lambda: _in_memory(BlockingFace, lambda broker: _worded_connect(broker.connect_blocking)),
+}
 
 
 @dataclass

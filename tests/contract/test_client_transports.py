@@ -25,7 +25,7 @@ from logbroker.record.batch import decode_batch
 from logbroker.wire.requests import Ack, AnyRequest, Produce, Receive
 from logbroker_client import NewMessage
 from logbroker_client.endpoints import ConnectSettings
-from tests.contract.client_kit import FACES, Face, FakeWorld, fake_nodes, real_node
+from tests.contract.client_kit import FACES, MEMORY_FACES, Face, FakeWorld, fake_nodes, real_node
 from tests.fake_broker import Answer, Drop, FakeCluster, FakeNode, Hold
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 def face(request: pytest.FixtureRequest) -> Iterator[Face]:
     """One transport, which leaves no thread behind."""
     before = set(threading.enumerate())
-    yield FACES[request.param]
+    yield {**FACES, **MEMORY_FACES}[request.param]()
     left = {thread for thread in set(threading.enumerate()) - before if thread.is_alive() and not _is_pooled(thread)}
     assert left == set()
 
@@ -117,9 +117,12 @@ def answer_held(world: FakeWorld) -> None:
     world.thread.call(answer)
 
 
-# --- a real node ---
+# --- a node, real or in memory ---
+
+everywhere = pytest.mark.parametrize("face", [*sorted(FACES), *sorted(MEMORY_FACES)], indirect=True)
 
 
+@everywhere
 def test_messages_go_in_one_by_one_and_together_and_come_out_with_keys(face: Face, node: str, queue: str) -> None:
     async def scenario() -> None:
         async with face.connect(node) as client:
@@ -157,6 +160,7 @@ async def counts(client: Any, queue: str) -> tuple[int, int]:  # noqa: ANN401 - 
     return sum(row.available for row in rows), sum(row.leased for row in rows)
 
 
+@everywhere
 def test_many_at_once_share_batches_and_keep_their_order(face: Face, node: str, queue: str) -> None:
     async def scenario() -> None:
         async with face.connect(node) as client:
@@ -182,6 +186,7 @@ def test_many_at_once_share_batches_and_keep_their_order(face: Face, node: str, 
     face.run(scenario)
 
 
+@everywhere
 def test_a_nacked_message_comes_again_and_an_extended_one_stays(face: Face, node: str, queue: str) -> None:
     async def scenario() -> None:
         async with face.connect(node) as client:
@@ -204,6 +209,7 @@ def test_a_nacked_message_comes_again_and_an_extended_one_stays(face: Face, node
     face.run(scenario)
 
 
+@everywhere
 def test_a_block_acks_its_message_and_nacks_it_when_it_fails(face: Face, node: str, queue: str) -> None:
     async def scenario() -> None:
         async with face.connect(node) as client:
@@ -234,6 +240,7 @@ def test_a_block_acks_its_message_and_nacks_it_when_it_fails(face: Face, node: s
     face.run(scenario)
 
 
+@everywhere
 def test_a_block_that_ends_too_late_says_so(face: Face, node: str, queue: str) -> None:
     async def scenario() -> None:
         async with face.connect(node) as client:
@@ -257,6 +264,7 @@ def test_a_block_that_ends_too_late_says_so(face: Face, node: str, queue: str) -
     face.run(scenario)
 
 
+@everywhere
 def test_when_the_hide_time_is_over_the_message_comes_again_and_the_old_lease_is_stale(
     face: Face, node: str, queue: str
 ) -> None:
@@ -267,6 +275,7 @@ def test_when_the_hide_time_is_over_the_message_comes_again_and_the_old_lease_is
                 await producer.send(b"a")
             async with client.consumer(queue, hide=1.0) as consumer:
                 (first,) = await take(consumer, 1)
+                face.advance(1.1)
                 (again,) = await take(consumer, 1)
                 assert again.deliveries == 2
                 with pytest.raises(StaleLeaseError):
@@ -276,6 +285,7 @@ def test_when_the_hide_time_is_over_the_message_comes_again_and_the_old_lease_is
     face.run(scenario)
 
 
+@everywhere
 def test_a_rewind_brings_back_what_is_acked_and_a_skip_passes_it(face: Face, node: str, queue: str) -> None:
     async def scenario() -> None:
         async with face.connect(node) as client:
@@ -298,6 +308,7 @@ def test_a_rewind_brings_back_what_is_acked_and_a_skip_passes_it(face: Face, nod
     face.run(scenario)
 
 
+@everywhere
 def test_queues_and_groups_are_made_listed_and_deleted(face: Face, node: str, queue: str) -> None:
     async def scenario() -> None:
         async with face.connect(node) as client:
@@ -317,6 +328,7 @@ def test_queues_and_groups_are_made_listed_and_deleted(face: Face, node: str, qu
     face.run(scenario)
 
 
+@everywhere
 def test_an_error_of_the_block_leaves_it_as_it_is(face: Face, node: str, queue: str) -> None:
     async def scenario() -> None:
         async def fail() -> None:
@@ -331,6 +343,7 @@ def test_an_error_of_the_block_leaves_it_as_it_is(face: Face, node: str, queue: 
     face.run(scenario)
 
 
+@everywhere
 def test_what_is_closed_says_so(face: Face, node: str, queue: str) -> None:
     async def scenario() -> None:
         async with face.connect(node) as client:

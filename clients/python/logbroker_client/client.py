@@ -148,9 +148,9 @@ class Client:
         """
         settings = QueueSettings(
             partitions=_natural("partitions", partitions),
-            retention_ms=_milliseconds("retention", retention.total_seconds()),
-            hide_ms=_milliseconds("hide", hide),
-            max_wait_ms=_milliseconds("max_wait", max_wait),
+            retention_ms=milliseconds("retention", retention.total_seconds()),
+            hide_ms=milliseconds("hide", hide),
+            max_wait_ms=milliseconds("max_wait", max_wait),
         )
         await self._ask(lambda rid: CreateQueue(rid, name=name, settings=settings), Done, is_repeatable=False)
 
@@ -166,9 +166,9 @@ class Client:
         """Change settings of a queue; None leaves one as it is. Partitions can only become more."""
         changes = QueueChanges(
             partitions=None if partitions is None else _natural("partitions", partitions),
-            retention_ms=None if retention is None else _milliseconds("retention", retention.total_seconds()),
-            hide_ms=None if hide is None else _milliseconds("hide", hide),
-            max_wait_ms=None if max_wait is None else _milliseconds("max_wait", max_wait),
+            retention_ms=None if retention is None else milliseconds("retention", retention.total_seconds()),
+            hide_ms=None if hide is None else milliseconds("hide", hide),
+            max_wait_ms=None if max_wait is None else milliseconds("max_wait", max_wait),
         )
         await self._ask(lambda rid: AlterQueue(rid, name=name, changes=changes), Done, is_repeatable=True)
 
@@ -346,14 +346,15 @@ def target_of(position: object) -> Target:
                 raise InvalidArgumentError(f"{position} is before 1970")
             return TimeTarget(ms)
         case timedelta():
-            return RelativeTarget(ms=_milliseconds("the time to go back", abs(position.total_seconds())))
+            return RelativeTarget(ms=milliseconds("the time to go back", abs(position.total_seconds())))
         case int() if not isinstance(position, bool):
             return OffsetTarget(position) if position >= 0 else RelativeTarget(count=-position)
         case _:
             raise InvalidArgumentError(f"{position!r} is no position in a queue")
 
 
-def _milliseconds(name: str, seconds: float) -> int:
+def milliseconds(name: str, seconds: float) -> int:
+    """A duration in the wire's unit. Raises InvalidArgumentError outside of what makes sense."""
     if not 0 < seconds <= 1e10:
         raise InvalidArgumentError(f"{name} is {seconds} s, outside 0 to 10000000000")
     return round(seconds * 1000)
