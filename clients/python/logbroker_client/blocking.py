@@ -12,7 +12,9 @@ from __future__ import annotations
 
 from contextlib import contextmanager, suppress
 from functools import partial, wraps
-from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, Self, TypeVar, Unpack, final
+from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, Self, Unpack, final
+
+from typing_extensions import TypeVar
 
 from logbroker.errors import LogBrokerError
 from logbroker_client import asyncio as coroutines
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterator, Sequence
     from types import TracebackType
 
+    from logbroker_client.codecs import MessageCodec
     from logbroker_client.consuming import ConsumerStatistics, Delivery
     from logbroker_client.endpoints import ConnectSettings
     from logbroker_client.settling import Order
@@ -54,6 +57,9 @@ _T = TypeVar("_T")
 _R = TypeVar("_R")
 _F = TypeVar("_F")
 _P = ParamSpec("_P")
+_Sent = TypeVar("_Sent", default=bytes | bytearray | memoryview)
+_Read = TypeVar("_Read", default=bytes)
+_Read_co = TypeVar("_Read_co", covariant=True, default=bytes)
 
 
 class _Face(Generic[_T]):
@@ -106,7 +112,7 @@ def connect(url: str | Sequence[str], **settings: Unpack[ConnectSettings]) -> It
 
 
 @final
-class Message(DeliveredMessage):
+class Message(DeliveredMessage[_Read_co]):
     """One delivered message, leased until it is settled or its hide time ends."""
 
     __slots__ = ()
@@ -152,12 +158,12 @@ class Message(DeliveredMessage):
 
 
 @final
-class MessageBatch(DeliveredBatch[Message]):
+class MessageBatch(DeliveredBatch[Message[_Read_co]], Generic[_Read_co]):
     """The messages of one receive, in order of offset; opened when first looked into."""
 
     __slots__ = ()
 
-    def __init__(self, settling: Consumer, delivery: Delivery) -> None:
+    def __init__(self, settling: Consumer[_Read_co], delivery: Delivery) -> None:
         super().__init__(settling, delivery, Message)
 
     def settle(self, order: Order, ranges: list[tuple[int, int]]) -> None:
@@ -177,12 +183,16 @@ class MessageBatch(DeliveredBatch[Message]):
 
 
 @final
-class Producer(_Face[coroutines.Producer]):
+class Producer(_Face[coroutines.Producer[_Sent]], Generic[_Sent]):
     """Sends messages to one queue; made by `Client.producer`, and used in a `with`."""
 
     @property
     def queue(self) -> str:
         return self._inner.queue
+
+    @property
+    def codec(self) -> MessageCodec[_Sent] | None:
+        return self._inner.codec
 
     def __enter__(self) -> Self:
         self._thread.run(self._inner.__aenter__())
@@ -199,14 +209,15 @@ class Producer(_Face[coroutines.Producer]):
 
 
 @final
-class Consumer(_Face[coroutines.Consumer]):
+class Consumer(_Face[coroutines.Consumer[_Read]], Generic[_Read]):
     """Receives messages of one queue for one consumer group; made by `Client.consumer`, and used in a `with`."""
 
-    def __init__(self, thread: LoopThread, inner: coroutines.Consumer) -> None:
+    def __init__(self, thread: LoopThread, inner: coroutines.Consumer[_Read]) -> None:
         super().__init__(thread, inner)
         self.queue = inner.queue
+        self.codec = inner.codec
         # The batch that `for message` is in.
-        self._batch: Iterator[Message] = iter(())
+        self._batch: Iterator[Message[_Read]] = iter(())
 
     @property
     def stale_count(self) -> int:
@@ -233,7 +244,7 @@ class Consumer(_Face[coroutines.Consumer]):
     def __iter__(self) -> Self:
         return self
 
-    def __next__(self) -> Message:
+    def __next__(self) -> Message[_Read]:
         """The next message; waits as long as there is none."""
         for message in self._batch:
             return message
@@ -242,11 +253,11 @@ class Consumer(_Face[coroutines.Consumer]):
             for message in self._batch:
                 return message
 
-    def receive(self) -> MessageBatch:
+    def receive(self) -> MessageBatch[_Read]:
         """The messages of the next receive; waits as long as there are none."""
         return MessageBatch(self, self._thread.run(self._inner.receive()).delivery)
 
-    def batches(self) -> Iterator[MessageBatch]:
+    def batches(self) -> Iterator[MessageBatch[_Read]]:
         """`for` over the messages of each receive: the least work for a message."""
         while True:
             yield self.receive()
@@ -259,7 +270,7 @@ class Consumer(_Face[coroutines.Consumer]):
     flush = _blocking(coroutines.Consumer.flush)
     settle = _blocking(coroutines.Consumer.settle)
 
-    def ack_nowait(self, messages: Sequence[DeliveredMessage]) -> None:
+    def ack_nowait(self, messages: Sequence[DeliveredMessage[Any]]) -> None:
         """Settle messages soon; as `Message.ack_nowait`."""
         self._thread.post(partial(self._inner.ack_nowait, list(messages)))
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Literal, TypeAlias, TypeVar, final
+from typing import TYPE_CHECKING, Literal, TypeAlias, final
+
+from typing_extensions import TypeVar
 
 from logbroker.errors import InvalidArgumentError, NotFoundError, UnavailableError
 from logbroker.wire.requests import (
@@ -49,10 +51,13 @@ from logbroker_client.producer import Producer
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from logbroker_client.codecs import MessageCodec
     from logbroker_client.core import ClientCore
     from logbroker_client.waits import Waits
 
 _R = TypeVar("_R", bound=Reply)
+_Sent = TypeVar("_Sent", default=bytes | bytearray | memoryview)
+_Read = TypeVar("_Read", default=bytes)
 
 Position: TypeAlias = datetime | timedelta | int | MessageId | Literal["earliest", "latest"]
 """Where to go in a queue: a time (with its zone), back by a duration, an offset of every partition or
@@ -73,14 +78,16 @@ class Client:
         self,
         queue: str,
         *,
+        codec: MessageCodec[_Sent] | None = None,
         timeout: float | None = None,
         batch_bytes: int = 256 * 1024,
         linger: float = 0.0,
         compression: bool = True,
         max_buffered_bytes: int = 32 * 1024 * 1024,
-    ) -> Producer:
+    ) -> Producer[_Sent]:
         """A producer, for use in `async with`.
 
+        `codec` makes bytes of what is sent (`logbroker_client.codecs`); without one it is bytes.
         `timeout` is how long a message is tried, in seconds. `batch_bytes` is the size at which a batch
         does not wait for the one before it. `linger` makes smaller ones wait for company, in seconds;
         batching needs no such help. Sends wait while `max_buffered_bytes` are unconfirmed.
@@ -92,13 +99,14 @@ class Client:
             is_compressed=compression,
             max_buffered_bytes=max_buffered_bytes,
         )
-        return Producer(self, queue, options)
+        return Producer(self, queue, options, codec)
 
     def consumer(
         self,
         queue: str,
         *,
         group: str = "default",
+        codec: MessageCodec[_Read] | None = None,
         hide: float | None = None,
         wait: float = 20.0,
         max_messages: int = 1000,
@@ -106,9 +114,10 @@ class Client:
         prefetch: int = 4,
         timeout: float | None = None,
         name: str = "",
-    ) -> Consumer:
+    ) -> Consumer[_Read]:
         """A consumer, for use in `async with`.
 
+        `codec` makes `message.body` of its value (`logbroker_client.codecs`).
         `hide` is how long messages stay hidden from the group's other consumers, in seconds, and begins
         when the server hands them out: with slow work take few at once (`max_messages`, `prefetch`).
         None takes the queue's setting. `wait` is how long a receive waits at the server. `prefetch` is
@@ -124,7 +133,7 @@ class Client:
             timeout_s=self.core.options.timeout_s if timeout is None else timeout,
             name=name,
         )
-        return Consumer(self, queue, options)
+        return Consumer(self, queue, options, codec)
 
     def queue(self, name: str) -> Queue:
         """The operations on one queue, which need not exist yet."""

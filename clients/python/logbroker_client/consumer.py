@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from functools import partial
 from itertools import chain
-from typing import TYPE_CHECKING, Self, final
+from typing import TYPE_CHECKING, Any, Generic, Self, final
+
+from typing_extensions import TypeVar
 
 from logbroker.errors import LocalProtocolError
 from logbroker_client.consuming import ConsumerCore
@@ -17,16 +19,19 @@ if TYPE_CHECKING:
 
     from logbroker_client.calls import Call
     from logbroker_client.client import Client
+    from logbroker_client.codecs import MessageCodec
     from logbroker_client.consuming import ConsumerStatistics
     from logbroker_client.options import ConsumerOptions
     from logbroker_client.settling import Order, SettleBatch
+
+_B = TypeVar("_B", default=bytes)
 
 # How many acks without a waiter are remembered for their outcome, before the settled ones are swept.
 _MAX_REMEMBERED_COUNT = 256
 
 
 @final
-class Consumer:
+class Consumer(Generic[_B]):
     """Receives messages of one queue for one consumer group; made by `Client.consumer`.
 
     A message that is delivered is hidden from the others of the group for the hide time; settle it
@@ -35,8 +40,11 @@ class Consumer:
     hide time. A cancellation leaves without waiting for any of that.
     """
 
-    def __init__(self, client: Client, queue: str, options: ConsumerOptions) -> None:
+    def __init__(
+        self, client: Client, queue: str, options: ConsumerOptions, codec: MessageCodec[_B] | None = None
+    ) -> None:
         self.queue = queue
+        self.codec = codec
         self.stale_count = 0
         """Messages acked by `ack_nowait` whose lease was over: they are delivered again."""
         self.unknown_count = 0
@@ -48,9 +56,9 @@ class Consumer:
         self._wait_among = client.waits.among
         self._checkpoint = client.waits.checkpoint
         # The batch that `async for message` is in.
-        self._batch: Iterator[Message] = iter(())
+        self._batch: Iterator[Message[_B]] = iter(())
         # What others took out of batches and showed to nobody.
-        self._unseen: list[DeliveredMessage] = []
+        self._unseen: list[DeliveredMessage[Any]] = []
         # (batch, lease, ranges) of acks that nobody waits for.
         self._unwatched: list[tuple[SettleBatch, int, list[tuple[int, int]]]] = []
 
@@ -81,7 +89,7 @@ class Consumer:
         finally:
             self._client.core.unwatch(self.queue)
 
-    def put_back(self, messages: Iterable[DeliveredMessage]) -> None:
+    def put_back(self, messages: Iterable[DeliveredMessage[Any]]) -> None:
         """Messages that were taken and that nobody has seen: leaving the block has them delivered again at once."""
         self._unseen.extend(messages)
 
@@ -104,7 +112,7 @@ class Consumer:
     def __aiter__(self) -> Self:
         return self
 
-    async def __anext__(self) -> Message:
+    async def __anext__(self) -> Message[_B]:
         """The next message; waits as long as there is none. A checkpoint once for each batch.
 
         Raises:
@@ -118,7 +126,7 @@ class Consumer:
             for message in self._batch:
                 return message
 
-    async def receive(self) -> MessageBatch:
+    async def receive(self) -> MessageBatch[_B]:
         """The messages of the next receive; waits as long as there are none."""
         core = self._running()
         await self._checkpoint()
@@ -132,30 +140,30 @@ class Consumer:
             self._running()
             await self._wait_among(core.waiters)
 
-    def batches(self) -> AsyncIterator[MessageBatch]:
+    def batches(self) -> AsyncIterator[MessageBatch[_B]]:
         """`async for` over the messages of each receive: the least work for a message."""
         return _Batches(self)
 
     # --- settling ---
 
-    async def ack(self, messages: Iterable[DeliveredMessage]) -> None:
+    async def ack(self, messages: Iterable[DeliveredMessage[Any]]) -> None:
         """Settle messages for good, with as few requests as their leases allow; as `Message.ack`."""
         await self._settle_messages(ACK, messages)
 
-    def ack_nowait(self, messages: Iterable[DeliveredMessage]) -> None:
+    def ack_nowait(self, messages: Iterable[DeliveredMessage[Any]]) -> None:
         """Settle messages soon; as `Message.ack_nowait`."""
         for partition, lease, ranges in _grouped(messages):
             self.settle_nowait(ACK, partition, lease, ranges)
 
-    async def nack(self, messages: Iterable[DeliveredMessage], *, delay: float = 0.0, reason: str = "") -> None:
+    async def nack(self, messages: Iterable[DeliveredMessage[Any]], *, delay: float = 0.0, reason: str = "") -> None:
         """Have messages delivered again, at once or after `delay` seconds."""
         await self._settle_messages(nack_order(delay, reason), messages)
 
-    async def extend(self, messages: Iterable[DeliveredMessage], hide: float) -> None:
+    async def extend(self, messages: Iterable[DeliveredMessage[Any]], hide: float) -> None:
         """Hide messages for `hide` seconds from now."""
         await self._settle_messages(extend_order(hide), messages)
 
-    async def _settle_messages(self, order: Order, messages: Iterable[DeliveredMessage]) -> None:
+    async def _settle_messages(self, order: Order, messages: Iterable[DeliveredMessage[Any]]) -> None:
         core = self._running()
         put = [
             (core.settler(partition).add(order, lease, ranges), lease, ranges)
@@ -223,7 +231,7 @@ class Consumer:
         self._sweep()
 
 
-def _grouped(messages: Iterable[DeliveredMessage]) -> list[tuple[int, int, list[tuple[int, int]]]]:
+def _grouped(messages: Iterable[DeliveredMessage[Any]]) -> list[tuple[int, int, list[tuple[int, int]]]]:
     """Messages as (partition, lease, ranges of offsets)."""
     found: dict[tuple[int, int], list[tuple[int, int]]] = {}
     for message in messages:
@@ -237,12 +245,12 @@ def _grouped(messages: Iterable[DeliveredMessage]) -> list[tuple[int, int, list[
 
 
 @final
-class _Batches:
-    def __init__(self, consumer: Consumer) -> None:
+class _Batches(Generic[_B]):
+    def __init__(self, consumer: Consumer[_B]) -> None:
         self._consumer = consumer
 
     def __aiter__(self) -> Self:
         return self
 
-    async def __anext__(self) -> MessageBatch:
+    async def __anext__(self) -> MessageBatch[_B]:
         return await self._consumer.receive()

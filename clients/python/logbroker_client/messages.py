@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Generic, NamedTuple, Protocol, Self, TypeVar, final, overload
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, Protocol, Self, cast, final, overload
+
+from typing_extensions import TypeVar
 
 from logbroker.errors import CorruptBatchError, InvalidArgumentError, LogBrokerError, RequestTooLargeError
 from logbroker.record.batch import DEFAULT_LIMITS, Record, read_batch
@@ -20,9 +22,12 @@ if TYPE_CHECKING:
 
     from logbroker.record.batch import Headers
     from logbroker.wire.requests import BatchPart
+    from logbroker_client.codecs import MessageCodec
     from logbroker_client.consuming import Delivery
 
-_M = TypeVar("_M", bound="DeliveredMessage")
+# What a codec makes of the value of a message; without a codec it is the value.
+_B_co = TypeVar("_B_co", covariant=True, default=bytes)
+_M = TypeVar("_M", bound="DeliveredMessage[Any]")
 
 _OFFSET_BITS = 48
 MAX_REASON_LENGTH = 256
@@ -61,10 +66,10 @@ class MessageId(NamedTuple):
 
 @final
 @dataclass(frozen=True, slots=True)
-class NewMessage:
-    """A message to send. `value` None deletes its key once the queue is compacted."""
+class NewMessage(Generic[_B_co]):
+    """A message to send. `value` is for the producer's codec; None deletes its key once the queue is compacted."""
 
-    value: bytes | None
+    value: _B_co | None
     key: bytes | None = None
     headers: Headers = ()
 
@@ -73,6 +78,7 @@ class SettlingNowait(Protocol):
     """What messages of all kinds need of their consumer."""
 
     queue: str
+    codec: MessageCodec[Any] | None
 
     def settle_nowait(self, order: Order, partition: int, lease: int, ranges: list[tuple[int, int]]) -> None: ...
 
@@ -88,17 +94,18 @@ class Origin:
     """What the messages of one receive have in common. They hold this and not their batch, which holds them:
     a circle would keep all of them in memory until Python's collector comes along."""
 
-    __slots__ = ("lease", "partition", "queue", "settling")
+    __slots__ = ("codec", "lease", "partition", "queue", "settling")
 
     def __init__(self, settling: SettlingNowait, partition: int, lease: int) -> None:
         self.queue = settling.queue
+        self.codec = settling.codec
         self.partition = partition
         self.lease = lease
         # How it waits is known to the messages that are made for it: one kind for coroutines, one for blocking code.
         self.settling: Any = settling
 
 
-class DeliveredMessage:
+class DeliveredMessage(Generic[_B_co]):
     """What a message holds, whatever its kind of consumer. Each kind adds how to settle it and wait for that."""
 
     # `_is_given_back` is set only by those who need it.
@@ -139,6 +146,22 @@ class DeliveredMessage:
             CorruptBatchError: it cannot be read. So do `key`, `headers` and `timestamp_ms`.
         """
         return self._record().value
+
+    @property
+    def body(self) -> _B_co:
+        """The value, as the consumer's codec reads it each time; without a codec, the value as it is.
+
+        Raises:
+            CorruptBatchError: it cannot be read.
+            InvalidArgumentError: there is none, as None was sent.
+            Exception: what the codec raises for a value that it cannot read.
+        """
+        value = self._record().value
+        if value is None:
+            raise InvalidArgumentError(f"{self.id} deletes its key, and has no body", hint="look at `value` first")
+        codec = self._origin.codec
+        # Without a codec the type is that of values.
+        return cast("_B_co", value if codec is None else codec.decode(value))
 
     @property
     def key(self) -> bytes | None:
@@ -183,7 +206,7 @@ class DeliveredMessage:
 
 
 @final
-class Message(DeliveredMessage):
+class Message(DeliveredMessage[_B_co]):
     """One delivered message, leased until it is settled or its hide time ends."""
 
     __slots__ = ()
@@ -308,7 +331,7 @@ class DeliveredBatch(Generic[_M]):
 
 
 @final
-class MessageBatch(DeliveredBatch[Message]):
+class MessageBatch(DeliveredBatch[Message[_B_co]], Generic[_B_co]):
     """The messages of one receive, in order of offset; opened when first looked into."""
 
     __slots__ = ()

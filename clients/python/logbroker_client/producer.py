@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from functools import partial
 from itertools import repeat
-from typing import TYPE_CHECKING, Self, cast, final
+from typing import TYPE_CHECKING, Any, Generic, Self, cast, final
+
+from typing_extensions import TypeVar
 
 from logbroker.errors import InvalidArgumentError, LocalProtocolError
 from logbroker_client.messages import MessageId, NewMessage
@@ -16,22 +18,28 @@ if TYPE_CHECKING:
 
     from logbroker.record.batch import Headers
     from logbroker_client.client import Client
+    from logbroker_client.codecs import MessageCodec
     from logbroker_client.options import ProducerOptions
+
+_B = TypeVar("_B", default=bytes | bytearray | memoryview)
 
 # A part of a list: its batch, the position of its first message there, and how many.
 _Span = tuple[OutgoingBatch, int, int]
 
 
 @final
-class Producer:
+class Producer(Generic[_B]):
     """Sends messages to one queue; made by `Client.producer`, and used in an `async with`.
 
     Leaving the block normally waits for everything that is unsettled; leaving it by an error or a
     cancellation gives up waiting, and what is on its way may still be committed.
     """
 
-    def __init__(self, client: Client, queue: str, options: ProducerOptions) -> None:
+    def __init__(
+        self, client: Client, queue: str, options: ProducerOptions, codec: MessageCodec[_B] | None = None
+    ) -> None:
         self.queue = queue
+        self.codec = codec
         self._client = client
         self._options = options
         self._core: ProducerCore | None = None
@@ -66,10 +74,8 @@ class Producer:
             raise LocalProtocolError(f"the producer of {self.queue} is not open", hint="use it inside `async with`")
         return self._core
 
-    async def send(
-        self, value: bytes | bytearray | memoryview | None, *, key: bytes | None = None, headers: Headers = ()
-    ) -> MessageId:
-        """Send one message and return when it is committed.
+    async def send(self, value: _B | None, *, key: bytes | None = None, headers: Headers = ()) -> MessageId:
+        """Send one message and return when it is committed. `value` is for the codec, and bytes without one.
 
         Messages with the same key stay in order; so do those that one task sends one after another to
         the same partition. The best throughput comes from many tasks sending at once, or `send_many`.
@@ -83,7 +89,13 @@ class Producer:
             RequestError: the server, or this client in its place, refuses it.
         """
         core = self._running()
-        data = value if value is None or type(value) is bytes else _to_bytes(value)
+        data: bytes | None
+        if value is None:
+            data = None
+        elif isinstance(value, bytes) and self.codec is None:
+            data = value
+        else:
+            data = self._encode(value)
         size_bytes = core.size_of(data, key, headers)
         await self._checkpoint_if_cancelled()
         if not core.reserve(size_bytes):
@@ -100,7 +112,12 @@ class Producer:
         await self._wait_among(core.room_waiters, size_bytes, undo=partial(core.release, size_bytes))
         self._running()
 
-    async def send_many(self, messages: Iterable[bytes | NewMessage]) -> list[MessageId]:
+    def _encode(self, value: object) -> bytes:
+        # The codec is for what `send` takes.
+        codec: MessageCodec[Any] | None = self.codec
+        return _to_bytes(value) if codec is None else codec.encode(value)
+
+    async def send_many(self, messages: Iterable[_B | NewMessage[_B]]) -> list[MessageId]:
         """Send messages together and return their ids, in order, when all are committed.
 
         They are not one transaction: an error, or being cancelled, leaves some committed and others
@@ -109,7 +126,7 @@ class Producer:
         core = self._running()
         spans: list[_Span] = []
         # The caller's list may change while this waits.
-        listed = list(messages)
+        listed = list(messages) if self.codec is None else [self._encoded(message) for message in messages]
         await self._checkpoint_if_cancelled()
         if set(map(type, listed)) == {bytes}:
             await self._append_values(core, cast("list[bytes]", listed), spans)
@@ -123,7 +140,13 @@ class Producer:
             await self._checkpoint()
         return self._ids(spans)
 
-    async def _append(self, core: ProducerCore, message: bytes | NewMessage, spans: list[_Span]) -> None:
+    def _encoded(self, message: _B | NewMessage[_B]) -> bytes | NewMessage:
+        if not isinstance(message, NewMessage):
+            return self._encode(message)
+        value = None if message.value is None else self._encode(message.value)
+        return NewMessage(value, message.key, message.headers)
+
+    async def _append(self, core: ProducerCore, message: object, spans: list[_Span]) -> None:
         if not isinstance(message, NewMessage):
             message = NewMessage(_to_bytes(message))
         size_bytes = core.size_of(message.value, message.key, message.headers)

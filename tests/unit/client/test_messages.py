@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import gc
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -14,11 +15,15 @@ from logbroker_client.settling import ACK, Order, Verb
 
 BATCH = stamp(encode_values([b"%d" % number for number in range(100, 110)], timestamp_ms=7), Offset(100), 1)
 
+if TYPE_CHECKING:
+    from logbroker_client.codecs import MessageCodec
+
 
 class Settled:
     """Takes down what messages ask of their consumer."""
 
     queue = "orders"
+    codec: MessageCodec[Any] | None = None
 
     def __init__(self) -> None:
         self.asked: list[tuple[Order, int, int, list[tuple[int, int]]]] = []
