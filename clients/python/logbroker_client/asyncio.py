@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
 
     from logbroker_client.endpoints import ConnectSettings
+    from logbroker_client.waits import RunningTransport
 
 __all__ = [
     "Client",
@@ -56,7 +57,13 @@ async def connect(url: str | Sequence[str], **settings: Unpack[ConnectSettings])
     loop = asyncio.get_running_loop()
     bell = asyncio.Event()
     core = ClientCore(urls, env=system_environment(clock=loop.time, wake=wake, on_work=bell.set), options=options)
-    transport = Transport(core, bell, tls=trust_of(settings))
+    async with held(core, Transport(core, bell, tls=trust_of(settings))) as client:
+        yield client
+
+
+@asynccontextmanager
+async def held(core: ClientCore, transport: RunningTransport) -> AsyncIterator[Client]:
+    """Run a transport and give its client, once it is connected, for the time of the block."""
     # An error of the block leaves as it is, not in a group: the group here is nobody else's business.
     failure: Exception | None = None
     async with asyncio.TaskGroup() as group:
@@ -71,7 +78,7 @@ async def connect(url: str | Sequence[str], **settings: Unpack[ConnectSettings])
             running.cancel()
         else:
             transport.close()
-            limit = loop.call_later(2 * options.close_timeout_s, running.cancel)
+            limit = asyncio.get_running_loop().call_later(2 * core.options.close_timeout_s, running.cancel)
             running.add_done_callback(lambda _: limit.cancel())
         finally:
             core.close(ShuttingDownError("the client is closed"))

@@ -18,26 +18,26 @@ from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from itertools import count
-from typing import TYPE_CHECKING, Unpack, final
+from typing import TYPE_CHECKING, Protocol, Unpack, final
 
 import trio
 
-from logbroker.errors import InvalidArgumentError, LogBrokerError, ShuttingDownError, UnavailableError
+from logbroker.errors import InvalidArgumentError, LogBrokerError, UnavailableError
 from logbroker.memory import broker as memory
-from logbroker_client import asyncio_transport, blocking, transport
-from logbroker_client.asyncio_transport import ASYNCIO
-from logbroker_client.client import Client, milliseconds
+from logbroker_client import asyncio as coroutines
+from logbroker_client import asyncio_transport, blocking, transport, trio_connect
+from logbroker_client.client import milliseconds
 from logbroker_client.core import ClientCore
 from logbroker_client.endpoints import options_of
 from logbroker_client.loop_thread import LoopThread
 from logbroker_client.pending import Environment
-from logbroker_client.trio_connect import TRIO
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+    from collections.abc import AsyncIterator, Callable, Iterator
 
     from logbroker.memory.connection import MemoryConnection
     from logbroker.record.batch import Record
+    from logbroker_client.client import Client
     from logbroker_client.endpoints import ConnectSettings
     from logbroker_client.links import Link
     from logbroker_client.options import ClientOptions
@@ -141,43 +141,16 @@ class MemoryBroker:
     @asynccontextmanager
     async def connect(self, **settings: Unpack[ConnectSettings]) -> AsyncIterator[Client]:
         """A client on trio, as `logbroker_client.connect` gives it."""
-        bell = _TrioBell()
-        connected = self._transport(options_of(settings), wake=transport.new_scheduler_wake(), kick=bell.ring)
-        # An error of the block leaves as it is, not in a group.
-        failure: Exception | None = None
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(connected.run, bell.wait)
-            client = Client(connected.core, TRIO)
-            try:
-                await client.load_all()
-                yield client
-            except Exception as error:
-                failure = error
-            finally:
-                self._close(connected)
-                nursery.cancel_scope.cancel()
-        if failure is not None:
-            raise failure
+        connected = self._transport(options_of(settings), transport.new_scheduler_wake(), _TrioBell())
+        async with trio_connect.held(connected.core, connected) as client:
+            yield client
 
     @asynccontextmanager
     async def connect_asyncio(self, **settings: Unpack[ConnectSettings]) -> AsyncIterator[Client]:
         """A client on asyncio, as `logbroker_client.asyncio.connect` gives it."""
-        bell = _AsyncioBell()
-        connected = self._transport(options_of(settings), wake=asyncio_transport.wake, kick=bell.ring)
-        failure: Exception | None = None
-        async with asyncio.TaskGroup() as group:
-            running = group.create_task(connected.run(bell.wait))
-            client = Client(connected.core, ASYNCIO)
-            try:
-                await client.load_all()
-                yield client
-            except Exception as error:
-                failure = error
-            finally:
-                self._close(connected)
-                running.cancel()
-        if failure is not None:
-            raise failure
+        connected = self._transport(options_of(settings), asyncio_transport.wake, _AsyncioBell())
+        async with coroutines.held(connected.core, connected) as client:
+            yield client
 
     @contextmanager
     def connect_blocking(self, **settings: Unpack[ConnectSettings]) -> Iterator[blocking.Client]:
@@ -186,40 +159,45 @@ class MemoryBroker:
         with thread.running(self.connect_asyncio(**settings)) as inner:
             yield blocking.Client(thread, inner)
 
-    def _transport(
-        self, options: ClientOptions, *, wake: Callable[[dict[object, None]], None], kick: Callable[[], None]
-    ) -> _Transport:
+    def _transport(self, options: ClientOptions, wake: Callable[[dict[object, None]], None], bell: _Bell) -> _Transport:
         environment = Environment(
             clock=self._broker.now_s,
             wall_ms=self._broker.now_ms,
             chance=self._chance.random,
             new_id=lambda: next(self._ids),
             wake=wake,
-            on_work=kick,
+            on_work=bell.ring,
         )
-        connected = _Transport(self._broker, ClientCore([memory.URL], env=environment, options=options), kick)
-        with self._broker.lock:
-            self._transports[connected] = None
-        return connected
+        core = ClientCore([memory.URL], env=environment, options=options)
+        return _Transport(self._broker, core, bell, self._transports)
 
-    def _close(self, connected: _Transport) -> None:
-        with self._broker.lock:
-            del self._transports[connected]
-            connected.close()
+
+class _Bell(Protocol):
+    """Wakes the task that takes turns."""
+
+    def ring(self) -> None:
+        """May be called from any thread."""
+        ...
+
+    async def wait(self) -> None: ...
 
 
 @final
 class _Transport:
-    """Joins the core of one client to the broker by calls. `kick` has `turn` called soon, from any thread."""
+    """Joins the core of one client to the broker by calls. While it runs it is one of `others`."""
 
-    def __init__(self, broker: memory.MemoryBroker, core: ClientCore, kick: Callable[[], None]) -> None:
+    def __init__(
+        self, broker: memory.MemoryBroker, core: ClientCore, bell: _Bell, others: dict[_Transport, None]
+    ) -> None:
         self.core = core
-        self.kick = kick
         self._broker = broker
+        self._bell = bell
+        self._others = others
         self._connections: dict[Link, MemoryConnection] = {}
         # It is made in the thread of its loop.
         self._thread = threading.get_ident()
         self._wanted: list[threading.Event] = []
+        self._is_closing = False
 
     def take_turn(self) -> None:
         """Have a turn taken, from any thread."""
@@ -228,15 +206,29 @@ class _Transport:
             return
         taken = threading.Event()
         self._wanted.append(taken)
-        self.kick()
+        self._bell.ring()
         # A loop that is held up, perhaps by who waits here, takes its turn when it can.
         taken.wait(_TURN_S)
 
-    async def run(self, wait: Callable[[], Awaitable[None]]) -> None:
-        """Take a turn whenever `kick` was called."""
-        while True:
-            self.turn()
-            await wait()
+    async def run(self) -> None:
+        """Take a turn whenever the bell rings."""
+        with self._broker.lock:
+            self._others[self] = None
+        try:
+            while not self._is_closing:
+                self.turn()
+                await self._bell.wait()
+        finally:
+            with self._broker.lock:
+                del self._others[self]
+                for link in list(self._connections):
+                    self._lose(link, UnavailableError("the client is closed"))
+
+    def close(self) -> None:
+        """Send what there is, and let `run` return."""
+        self.turn()
+        self._is_closing = True
+        self._bell.ring()
 
     def turn(self) -> None:
         """Let everything happen that can happen without time."""
@@ -261,16 +253,9 @@ class _Transport:
             self.core.pump()
             is_busy = any([self._exchange(*pair) for pair in list(self._connections.items())])
 
-    def close(self) -> None:
-        """Send what there is; then everything that waits fails, and the connections end."""
-        self.turn()
-        self.core.close(ShuttingDownError("the client is closed"))
-        for link in list(self._connections):
-            self._lose(link, UnavailableError("the client is closed"))
-
     def _dial(self, link: Link) -> None:
-        self._connections[link] = self._broker.open(self.kick)
-        link.wake = self.kick
+        self._connections[link] = self._broker.open(self._bell.ring)
+        link.wake = self._bell.ring
         link.abort = lambda: self._lose(link, UnavailableError("the connection is gone"))
         self.core.link_connected(link)
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
     from logbroker_client.transport import OpenStream
+    from logbroker_client.waits import RunningTransport
 
 
 async def _within(seconds: float, action: Callable[[], Awaitable[None]]) -> None:
@@ -76,6 +77,13 @@ async def connect(
     core = ClientCore(urls, env=env, options=options)
     context = system_trust() if tls == "system" else tls
     transport = Transport(core, bell, open_stream=open_stream or partial(open_tcp, tls=context))
+    async with held(core, transport) as client:
+        yield client
+
+
+@asynccontextmanager
+async def held(core: ClientCore, transport: RunningTransport) -> AsyncIterator[Client]:
+    """Run a transport and give its client, once it is connected, for the time of the block."""
     # An error of the block leaves as it is, not in a group: the nursery here is nobody else's business.
     failure: Exception | None = None
     async with trio.open_nursery() as nursery:
@@ -90,7 +98,7 @@ async def connect(
             nursery.cancel_scope.cancel()
         else:
             transport.close()
-            nursery.cancel_scope.deadline = trio.current_time() + 2 * close_timeout
+            nursery.cancel_scope.deadline = trio.current_time() + 2 * core.options.close_timeout_s
         finally:
             core.close(ShuttingDownError("the client is closed"))
     if failure is not None:

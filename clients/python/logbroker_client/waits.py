@@ -39,6 +39,18 @@ class Waits:
     """Run something for so many seconds at the most, and go on without a word when they are over."""
 
 
+class RunningTransport(Protocol):
+    """What drives a core, for the time of a client's block."""
+
+    async def run(self) -> None:
+        """Until cancelled, or until `close` has ended everything."""
+        ...
+
+    def close(self) -> None:
+        """Begin to end: send what there is, say goodbye."""
+        ...
+
+
 def system_environment(
     *, clock: Callable[[], float], wake: Callable[[dict[object, None]], None], on_work: Callable[[], None]
 ) -> Environment:
