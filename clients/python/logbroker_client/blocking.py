@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, Self, Un
 
 from typing_extensions import TypeVar
 
-from logbroker.errors import LogBrokerError
+from logbroker.errors import LocalProtocolError, LogBrokerError
 from logbroker_client import asyncio as coroutines
 from logbroker_client.client import Position
 from logbroker_client.loop_thread import LoopThread
@@ -218,6 +218,7 @@ class Consumer(_Face[coroutines.Consumer[_Read]], Generic[_Read]):
         self.codec = inner.codec
         # The batch that `for message` is in.
         self._batch: Iterator[Message[_Read]] = iter(())
+        self._is_closed = False
 
     @property
     def stale_count(self) -> int:
@@ -236,6 +237,7 @@ class Consumer(_Face[coroutines.Consumer[_Read]], Generic[_Read]):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._is_closed = True
         self._inner.put_back(self._batch)
         self._thread.run(self._inner.__aexit__(kind, error, trace))
 
@@ -272,10 +274,15 @@ class Consumer(_Face[coroutines.Consumer[_Read]], Generic[_Read]):
 
     def ack_nowait(self, messages: Sequence[DeliveredMessage[Any]]) -> None:
         """Settle messages soon; as `Message.ack_nowait`."""
-        self._thread.post(partial(self._inner.ack_nowait, list(messages)))
+        self._post(partial(self._inner.ack_nowait, list(messages)))
 
     def settle_nowait(self, order: Order, partition: int, lease: int, ranges: list[tuple[int, int]]) -> None:
-        self._thread.post(partial(self._inner.settle_nowait, order, partition, lease, ranges))
+        self._post(partial(self._inner.settle_nowait, order, partition, lease, ranges))
+
+    def _post(self, action: Callable[[], None]) -> None:
+        if self._is_closed:
+            raise LocalProtocolError(f"the consumer of {self.queue} is not open", hint="use it inside `with`")
+        self._thread.post(action)
 
     def statistics(self) -> ConsumerStatistics:
         async def look() -> ConsumerStatistics:

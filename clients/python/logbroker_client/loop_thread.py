@@ -49,8 +49,9 @@ class LoopThread:
         # A daemon, so that a program that ends in spite of us, by `os._exit` in a signal handler or a deadlock in an
         # exit hook of others, is not held up; whoever leaves the block joins it.
         thread = threading.Thread(target=self._run, args=(client, entered), name="logbroker-client", daemon=True)
-        thread.start()
         try:
+            # An interruption may come while this waits for the thread, which runs already.
+            thread.start()
             yield entered.result()
         except BaseException as error:
             # Who is interrupted, or has failed, does not wait for the network.
@@ -68,6 +69,9 @@ class LoopThread:
             work.close()
             raise LocalProtocolError("the client is closed", hint="use it inside `with connect(...)`")
         try:
+            if self._actions:
+                # They come first, even if the thread that posted them was interrupted before it rang.
+                loop.call_soon_threadsafe(self._drain)
             future = asyncio.run_coroutine_threadsafe(work, loop)
         except RuntimeError as error:
             # The loop was closed a moment ago.
@@ -149,6 +153,9 @@ class LoopThread:
                 loop.call_soon_threadsafe(leave)
 
     def _join(self, thread: threading.Thread) -> None:
+        if thread.ident is None:
+            # It could not be started.
+            return
         try:
             thread.join()
         except BaseException:
