@@ -4,17 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import re
 import ssl
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import trustme
+from wsproto.events import AcceptConnection, CloseConnection
 
-from logbroker.errors import LogBrokerError, UnavailableError
+from logbroker.errors import LogBrokerError, RemoteProtocolError, UnavailableError
+from logbroker.wire.data_frames import message_head
+from logbroker.wire.frames import encode_frame
+from logbroker.wire.requests import SUBPROTOCOL, AnyReply, Pong, Welcome, WireLimits, encode_header
 from logbroker_client.asyncio import connect
-from logbroker_client.asyncio_transport import wait_among, wake, within_until
+from logbroker_client.asyncio_transport import Connection, wait_among, wake, within_until
+from logbroker_client.core import ClientCore
+from logbroker_client.options import ClientOptions
+from logbroker_client.waits import system_environment
 from tests.contract.client_kit import fake_nodes
 from tests.fake_broker import FakeCluster
+from tests.unit.client.test_web_socket import Server
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine
@@ -136,6 +145,118 @@ def test_tls_goes_by_the_context_that_is_given() -> None:
 
     with fake_nodes(cluster, tls=served) as world:
         run(main(world.urls[0]))
+
+
+class Pipe(asyncio.Transport):
+    """A socket that takes down what is written."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.written: list[bytes] = []
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        self.written.append(bytes(data))
+
+    def abort(self) -> None: ...
+
+    def take(self) -> bytes:
+        written, self.written = self.written, []
+        return b"".join(written)
+
+
+def feed(connection: Connection, data: bytes) -> None:
+    """Bytes come from the socket, in as many pieces as there are places for them."""
+    while data:
+        place = connection.get_buffer(-1)
+        size_bytes = min(len(place), len(data))
+        place[:size_bytes] = data[:size_bytes]
+        connection.buffer_updated(size_bytes)
+        data = data[size_bytes:]
+
+
+def greeted(loop: asyncio.AbstractEventLoop) -> tuple[ClientCore, Connection, Pipe, Server]:
+    """A connection whose WebSocket is there, and a question that waits for the welcome."""
+    env = system_environment(clock=loop.time, wake=wake, on_work=lambda: None)
+    core = ClientCore(["ws://node.test:4100"], env=env, options=ClientOptions(close_timeout_s=0.01))
+    core.ask_metadata([], timeout_s=5)
+    (link,) = core.take_dials()
+    connection, pipe, server = Connection(core, link), Pipe(), Server()
+    connection.connection_made(pipe)
+    server.take(pipe.take())
+    feed(connection, server.below.send(AcceptConnection(subprotocol=SUBPROTOCOL)))
+    return core, connection, pipe, server
+
+
+def answer(reply: AnyReply) -> bytes:
+    frame = encode_frame(encode_header(reply))
+    return message_head(len(frame)) + frame
+
+
+WELCOME = Welcome(1, version=1, node=1, cluster="c", limits=WireLimits())
+
+
+def test_nothing_is_written_while_the_socket_takes_nothing() -> None:
+    async def main() -> None:
+        _, connection, pipe, _ = greeted(asyncio.get_running_loop())
+        await asyncio.sleep(0)
+        assert pipe.take() != b""
+        connection.pause_writing()
+        feed(connection, answer(WELCOME))
+        await asyncio.sleep(0)
+        assert connection.greeted.done()
+        assert pipe.take() == b""
+        connection.resume_writing()
+        await asyncio.sleep(0)
+        assert pipe.take() != b""
+
+    run(main())
+
+
+def test_a_goodbye_that_is_not_answered_ends_in_time() -> None:
+    async def main() -> None:
+        _, connection, pipe, server = greeted(asyncio.get_running_loop())
+        feed(connection, answer(WELCOME))
+        connection.say_goodbye()
+        assert (await connection.ended).message == "the connection ended: no goodbye in time"
+        server.take(pipe.take())
+        assert isinstance(server.events[-1], CloseConnection)
+
+    run(main())
+
+
+@pytest.mark.parametrize(
+    ("data", "text"),
+    [
+        (b"\x82\x01x", "frame"),
+        (b"\x81\x01x", "a text message"),
+        (answer(Pong(77)), "answers nothing|is no answer to Hello"),
+    ],
+)
+def test_what_a_server_may_not_send_ends_the_connection(data: bytes, text: str) -> None:
+    async def main() -> None:
+        _, connection, _, _ = greeted(asyncio.get_running_loop())
+        feed(connection, data)
+        error = await connection.ended
+        assert isinstance(error, RemoteProtocolError)
+        assert re.search(text, error.message)
+        # What comes after it is not looked at.
+        feed(connection, answer(WELCOME))
+
+    run(main())
+
+
+def test_a_mistake_of_ours_is_no_lost_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise ZeroDivisionError
+
+    async def main() -> None:
+        core, connection, _, _ = greeted(asyncio.get_running_loop())
+        monkeypatch.setattr(core, "received", fail)
+        feed(connection, answer(WELCOME))
+        with pytest.raises(ZeroDivisionError):
+            await connection.ended
+
+    run(main())
 
 
 def test_a_client_is_cancelled_while_it_connects_and_leaves_nothing() -> None:
