@@ -194,6 +194,16 @@ class MemoryBroker:
     def catalogue(self) -> Catalogue:
         return self._catalogue_service.catalogue
 
+    def hold(self) -> None:
+        """Everything that a connection does here is one turn anyway."""
+
+    def release(self) -> None:
+        """As `hold`."""
+
+    def defer(self, act: Callable[[], None]) -> bool:
+        """Whoever defers does it at once."""
+        return False
+
     def submit(self, group: GroupId, request: Request, answer: Answer) -> None:
         partition = self._partitions.get(group)
         if partition is None:
