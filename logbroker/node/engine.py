@@ -179,6 +179,7 @@ class Engine:
         self._receivers: dict[GroupId, SnapshotReceiver] = {}
         self._checkpoints: dict[ReplicaId, tuple[Index, Term, ConfState]] = {}
         self._mending: dict[ReplicaId, Replica] = {}
+        self._repairing: set[tuple[ReplicaId, Index]] = set()
         # What may have something ready, and what has something to write: a turn looks at no other group.
         self._dirty: dict[GroupId, Replica] = {}
         self._writers: dict[GroupId, Replica] = {}
@@ -434,9 +435,7 @@ class Engine:
                 self._on_snapshot_written(job)
             case RepairJob():
                 job.log.on_repaired(job)
-                replica = self.replicas.get(job.log.group)
-                if replica is not None:
-                    replica.on_repaired()
+                self._on_repair_ended(job)
             case ScrubSlice():
                 self._scrubber.on_done(job, self._clock.monotonic_ms())
             case DiscardJob():
@@ -445,6 +444,8 @@ class Engine:
     def background_failed(self, job: BackgroundJob, error: LogBrokerError) -> None:
         """A full disk is waited for; any other error ends this node for good."""
         self._running = None
+        if isinstance(job, RepairJob):
+            self._repairing.discard((job.log.replica, job.entry.index))
         if isinstance(error, MissingFileError) and isinstance(job, CheckpointJob | RepairJob):
             # A snapshot took the place of the log it belonged to, and the directory is gone.
             if isinstance(job, CheckpointJob):
@@ -943,13 +944,15 @@ class Engine:
     def _fetch_damaged(self) -> None:
         """Ask every member for the good copies of entries that are known to be damaged here."""
         for replica in self.replicas.values():
-            if not replica.log.is_damaged:
-                continue
-            for index, term in replica.log.holes()[:16]:
-                for member in replica.conf.members():
-                    node = self._nodes.get(member)
-                    if member != replica.id and node is not None:
-                        self._send(node, EntryFetch(replica.group, replica.id, member, index, term))
+            if replica.log.is_damaged:
+                self._fetch_for(replica)
+
+    def _fetch_for(self, replica: Replica) -> None:
+        for index, term in replica.log.holes()[:16]:
+            for member in replica.conf.members():
+                node = self._nodes.get(member)
+                if member != replica.id and node is not None:
+                    self._send(node, EntryFetch(replica.group, replica.id, member, index, term))
 
     def _answer_fetch(self, sender: NodeId, fetch: EntryFetch) -> None:
         replica = self.replicas.get(fetch.group)
@@ -970,11 +973,25 @@ class Engine:
         replica = self.replicas.get(copy.group)
         if replica is None or replica.id != copy.to or copy.entry.group != replica.group:
             return
-        job = replica.log.repair(copy.entry)
+        # All members were asked: one copy is enough.
+        name = replica.id, copy.entry.index
+        job = None if name in self._repairing else replica.log.repair(copy.entry)
         if job is not None:
+            self._repairing.add(name)
             self._background.append(job)
         elif replica.log.mended:
             self._mending[replica.id] = replica
+
+    def _on_repair_ended(self, job: RepairJob) -> None:
+        self._repairing.discard((job.log.replica, job.entry.index))
+        replica = self.replicas.get(job.log.group)
+        if replica is None or replica.log is not job.log:
+            return
+        replica.on_repaired()
+        # Where a whole piece has landed beside its place, each entry that is mended shows only that the next one is
+        # missing: asking once every few ticks would take minutes.
+        if replica.log.is_damaged and not any(held == replica.id for held, _ in self._repairing):
+            self._fetch_for(replica)
 
     def _take_gone(self, sender: NodeId, gone: EntryGone) -> None:
         """A member has let go of an entry that is damaged here: everybody has applied it, and its messages expired.

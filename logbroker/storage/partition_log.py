@@ -842,12 +842,30 @@ class PartitionLog:
         )
 
     def _position_of(self, index: Index) -> int:
-        """Where a flushed entry stands, even if its own head is unreadable."""
+        """Where a flushed entry stands, even if its own head is unreadable.
+
+        Everything before it has to stand in its place: what was found behind a gap may be a write that landed beside
+        its own. Then the first that is missing is noted: once that is mended, the next one is known to be missing.
+
+        Raises:
+            DamageError: an entry before it is not where it belongs.
+        """
         segment = self._segment_of(index)
-        if index == segment.base_index:
-            return SEGMENT_HEADER_BYTES
-        at, head = self._head_of(Index(index - 1))
-        return at + head.encoded_bytes
+        reader = self._reader(segment)
+        row = self._verified(self._index.floor_by_index(self.group, self.replica, index))
+        following, position = segment.base_index, SEGMENT_HEADER_BYTES
+        if row is not None and row.segment_base == segment.base_index:
+            following, position = row.index, row.position
+        while following < index:
+            try:
+                head = reader.head_at(position)
+            except DamageError:
+                head = None
+            if head is None or head.index != following:
+                self._note_missing(following)
+                raise DamageError(f"entry {following} of group {self.group} is not where it belongs")
+            following, position = Index(following + 1), position + head.encoded_bytes
+        return position
 
     def _verified(self, row: IndexRow | None) -> IndexRow | None:
         """The row if the frame it names says the same; otherwise all rows of the replica are to be rebuilt."""
