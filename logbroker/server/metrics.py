@@ -6,6 +6,7 @@ Everything that has a label for each partition can be left out (`with_partitions
 from __future__ import annotations
 
 import shutil
+import time
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -19,18 +20,22 @@ from prometheus_client.core import (
     HistogramMetricFamily,
     InfoMetricFamily,
     Metric,
+    SummaryMetricFamily,
 )
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
 from prometheus_client.registry import Collector
 
 from logbroker.errors import UnavailableError
 from logbroker.node.requests import StateReply, StateRequest
+from logbroker.server.closing import CloseCode
 from logbroker.server.fan_out import ask_partitions
 from logbroker.server.measures import DURATION_BOUNDS_S
 from logbroker.server.members import problems_of
+from logbroker.server.problem_kinds import ProblemKind, count_problems
+from logbroker.wire.failures import CODES
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator
 
     from logbroker.ids import GroupId
     from logbroker.node.node_status import NodeStatistics, NodeStatus
@@ -53,10 +58,13 @@ class Snapshot:
     measures: Measures
     released_leases: int
     status: NodeStatus
-    problem_count: int
+    problems: dict[ProblemKind, int]
+    leader_changes: int
+    wall_ms: int
     statistics: NodeStatistics | None
     places: dict[GroupId, Place]
-    queues: Sequence[str]
+    queues: dict[str, int]
+    """Names, and for how many milliseconds each keeps its messages."""
     states: dict[Place, StateReply] | None
     disk_total_bytes: int
     disk_free_bytes: int
@@ -67,14 +75,14 @@ async def gather(service: ClientService, *, with_partitions: bool) -> Snapshot:
     backend = service.backend
     status = backend.status()
     statistics: NodeStatistics | None = None
-    queues: list[str] = []
+    queues: dict[str, int] = {}
     places: dict[GroupId, Place] = {}
     # Not running yet, or not in a cluster yet: what there is is shown all the same.
     with suppress(UnavailableError):
         statistics = backend.statistics()
     with suppress(UnavailableError):
         rows = backend.catalogue.queues()
-        queues = [row.name for row in rows]
+        queues = {row.name: row.settings.retention_ms for row in rows}
         service.measures.keep_queues(queues)
         places = {group: (row.name, number) for row in rows for number, group in enumerate(row.groups)}
     states: dict[Place, StateReply] | None = None
@@ -84,6 +92,8 @@ async def gather(service: ClientService, *, with_partitions: bool) -> Snapshot:
         states = {
             places[group]: answer for group, answer in zip(led, answers, strict=True) if isinstance(answer, StateReply)
         }
+    service.leader_watch.look(status.groups)
+    unmended = () if statistics is None else statistics.engine.scrub.unmended
     try:
         usage = await trio.to_thread.run_sync(shutil.disk_usage, service.settings.node.data_dir)
         total_bytes, free_bytes = usage.total, usage.free
@@ -94,7 +104,9 @@ async def gather(service: ClientService, *, with_partitions: bool) -> Snapshot:
         service.measures,
         service.handover.released,
         status,
-        len(problems_of(backend, status)),
+        count_problems(problems_of(backend, status), unmended=unmended),
+        service.leader_watch.changes,
+        time.time_ns() // 1_000_000,
         statistics,
         places,
         queues,
@@ -122,7 +134,8 @@ class _Families(Collector):
         snapshot = self._snapshot
         yield InfoMetricFamily("logbroker_build", "Version of the program.", value={"version": program_version()})
         yield _gauge("logbroker_ready", "1 while this node may be sent clients.", snapshot.status.is_ready)
-        yield _gauge("logbroker_problems", "Problems that `logbroker status` names.", snapshot.problem_count)
+        yield from _problems(snapshot.problems)
+        yield from _groups(snapshot)
         yield from _connections(snapshot.measures)
         yield from _requests(snapshot.measures)
         yield from _queues(snapshot)
@@ -134,7 +147,31 @@ class _Families(Collector):
             yield from _links(snapshot.statistics)
         if snapshot.states is not None:
             yield from _raft(snapshot)
-            yield from _partitions(snapshot.states)
+            yield from _partitions(snapshot.states, wall_ms=snapshot.wall_ms)
+
+
+def _problems(counts: dict[ProblemKind, int]) -> Iterator[Metric]:
+    yield _gauge("logbroker_problems", "Problems that `logbroker status` names.", sum(counts.values()))
+    kinds = GaugeMetricFamily("logbroker_problems_by_kind", "The same, by kind.", labels=["kind"])
+    for kind, count in counts.items():
+        kinds.add_metric([kind], count)
+    yield kinds
+
+
+def _groups(snapshot: Snapshot) -> Iterator[Metric]:
+    groups = snapshot.status.groups
+    learners = sum(group.replica in group.learners for group in groups)
+    leaders = sum(group.is_leader for group in groups)
+    roles = GaugeMetricFamily("logbroker_raft_groups", "Groups with a replica here, by its role.", labels=["role"])
+    roles.add_metric(["leader"], leaders)
+    roles.add_metric(["follower"], len(groups) - leaders - learners)
+    roles.add_metric(["learner"], learners)
+    yield roles
+    leaderless = sum(group.leader_node is None and not group.is_serving for group in groups)
+    yield _gauge("logbroker_raft_groups_without_leader", "Of these, those that know of no leader.", leaderless)
+    yield _counter(
+        "logbroker_raft_leader_changes", "Other leaders than at the scrape before, all groups.", snapshot.leader_changes
+    )
 
 
 def _gauge(name: str, text: str, value: float) -> Metric:
@@ -163,8 +200,8 @@ def _connections(measures: Measures) -> Iterator[Metric]:
         refused.add_metric([reason], measures.refused.get(reason, 0))
     yield refused
     closed = CounterMetricFamily("logbroker_connections_closed", "Ended by this side, by code.", labels=["code"])
-    for code, count in sorted(measures.closed.items()):
-        closed.add_metric([str(int(code))], count)
+    for code in sorted({*CloseCode, *measures.closed}):
+        closed.add_metric([str(int(code))], measures.closed.get(code, 0))
     yield closed
     yield _counter("logbroker_plain_http_requests", "Plain HTTP on the client port.", measures.plain_http)
     yield _counter("logbroker_websocket_messages_in", "WebSocket messages received.", measures.messages_in)
@@ -188,8 +225,8 @@ def _requests(measures: Measures) -> Iterator[Metric]:
         durations.add_metric([kind.lower()], buckets, found.total_s)
     yield durations
     errors = CounterMetricFamily("logbroker_request_errors", "Error replies.", labels=["code"])
-    for code, count in sorted(measures.errors.items()):
-        errors.add_metric([code], count)
+    for code in sorted({*CODES, *measures.errors}):
+        errors.add_metric([code], measures.errors.get(code, 0))
     yield errors
 
 
@@ -209,6 +246,10 @@ def _queues(snapshot: Snapshot) -> Iterator[Metric]:
             traffic = snapshot.measures.queues.get(queue)
             family.add_metric([queue], 0 if traffic is None else getattr(traffic, field))
         yield family
+    retention = GaugeMetricFamily("logbroker_queue_retention_seconds", "How long messages are kept.", labels=["queue"])
+    for queue, retention_ms in snapshot.queues.items():
+        retention.add_metric([queue], retention_ms / 1000)
+    yield retention
 
 
 def _node(found: NodeStatistics) -> Iterator[Metric]:
@@ -223,11 +264,21 @@ def _node(found: NodeStatistics) -> Iterator[Metric]:
     busy = CounterMetricFamily("logbroker_storage_thread_busy_seconds", "Time in jobs.", labels=["thread"])
     jobs = CounterMetricFamily("logbroker_storage_thread_jobs", "Jobs done.", labels=["thread"])
     slowest = GaugeMetricFamily("logbroker_storage_thread_slowest_seconds", "The slowest job.", labels=["thread"])
+    running = GaugeMetricFamily(
+        "logbroker_storage_thread_running_seconds", "How long the present job takes already.", labels=["thread"]
+    )
     for name, thread in (("log", found.log_thread), ("flusher", found.flusher_thread)):
         busy.add_metric([name], thread.busy_s)
         jobs.add_metric([name], thread.jobs)
         slowest.add_metric([name], thread.slowest_s)
-    yield from (busy, jobs, slowest)
+        running.add_metric([name], thread.running_s)
+    yield from (busy, jobs, slowest, running)
+    yield SummaryMetricFamily(
+        "logbroker_storage_fsync_duration_seconds",
+        "Group commits: writing what is to be durable, and the sync.",
+        count_value=found.log_thread.jobs,
+        sum_value=found.log_thread.busy_s,
+    )
     yield _counter("logbroker_loop_turns", "Turns of the event loop that carried something out.", loop.turns)
     yield _counter("logbroker_loop_late_ticks", "Ticks that came late enough to look dead.", loop.late_ticks)
     yield _gauge("logbroker_loop_lateness_seconds", "How late the last tick was.", loop.lateness_ms / 1000)
@@ -242,6 +293,7 @@ def _scrub(found: ScrubStatistics) -> Iterator[Metric]:
     rot.add_metric(["checkpoint"], found.damaged_checkpoints)
     rot.add_metric(["wal"], found.damaged_wal)
     yield rot
+    yield _gauge("logbroker_scrub_unmended", "Of it, what is not put right yet.", len(found.unmended))
 
 
 def _links(found: NodeStatistics) -> Iterator[Metric]:
@@ -276,7 +328,7 @@ def _raft(snapshot: Snapshot) -> Iterator[Metric]:
     yield from (term, commit, applied, leads)
 
 
-def _partitions(states: dict[Place, StateReply]) -> Iterator[Metric]:
+def _partitions(states: dict[Place, StateReply], *, wall_ms: int) -> Iterator[Metric]:
     by_partition, by_group = ["queue", "partition"], ["group", "queue", "partition"]
     earliest = GaugeMetricFamily("logbroker_partition_earliest_offset", "Log start.", labels=by_partition)
     latest = GaugeMetricFamily("logbroker_partition_latest_offset", "Log end.", labels=by_partition)
@@ -284,11 +336,18 @@ def _partitions(states: dict[Place, StateReply]) -> Iterator[Metric]:
     lag_s = GaugeMetricFamily(
         "logbroker_consumergroup_lag_seconds", "Age of the oldest message not settled, in log time.", labels=by_group
     )
+    oldest = GaugeMetricFamily(
+        "logbroker_queue_oldest_message_age_seconds",
+        "Age of the oldest message that some consumer group has not settled, by this node's clock.",
+        labels=by_partition,
+    )
     messages = GaugeMetricFamily("logbroker_queue_messages", "Messages by state.", labels=[*by_group, "state"])
     for (queue, number), state in sorted(states.items()):
         place = [queue, str(number)]
         earliest.add_metric(place, state.log_start)
         latest.add_metric(place, state.log_end)
+        waiting_ms = [group.oldest_ms for group in state.groups if group.oldest_ms]
+        oldest.add_metric(place, max(wall_ms - min(waiting_ms, default=wall_ms), 0) / 1000)
         for group in state.groups:
             counts = {"available": group.available, "leased": group.leased, "delayed": group.delayed}
             lag.add_metric([group.group, *place], sum(counts.values()))
@@ -296,4 +355,4 @@ def _partitions(states: dict[Place, StateReply]) -> Iterator[Metric]:
             lag_s.add_metric([group.group, *place], max(age_ms, 0) / 1000)
             for name, count in counts.items():
                 messages.add_metric([group.group, *place, name], count)
-    yield from (earliest, latest, lag, lag_s, messages)
+    yield from (earliest, latest, lag, lag_s, oldest, messages)

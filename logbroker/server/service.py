@@ -13,6 +13,7 @@ from logbroker.ids import META_GROUP, NodeId
 from logbroker.node.catalogue.rights import ANYBODY, ROOT, Principal
 from logbroker.node.tokens import authenticate, token_digest
 from logbroker.server.handover import Handover
+from logbroker.server.leader_watch import LeaderWatch
 from logbroker.server.measures import Measures
 from logbroker.wire.failures import error_reply
 
@@ -71,6 +72,7 @@ class ClientService:
         self.clock = clock
         self.handover = Handover(backend.submit)
         self.measures = Measures()
+        self.leader_watch = LeaderWatch()
         self.is_stopping = False
         """Set once the node is told to stop: nothing new is taken."""
         self._root_digest = root_digest

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import TYPE_CHECKING
@@ -114,6 +115,43 @@ async def test_metrics_begin_at_zero_and_can_leave_partitions_out() -> None:
     assert "logbroker_raft_term" in text
     assert 'partition="' not in without
     assert "logbroker_queue_bytes_in_total" in without
+
+
+async def test_metrics_say_how_groups_stand_and_what_is_wrong_by_kind() -> None:
+    world = World.make()
+    state = GroupState(GroupName("default"), 5, 2, 1, 0, Offset(3), 1_000)
+    world.backend.replies[StateRequest] = StateReply(Offset(3), Offset(11), 4_000, (state,))
+    async with serving(world) as port:
+        await call(port, "/metrics")
+        world.backend.leaders[1] = 2
+        _, text = await call(port, "/metrics")
+        world.backend.leaders[1] = None
+        _, leaderless = await call(port, "/metrics")
+    assert "logbroker_raft_leader_changes_total 1.0" in text
+    assert 'logbroker_raft_groups{role="leader"} 1.0' in text
+    assert 'logbroker_raft_groups{role="follower"} 1.0' in text
+    assert "logbroker_raft_groups_without_leader 0.0" in text
+    assert 'logbroker_problems_by_kind{kind="node_missing"} 2.0' in text
+    assert 'logbroker_problems_by_kind{kind="no_leader"} 0.0' in text
+    assert 'logbroker_queue_retention_seconds{queue="orders"} 345600.0' in text
+    assert 'logbroker_request_errors_total{code="no_room"} 0.0' in text
+    assert 'logbroker_connections_closed_total{code="4400"} 0.0' in text
+    assert "logbroker_raft_groups_without_leader 1.0" in leaderless
+    assert 'logbroker_problems_by_kind{kind="no_leader"} 1.0' in leaderless
+
+
+async def test_the_oldest_message_ages_by_the_clock_on_the_wall() -> None:
+    world = World.make()
+    now_ms = time.time_ns() // 1_000_000
+    waiting = GroupState(GroupName("audit"), 5, 2, 1, 0, Offset(3), now_ms - 60_000)
+    done = GroupState(GroupName("default"), 0, 0, 0, 0, Offset(11), 0)
+    name = 'logbroker_queue_oldest_message_age_seconds{partition="0",queue="orders"} '
+    async with serving(world) as port:
+        for groups, least in (((done, waiting), 60.0), ((done,), 0.0)):
+            world.backend.replies[StateRequest] = StateReply(Offset(3), Offset(11), now_ms, groups)
+            _, text = await call(port, "/metrics")
+            age_s = float(text.partition(name)[2].split()[0])
+            assert least <= age_s < least + 30
 
 
 async def test_counts_of_a_queue_go_with_it() -> None:

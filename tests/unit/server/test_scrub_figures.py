@@ -51,3 +51,4 @@ def test_the_metrics_count_rot_by_what_it_struck() -> None:
     assert samples["logbroker_scrub_damage_total", "entry"] == 3
     assert samples["logbroker_scrub_damage_total", "checkpoint"] == 1
     assert samples["logbroker_scrub_mended_copies_total", ""] == 4
+    assert samples["logbroker_scrub_unmended", ""] == 1
