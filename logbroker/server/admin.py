@@ -10,6 +10,7 @@ import logging
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, final
+from urllib.parse import parse_qs
 
 import msgspec
 import trio
@@ -30,6 +31,7 @@ from logbroker.server.auth import authorize_operator
 from logbroker.server.health import checks
 from logbroker.server.metrics import CONTENT_TYPE, gather, render
 from logbroker.server.plain_http import JSON, HttpConnection, HttpError, HttpReply, HttpRequest
+from logbroker.server.segments_page import look_at_files, segments_page
 from logbroker.server.status_page import status_page
 from logbroker.server.websocket import LOST
 
@@ -80,6 +82,7 @@ class AdminListener:
             ("GET", "/startupz"): (False, self._started),
             ("GET", "/metrics"): (True, self._metrics),
             ("GET", "/status"): (True, self._status),
+            ("GET", "/api/v1/segments"): (True, self._segments),
             ("POST", "/api/v1/bootstrap"): (True, self._bootstrap),
             ("POST", "/api/v1/clock/accept"): (True, self._accept_clock),
         }
@@ -181,6 +184,22 @@ class AdminListener:
 
     async def _status(self, _: HttpRequest) -> HttpReply:
         return _json_reply(200, status_page(self._service))
+
+    async def _segments(self, request: HttpRequest) -> HttpReply:
+        """`?queue=NAME` asks for the files of one queue alone."""
+        service = self._service
+        named = parse_qs(request.query).get("queue", [])
+        rows = service.backend.catalogue.queues()
+        places = {
+            group: (row.name, number)
+            for row in rows
+            if not named or row.name in named
+            for number, group in enumerate(row.groups)
+        }
+        files = await trio.to_thread.run_sync(
+            look_at_files, service.settings.node.data_dir, set(places), abandon_on_cancel=True
+        )
+        return _json_reply(200, segments_page(service.backend.node, places, files))
 
     async def _bootstrap(self, request: HttpRequest) -> HttpReply:
         """Let a cluster that never was begin although nodes are missing; with tokens on, the root token opens this."""
