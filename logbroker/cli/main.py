@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
+from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn, final
 
 import rich_click as click
@@ -28,7 +29,7 @@ from logbroker.cli.tokens import token
 from logbroker.errors import LogBrokerError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
 EPILOG = """
 Exit codes: 0 ok, 1 failed, 2 usage, 3 cannot connect, 4 not allowed, 5 not found, 6 warnings or differences, 7 timeout,
@@ -38,30 +39,43 @@ Exit codes: 0 ok, 1 failed, 2 usage, 3 cannot connect, 4 not allowed, 5 not foun
 
 @final
 class Root(click.RichGroup):
-    """Ends every command with one of the documented exit codes."""
+    """The tree of commands; ends every one with a documented exit code."""
 
     def main(self, args: Sequence[str] | None = None, *rest: Any, **options: Any) -> NoReturn:  # noqa: ANN401  click's
         given = list(sys.argv[1:] if args is None else args)
-        as_json = wants_json(given)
-        options["standalone_mode"] = False
-        try:
-            result = super().main(given, *rest, **options)
-            # What is still in the buffer may meet a closed pipe; better here than at exit.
-            sys.stdout.flush()
-        except LogBrokerError as error:
-            _fail(error.code, error.message, hint=error.hint, exit_code=exit_code(error), as_json=as_json)
-        except click.UsageError as error:
-            hint = f"{error.ctx.command_path} --help" if error.ctx else "logbroker --help"
-            _fail("usage", error.format_message(), hint=hint, exit_code=Exit.USAGE, as_json=as_json)
-        except click.ClickException as error:
-            _fail("failed", error.format_message(), exit_code=Exit.FAILED, as_json=as_json)
-        except (click.Abort, KeyboardInterrupt):
-            _fail("interrupted", "interrupted", exit_code=Exit.INTERRUPTED, as_json=as_json)
-        except BrokenPipeError:
-            # Whoever read the output has seen enough. Nothing may be written to stdout from here on, at exit neither.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            sys.exit(Exit.FAILED)
-        sys.exit(result if isinstance(result, int) else Exit.OK)
+        end(partial(super().main, given, *rest, **options | {"standalone_mode": False}), given)
+
+
+@final
+class Tool(click.RichCommand):
+    """A command that stands alone, for programs beside `logbroker`; ends as they do."""
+
+    def main(self, args: Sequence[str] | None = None, *rest: Any, **options: Any) -> NoReturn:  # noqa: ANN401  click's
+        given = list(sys.argv[1:] if args is None else args)
+        end(partial(super().main, given, *rest, **options | {"standalone_mode": False}), given)
+
+
+def end(run: Callable[[], object], args: Sequence[str]) -> NoReturn:
+    """Run a command and end this process, its errors in words and by one of the documented exit codes."""
+    as_json = wants_json(args)
+    try:
+        result = run()
+        # What is still in the buffer may meet a closed pipe; better here than at exit.
+        sys.stdout.flush()
+    except LogBrokerError as error:
+        _fail(error.code, error.message, hint=error.hint, exit_code=exit_code(error), as_json=as_json)
+    except click.UsageError as error:
+        hint = f"{error.ctx.command_path} --help" if error.ctx else "logbroker --help"
+        _fail("usage", error.format_message(), hint=hint, exit_code=Exit.USAGE, as_json=as_json)
+    except click.ClickException as error:
+        _fail("failed", error.format_message(), exit_code=Exit.FAILED, as_json=as_json)
+    except (click.Abort, KeyboardInterrupt):
+        _fail("interrupted", "interrupted", exit_code=Exit.INTERRUPTED, as_json=as_json)
+    except BrokenPipeError:
+        # Whoever read the output has seen enough. Nothing may be written to stdout from here on, at exit neither.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(Exit.FAILED)
+    sys.exit(result if isinstance(result, int) else Exit.OK)
 
 
 def wants_json(args: Sequence[str]) -> bool:
