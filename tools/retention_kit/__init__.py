@@ -1,0 +1,1 @@
+"""What `tools/retention` consists of: facts from a cluster, a plan made of them, words for people."""
