@@ -118,13 +118,17 @@ from logbroker.storage.wal_format import (
 from logbroker.storage.wal_scan import WalScanner
 from logbroker.wire.data_frames import DataFrames
 from logbroker.wire.frames import FrameLimits, encode_frame, split_message
+from logbroker.wire.json_messages import delivered
 from logbroker.wire.protocol import ServerProtocol
+from logbroker.wire.requests import BatchPart, Received, decode_reply, decode_request, encode_header
 from logbroker.wire.requests import Hello as ClientHello
 from logbroker.wire.requests import Welcome as ClientWelcome
-from logbroker.wire.requests import decode_reply, decode_request, encode_header
+from logbroker.wire.text_frames import TextFrames
 from tests.raw_batches import reseal
 from tests.unit.node.catalogue import kit as catalogue_kit
 from tests.unit.partition.test_checkpoint import worked_on
+from tests.unit.wire.json_kit import opened
+from tests.unit.wire.test_json_types import GOLDEN
 from tests.unit.wire.test_vectors import VECTORS
 
 if TYPE_CHECKING:
@@ -171,6 +175,23 @@ def _websocket(data: bytes) -> None:
     frames.feed(data)
     place = frames.rest_of_message()
     assert place is None or len(place) <= 1 << 16
+
+
+def _text(data: bytes) -> None:
+    opened(batch_limits=LIMITS).receive(data)
+
+
+def _text_frames(data: bytes) -> None:
+    frames = TextFrames(is_masked=True, max_message_bytes=1 << 16)
+    for start in range(0, len(data), 7):
+        for message in frames.feed(data[start : start + 7])[0]:
+            message.decode()
+
+
+def _delivered(data: bytes) -> None:
+    """A batch of a stranger, shown to somebody else."""
+    part = BatchPart(size_bytes=len(data), base_offset=0, append_ms=1, ranges=[(0, 5, 1)])
+    delivered(Received(1, lease=1, visible_at_ms=1, hide_left_ms=1, parts=[part]), data, limits=LIMITS)
 
 
 def _splitter(data: bytes) -> None:
@@ -422,6 +443,12 @@ def _batches() -> list[bytes]:
 def _of_clients() -> dict[str, Decoder]:
     messages = [bytes.fromhex(vector["frame"]) for vector in VECTORS]
     headers = [next(split_message(message, FrameLimits()))[0] for message in messages]
+    texts = [
+        json.dumps(
+            found | ({"messages": ["x", {"value_base64": "/w=="}]} if found["kind"] == "produce" else {})
+        ).encode()
+        for found in GOLDEN.values()
+    ]
     batch_errors = (CorruptBatchError, RequestTooLargeError)
     sealed = {"seeds": _batches(), "seal": lambda data: reseal(data) if len(data) > 21 else data}
     return {
@@ -432,6 +459,11 @@ def _of_clients() -> dict[str, Decoder]:
         "websocket frames": Decoder(
             _websocket, (), [b"\x82\x85abcdhello", b"\x02\x83abcdhel\x89\x80abcd\x80\x82abcdlo", b"\x88\x80abcd"]
         ),
+        "text of JSON to a server": Decoder(_text, (RemoteProtocolError,), texts),
+        "websocket frames of text": Decoder(
+            _text_frames, (), [b"\x81\x85\0\0\0\0hello", b"\x01\x83\0\0\0\0hel\x89\x80abcd\x80\x82\0\0\0\0lo"]
+        ),
+        "batch told in JSON": Decoder(_delivered, (), **sealed),  # type: ignore[arg-type]
         "batch as produced": Decoder(
             partial(check_batch, limits=LIMITS),
             (*batch_errors, InvalidArgumentError),
