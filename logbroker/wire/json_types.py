@@ -266,6 +266,7 @@ def _struct_reader(source: type[_S], where: str) -> Callable[[Any], _S]:
 
 def to_builtins(value: Struct) -> dict[str, Any]:
     """A request or a reply as the object that stands for it in JSON."""
+    # What a struct becomes; other types become other things.
     return cast("dict[str, Any]", _writer(type(value))(value))
 
 
