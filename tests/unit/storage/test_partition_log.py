@@ -380,7 +380,7 @@ def test_two_rotten_heads_in_a_row_hide_what_follows_but_nothing_before() -> Non
 
 
 def misplaced() -> Made:
-    """Twenty entries in a segment, all but the first 512 bytes behind their place, as a misdirected write leaves them."""
+    """Twenty entries in a segment, all but the first 512 bytes behind their place: a misdirected write left them."""
     made = Made(count=20, flushed=20)
     path, position = made.position(2)
     end = made.position(20)[1] + encoded_bytes(entry(1, size=made.size))
