@@ -71,6 +71,8 @@ def check_url(url: str) -> None:
     try:
         parts = urlsplit(url)
         is_good = parts.scheme in DEFAULT_PORTS and bool(parts.hostname) and parts.port != 0
+        # What no name server can be asked would fail where the connection is made, as somebody else's error.
+        (parts.hostname or "").encode("idna")
     except ValueError:
         is_good = False
     if not is_good:

@@ -227,7 +227,9 @@ def test_addresses_of_nodes_are_taken(url: str) -> None:
     check_url(url)
 
 
-@pytest.mark.parametrize("url", ["", "a:4100", "tcp://a:1", "ws://a:0", "ws://a:99999", "ws://[::1", "ws://a:port"])
+@pytest.mark.parametrize(
+    "url", ["", "a:4100", "tcp://a:1", "ws://a:0", "ws://a:99999", "ws://[::1", "ws://a:port", f"ws://{'a' * 64}:4100"]
+)
 def test_other_addresses_are_refused(url: str) -> None:
     with pytest.raises(ConfigurationError):
         check_url(url)
