@@ -8,6 +8,7 @@ does not know.
 
 from __future__ import annotations
 
+from enum import IntEnum
 from typing import TYPE_CHECKING, Annotated, TypeAlias, TypeVar, final
 
 import msgspec
@@ -109,7 +110,56 @@ class SkipTo(_Change, frozen=True, tag=10):
     requested: Text
 
 
-Change: TypeAlias = CreateGroup | DeleteGroup | Lease | Ack | Nack | Extend | Release | Expire | Rewind | SkipTo
+@final
+class Cause(IntEnum):
+    """Why a message was given up. The numbers are part of the format."""
+
+    REJECTED = 1
+    """Its consumer said that it can never be done."""
+    MAX_DELIVERIES = 2
+    """It failed as often as its queue allows."""
+
+
+@final
+class Bury(_Change, frozen=True, tag=11):
+    """What the lease holds of the ranges is dead. The reason is kept here alone, to be read by index."""
+
+    lease: Number
+    ranges: Ranges
+    cause: Cause
+    reason: Text
+
+
+@final
+class BuryExpired(_Change, frozen=True, tag=12):
+    """As `Expire`, but the messages are dead; `consumer` held them all, and `MAX_DELIVERIES` is why."""
+
+    ranges: Ranges
+    consumer: Text
+
+
+@final
+class Revive(_Change, frozen=True, tag=13):
+    """What is dead of the ranges is available as if it had never been delivered."""
+
+    ranges: Ranges
+
+
+Change: TypeAlias = (
+    CreateGroup
+    | DeleteGroup
+    | Lease
+    | Ack
+    | Nack
+    | Extend
+    | Release
+    | Expire
+    | Rewind
+    | SkipTo
+    | Bury
+    | BuryExpired
+    | Revive
+)
 
 
 @final
@@ -142,7 +192,7 @@ def decode_changes(payload: bytes) -> tuple[Change, ...]:
     if len(changes) > MAX_CHANGES_PER_ENTRY:
         raise CorruptBatchError(f"{len(changes)} changes in one entry; the most is {MAX_CHANGES_PER_ENTRY}")
     for change in changes:
-        if isinstance(change, (Lease, Ack, Nack, Extend, Expire)):
+        if isinstance(change, (Lease, Ack, Nack, Extend, Expire, Bury, BuryExpired, Revive)):
             fault = range_fault(change.ranges)
             if fault is not None:
                 raise CorruptBatchError(f"{type(change).__name__} of group {change.group}: {fault}")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from functools import wraps
+from itertools import islice
 from typing import TYPE_CHECKING, ParamSpec, TypeAlias, TypeVar, final
 
 from logbroker.errors import (
@@ -26,6 +27,9 @@ from logbroker.ids import DEFAULT_GROUP, GroupName, Index, LeaseId, Offset
 from logbroker.partition.commands import (
     MAX_NUMBER,
     Ack,
+    Bury,
+    BuryExpired,
+    Cause,
     CreateGroup,
     DeleteGroup,
     Expire,
@@ -34,24 +38,26 @@ from logbroker.partition.commands import (
     Lease,
     Nack,
     Release,
+    Revive,
     Rewind,
     SkipTo,
     range_fault,
 )
+from logbroker.partition.failures import NO_POLICY, FailurePolicy
 from logbroker.partition.machine import MAX_GROUPS, MAX_OFFSET, PartitionMachine
-from logbroker.partition.outcomes import Leased, Nothing, Produced
+from logbroker.partition.outcomes import Leased, Nothing, Produced, Revived, Settled
 from logbroker.partition.producers import NO_PRODUCER, Duplicate, Fenced, OutOfOrder
 from logbroker.partition.retention import MAX_RETENTION_S
 from logbroker.partition.rewind import rewound, skipped
-from logbroker.partition.runs import RunState
+from logbroker.partition.runs import Run, RunState
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from logbroker.partition.commands import Change, Ranges
     from logbroker.partition.groups import ConsumerGroup, Selection
     from logbroker.partition.leases import LeaseRecord
-    from logbroker.partition.outcomes import Outcome, Range
+    from logbroker.partition.outcomes import LeasedRange, Outcome, Range
     from logbroker.record.batch import BatchHeader
 
 MIN_HIDE_MS = 1_000
@@ -59,6 +65,8 @@ MAX_HIDE_MS = 43_200_000
 """Twelve hours; with extensions too, from when the lease began."""
 MAX_DELAY_MS = MAX_RETENTION_S * 1000
 MAX_TEXT_LENGTH = 256
+MAX_RUNS_PER_REVIVE = 10_000
+"""As many ranges as an expiry ends at once; both take some milliseconds to apply."""
 
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,128}\Z")
 
@@ -97,7 +105,10 @@ class Answer:
 @final
 @dataclass(frozen=True, slots=True)
 class Propose:
-    """Append a STATE entry with these changes, in this order; the last one is what was asked for."""
+    """Append a STATE entry with these changes, in this order; the last one is what was asked for.
+
+    What a nack asks for may take several; `joined` makes one outcome of theirs.
+    """
 
     changes: tuple[Change, ...]
 
@@ -190,12 +201,14 @@ def decide_receive(
     session: int = 0,
     request_id: int = 0,
     not_below: int = 0,
+    policy: FailurePolicy = NO_POLICY,
     limits: DecisionLimits = DEFAULT_DECISION_LIMITS,
 ) -> Propose | Answer | NothingAvailable:
     """Choose up to `max_count` messages, lowest offsets first, to hide for `hide_ms`.
 
     A retry of a (session, request id) whose lease is current gets that lease and the time that is left; session 0 means
-    no retries. Messages below `not_below` have expired and only wait for their FLOOR entry.
+    no retries. Messages below `not_below` have expired and only wait for their FLOOR entry. Those whose last delivery
+    has run out are buried on the way; where nothing else is found, that is left to `decide_expire`.
     """
     state = machine.group(group)
     check_range("max_count", max_count, least=1, most=limits.max_receive_count)
@@ -204,26 +217,25 @@ def decide_receive(
     check_range("session", session, least=0, most=MAX_NUMBER)
     check_range("request_id", request_id, least=0, most=MAX_NUMBER)
     now_ms = max(now_ms, machine.append_ms)
-    ended: list[Range] = []
+    ended = _Ended(state, policy)
     record = state.leases.find(session, request_id)
     if record is not None:
         repeated = _repeated(state, record, now_ms)
         if repeated is not None:
             return Answer(repeated, machine.applied_index)
         # The request's first lease has run out; it must be over before the request can hold another.
-        ended = [(held.start, held.end) for held in state.holdings(record.lease)]
+        for held in state.holdings(record.lease):
+            ended.add(held, record)
     if len(state.table) >= limits.max_runs_per_group:
         raise OverloadedError(
             f"group {group!r} has {len(state.table)} runs of unlike messages; the most is {limits.max_runs_per_group}",
-            hint="ack or nack what is leased, or receive in larger batches",
+            hint="ack or nack what is leased, revive what is dead, or receive in larger batches",
         )
     chosen = _choose(state, machine.next_offset, now_ms, max_count, not_below, limits, ended)
     if not chosen:
         return NothingAvailable(next_visible_ms(machine, group))
     lease = Lease(group, tuple(chosen), now_ms + hide_ms, consumer, session, request_id)
-    if not ended:
-        return Propose((lease,))
-    return Propose((Expire(group, _joined(ended)), lease))
+    return Propose((*ended.changes(), lease) if ended.range_count else (lease,))
 
 
 @_refusing
@@ -252,19 +264,80 @@ def decide_nack(
     *,
     lease: LeaseId,
     ranges: Ranges,
-    delay_ms: int,
+    delay_ms: int | None,
     now_ms: int,
+    reason: str = "",
+    policy: FailurePolicy = NO_POLICY,
+    chance: Callable[[], float] = float,
+    limits: DecisionLimits = DEFAULT_DECISION_LIMITS,
+) -> Propose | Answer:
+    """Give ranges of a lease back as failed, available after `delay_ms`; 0 is at once, None is as the policy says.
+
+    What the policy gives no further try is buried, whatever the delay. `chance` draws the jitter; without it there is
+    none. Every offset asked for is in exactly one of the changes.
+    """
+    if delay_ms is not None:
+        check_range("delay_ms", delay_ms, least=0, most=MAX_DELAY_MS)
+    check_text("reason", reason)
+    state, chosen = _select(machine, group, lease, ranges, limits)
+    if not chosen.count:
+        return _settled_already(machine, state, lease, chosen)
+    now_ms = max(now_ms, machine.append_ms)
+    changes: list[Change] = []
+    for wait_ms, part in _by_wait(chosen, ranges, delay_ms, policy):
+        if wait_ms is None:
+            changes.append(Bury(group, lease, part, Cause.MAX_DELIVERIES, reason))
+        else:
+            visible_at_ms = now_ms + (policy.jittered(wait_ms, chance) if delay_ms is None else wait_ms)
+            changes.append(Nack(group, lease, part, visible_at_ms, reason))
+    return Propose(tuple(changes))
+
+
+@_refusing
+def decide_reject(
+    machine: PartitionMachine,
+    group: GroupName,
+    *,
+    lease: LeaseId,
+    ranges: Ranges,
     reason: str = "",
     limits: DecisionLimits = DEFAULT_DECISION_LIMITS,
 ) -> Propose | Answer:
-    """Give ranges of a lease back as failed, available after `delay_ms`; 0 is at once."""
-    check_range("delay_ms", delay_ms, least=0, most=MAX_DELAY_MS)
+    """Give ranges of a lease up for good, however often they were tried."""
     check_text("reason", reason)
     state, chosen = _select(machine, group, lease, ranges, limits)
     if chosen.count:
-        visible_at_ms = max(now_ms, machine.append_ms) + delay_ms
-        return Propose((Nack(group, lease, ranges, visible_at_ms, reason),))
+        return Propose((Bury(group, lease, ranges, Cause.REJECTED, reason),))
     return _settled_already(machine, state, lease, chosen)
+
+
+@_refusing
+def decide_revive(
+    machine: PartitionMachine,
+    group: GroupName,
+    *,
+    ranges: Ranges,
+    max_runs: int = MAX_RUNS_PER_REVIVE,
+    limits: DecisionLimits = DEFAULT_DECISION_LIMITS,
+) -> Propose | Answer:
+    """Make what is dead of the ranges available, as if never delivered; at most `max_runs` runs at once.
+
+    The proposal names what is dead. Where it is less than all, asking again brings the rest; 0 says that all is done.
+    """
+    state = machine.group(group)
+    if len(ranges) > limits.max_ranges_per_change:
+        raise RequestTooLargeError(f"{len(ranges)} ranges in one request; the most is {limits.max_ranges_per_change}")
+    fault = range_fault(ranges)
+    if fault is not None:
+        raise InvalidArgumentError(f"ranges to revive: {fault}")
+    check_range("start of the first range", ranges[0][0], least=0, most=MAX_OFFSET)
+    check_offset("end of the last range", ranges[-1][1], machine)
+    dead = islice(
+        (run for start, end in ranges for run in state.table.dead(start, end)),
+        max_runs,
+    )
+    found = _joined([(run.start, run.end) for run in dead])
+    return Propose((Revive(group, found),)) if found else Answer(Revived(group, 0), machine.applied_index)
 
 
 @_refusing
@@ -362,25 +435,24 @@ def decide_floor(machine: PartitionMachine, *, start_offset: Offset, start_index
     return ProposeFloor(floor)
 
 
-def decide_expire(machine: PartitionMachine, *, now_ms: int, max_ranges: int = 10_000) -> tuple[Change, ...]:
+def decide_expire(
+    machine: PartitionMachine, *, now_ms: int, max_ranges: int = 10_000, policy: FailurePolicy = NO_POLICY
+) -> tuple[Change, ...]:
     """End leases that have run out at `now_ms`, at most `max_ranges` ranges of them, no group starving another.
 
-    What is left over is due still: `next_deadline_ms` says so once these changes are applied to the same state.
+    What the policy gives no further try is buried. What is left over is due still: `next_deadline_ms`
+    says so once these changes are applied to the same state.
     """
     changes: list[Change] = []
     for done, name in enumerate(machine.groups):
         share = max(1, max_ranges // (len(machine.groups) - done))
-        ranges: list[Range] = []
-        for run in machine.group(name).table.expired(now_ms):
-            if ranges and ranges[-1][1] == run.start:
-                ranges[-1] = (ranges[-1][0], run.end)
-            elif len(ranges) < share:
-                ranges.append((run.start, run.end))
-            else:
+        state = machine.group(name)
+        ended = _Ended(state, policy)
+        for run in state.table.expired(now_ms):
+            if not ended.add(run, None, room=share):
                 break
-        if ranges:
-            changes.append(Expire(name, tuple(ranges)))
-            max_ranges -= len(ranges)
+        changes += ended.changes()
+        max_ranges -= ended.range_count
     return tuple(changes)
 
 
@@ -448,14 +520,17 @@ def _choose(
     max_count: int,
     not_below: int,
     limits: DecisionLimits,
-    ended: list[Range],
+    ended: _Ended,
 ) -> list[Range]:
-    """Choose ranges to lease; what must be expired for it is added to `ended`."""
+    """Choose ranges to lease; what must be expired for it, and what is buried on the way, is added to `ended`."""
     chosen: list[Range] = []
     left = max_count
     for run in state.table.eligible(now_ms, end):
         start = max(run.start, not_below)
         if start >= run.end:
+            continue
+        if run.state is RunState.LEASED and ended.policy.is_spent(run.deliveries):
+            ended.add(run, None, room=limits.max_ranges_per_change)
             continue
         stop = min(run.end, start + left)
         if chosen and chosen[-1][1] == start:
@@ -465,11 +540,106 @@ def _choose(
         else:
             break
         if run.state is RunState.LEASED:
-            ended.append((run.start, run.end))
+            ended.add(run, None)
         left -= stop - start
         if not left:
             break
     return chosen
+
+
+def _by_wait(
+    chosen: Selection, ranges: Ranges, delay_ms: int | None, policy: FailurePolicy
+) -> list[tuple[int | None, Ranges]]:
+    """Split the ranges of a nack by how long they wait, None for what is dead.
+
+    What the lease does not hold goes with the first part, so that it is reported once.
+    """
+    if not policy.max_deliveries and (delay_ms is not None or not policy.backoff_ms):
+        return [(delay_ms or 0, ranges)]
+    parts: dict[int | None, list[Range]] = {}
+    for pieces in chosen.held:
+        for run in pieces:
+            wait_ms: int | None = policy.backoff_after(run.deliveries) if delay_ms is None else delay_ms
+            if policy.is_spent(run.deliveries):
+                wait_ms = None
+            parts.setdefault(wait_ms, []).append((run.start, run.end))
+    if len(parts) == 1:
+        return [(wait_ms, ranges) for wait_ms in parts]
+    first = next(iter(parts.values()))
+    first += _without(ranges, [(pieces[0].start, pieces[-1].end) for pieces in chosen.held])
+    return [(wait_ms, _joined(part)) for wait_ms, part in parts.items()]
+
+
+def _without(ranges: Ranges, taken: list[Range]) -> list[Range]:
+    """Return what is left of sorted ranges without the `taken` ones, which lie inside them, sorted."""
+    left: list[Range] = []
+    following = iter([*taken, (MAX_NUMBER, MAX_NUMBER)])
+    first, last = next(following)
+    for start, end in ranges:
+        while last <= end:
+            if start < first:
+                left.append((start, first))
+            start = max(start, last)
+            first, last = next(following)
+        if start < min(end, first):
+            left.append((start, min(end, first)))
+    return left
+
+
+def joined(outcomes: Sequence[Settled]) -> Settled:
+    """Make one outcome of those of the changes that one nack came to; each offset is in one of them."""
+    first = outcomes[0]
+    if len(outcomes) == 1:
+        return first
+    return Settled(
+        first.group,
+        first.lease,
+        sum(outcome.count for outcome in outcomes),
+        _joined([part for outcome in outcomes for part in outcome.already]),
+        _joined([part for outcome in outcomes for part in outcome.expired]),
+        _joined([part for outcome in outcomes for part in outcome.stale]),
+        any(outcome.rewound for outcome in outcomes),
+    )
+
+
+@final
+class _Ended:
+    """Leases that an entry ends because they have run out: some of the messages go back, the others are dead."""
+
+    __slots__ = ("_buried", "_returned", "_state", "policy", "range_count")
+
+    def __init__(self, state: ConsumerGroup, policy: FailurePolicy) -> None:
+        self.policy = policy
+        self.range_count = 0
+        self._state = state
+        self._returned: list[Range] = []
+        # By consumer: the change that buries a message says who held it last.
+        self._buried: dict[str, list[Range]] = {}
+
+    def add(self, held: Run | LeasedRange, record: LeaseRecord | None, *, room: int | None = None) -> bool:
+        """Add a leased run, of the lease `record` if it is known; False where it would be more than `room` ranges."""
+        ranges = self._returned
+        if self.policy.is_spent(held.deliveries):
+            if record is None and isinstance(held, Run):
+                record = self._state.leases.get(held.lease)
+            ranges = self._buried.setdefault("" if record is None else record.consumer, [])
+        if ranges and ranges[-1][1] == held.start:
+            ranges[-1] = (ranges[-1][0], held.end)
+            return True
+        if room is not None and self.range_count >= room:
+            return False
+        ranges.append((held.start, held.end))
+        self.range_count += 1
+        return True
+
+    def changes(self) -> list[Change]:
+        made: list[Change] = []
+        if self._returned:
+            made.append(Expire(self._state.name, _joined(self._returned)))
+        for consumer, ranges in self._buried.items():
+            if ranges:
+                made.append(BuryExpired(self._state.name, _joined(ranges), consumer))
+        return made
 
 
 def _joined(ranges: list[Range]) -> Ranges:

@@ -12,12 +12,14 @@ from typing import TYPE_CHECKING, final
 from logbroker.ids import GroupName, LeaseId, Offset
 from logbroker.partition.leases import LeaseRecord, LeaseTable
 from logbroker.partition.outcomes import (
+    Buried,
     Expired,
     Leased,
     LeasedRange,
     Misfit,
     Nothing,
     Released,
+    Revived,
     Rewound,
     Settled,
     Skipped,
@@ -28,7 +30,7 @@ from logbroker.partition.runs import Run, RunState, RunTable, acked, fresh
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from logbroker.partition.commands import Extend, Lease, Nack, Ranges, Rewind, SkipTo
+    from logbroker.partition.commands import Bury, Extend, Lease, Nack, Ranges, Rewind, SkipTo
     from logbroker.partition.outcomes import Range
 
 _AVAILABLE = RunState.AVAILABLE
@@ -206,6 +208,14 @@ class ConsumerGroup:
         self._take(change.lease, chosen.count)
         return self.settled(change.lease, chosen)
 
+    def bury(self, change: Bury, *, burial: LeaseId, append_ms: int, log_start: int) -> Settled:
+        """Give up what the lease holds of the ranges; `burial` is the name of this change."""
+        chosen = self.select(change.lease, change.ranges, log_start=log_start)
+        for pieces in chosen.held:
+            self.table.put([_buried(run, burial, append_ms) for run in pieces])
+        self._take(change.lease, chosen.count)
+        return self.settled(change.lease, chosen)
+
     def extend(self, change: Extend, *, append_ms: int, log_start: int) -> Settled | Nothing:
         """Give what the lease holds of the ranges a new deadline."""
         if change.visible_at_ms <= append_ms:
@@ -235,18 +245,32 @@ class ConsumerGroup:
 
     def expire(self, ranges: Ranges, *, append_ms: int) -> Expired | Nothing:
         """End the leases of all of the ranges, or of none if one is not past its deadline at `append_ms`."""
-        ended: list[list[Run]] = []
-        for start, end in ranges:
-            for run in self.table.overlap(start, end):
-                if run.state is not _LEASED or run.visible_at_ms > append_ms:
-                    state = f"{run.state.name.lower()} until {run.visible_at_ms}"
-                    return Nothing(Misfit.NOT_DUE, f"offsets [{run.start}, {run.end}) are {state} at {append_ms}")
-                _add_piece(ended, run)
+        ended = self._run_out(ranges, append_ms)
+        if isinstance(ended, Nothing):
+            return ended
         count = 0
         for pieces in ended:
             self.table.put([_returned(run) for run in pieces])
             count += self._revoke(pieces)
         return Expired(self.name, count)
+
+    def bury_expired(self, ranges: Ranges, *, burial: LeaseId, append_ms: int) -> Buried | Nothing:
+        """Give up all of the ranges, or nothing if one is not past its deadline at `append_ms`."""
+        ended = self._run_out(ranges, append_ms)
+        if isinstance(ended, Nothing):
+            return ended
+        count = 0
+        for pieces in ended:
+            self.table.put([_buried(run, burial, append_ms) for run in pieces])
+            count += self._revoke(pieces)
+        return Buried(self.name, count)
+
+    def revive(self, ranges: Ranges) -> Revived:
+        """Make what is dead of the ranges available with a delivery count of 0."""
+        dead = [run for start, end in ranges for run in self.table.dead(start, end)]
+        for run in dead:
+            self.table.put([fresh(run.start, run.end)])
+        return Revived(self.name, sum(run.end - run.start for run in dead))
 
     def rewind(
         self,
@@ -348,6 +372,17 @@ class ConsumerGroup:
         """Count messages at the log end as acked."""
         self.table.put([acked(start, end)])
 
+    def _run_out(self, ranges: Ranges, append_ms: int) -> list[list[Run]] | Nothing:
+        """Return the runs of all of the ranges in lists of neighbours, or what speaks against ending their leases."""
+        ended: list[list[Run]] = []
+        for start, end in ranges:
+            for run in self.table.overlap(start, end):
+                if run.state is not _LEASED or run.visible_at_ms > append_ms:
+                    state = f"{run.state.name.lower()} until {run.visible_at_ms}"
+                    return Nothing(Misfit.NOT_DUE, f"offsets [{run.start}, {run.end}) are {state} at {append_ms}")
+                _add_piece(ended, run)
+        return ended
+
     def _take(self, lease: int, count: int) -> None:
         if count:
             self.leases.reduce(lease, count)
@@ -379,6 +414,10 @@ def _leased_range(run: Run) -> LeasedRange:
 def _returned(run: Run) -> Run:
     """A run whose delivery failed."""
     return Run(run.start, run.end, _AVAILABLE, run.deliveries)
+
+
+def _buried(run: Run, burial: LeaseId, append_ms: int) -> Run:
+    return Run(run.start, run.end, _DEAD, run.deliveries, 0, burial, append_ms)
 
 
 def _add_range(ranges: list[Range], start: int, end: int) -> None:

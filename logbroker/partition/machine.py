@@ -15,6 +15,8 @@ from logbroker.errors import CorruptBatchError, NotFoundError, violated
 from logbroker.ids import DEFAULT_GROUP, GroupId, GroupName, Index, LeaseId, Offset, Term, lease_id
 from logbroker.partition.commands import (
     Ack,
+    Bury,
+    BuryExpired,
     CreateGroup,
     DeleteGroup,
     Expire,
@@ -23,6 +25,7 @@ from logbroker.partition.commands import (
     Lease,
     Nack,
     Release,
+    Revive,
     Rewind,
     SkipTo,
     decode_changes,
@@ -275,7 +278,7 @@ class PartitionMachine:
         return Void(start, end - start, why, detail, duplicate_of)
 
     def _apply_change(self, change: Change, name: LeaseId, append_ms: int) -> Outcome:
-        """Apply one change; `name` is the lease it makes, if it makes one, and carries the entry's index."""
+        """Apply one change; `name` is that of the lease or burial it makes, and carries the entry's index."""
         if isinstance(change, CreateGroup):
             return self._create_group(change)
         group = self._groups.get(change.group)
@@ -294,6 +297,12 @@ class PartitionMachine:
                 return group.release(change.lease)
             case Expire():
                 return group.expire(change.ranges, append_ms=append_ms)
+            case Bury():
+                return group.bury(change, burial=name, append_ms=append_ms, log_start=self.log_start_offset)
+            case BuryExpired():
+                return group.bury_expired(change.ranges, burial=name, append_ms=append_ms)
+            case Revive():
+                return group.revive(change.ranges)
             case Rewind():
                 return group.rewind(
                     change,
@@ -360,7 +369,9 @@ class PartitionMachine:
         """Name each group once in which these changes may have made something available."""
         woken: dict[GroupName, None] = {}
         for change, outcome in zip(changes, outcomes, strict=True):
-            if isinstance(change, (Expire, Nack, Release, Rewind, CreateGroup)) and not isinstance(outcome, Nothing):
+            if isinstance(change, (Expire, Nack, Release, Revive, Rewind, CreateGroup)) and not isinstance(
+                outcome, Nothing
+            ):
                 woken[change.group] = None
         return tuple(woken)
 

@@ -100,7 +100,7 @@ class Leased:
 @final
 @dataclass(frozen=True, slots=True)
 class Settled:
-    """What an ack, nack or extend of ranges of a lease did.
+    """What an ack, nack, extend or burial of ranges of a lease did.
 
     Every message asked for is in exactly one of: the `count` that changed, `already` acked, `expired` (below the log
     start), `stale` (not acked, and the lease does not hold it). `rewound`: a rewind took some of the stale ones.
@@ -126,6 +126,24 @@ class Released:
 @final
 @dataclass(frozen=True, slots=True)
 class Expired:
+    group: GroupName
+    count: int
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Buried:
+    """So many messages whose leases had run out are dead."""
+
+    group: GroupName
+    count: int
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Revived:
+    """So many messages were dead and are available again."""
+
     group: GroupName
     count: int
 
@@ -195,6 +213,8 @@ Outcome: TypeAlias = (
     | Settled
     | Released
     | Expired
+    | Buried
+    | Revived
     | Rewound
     | Skipped
     | GroupCreated

@@ -38,7 +38,7 @@ class RunState(IntEnum):
     """Available from `visible_at_ms` on; nothing has to be written when that comes."""
     ACKED = 3
     DEAD = 4
-    """Given up; kept until retention, and the floor stays below it."""
+    """Given up; kept until retention or until it is revived, and the floor stays below it."""
 
 
 @final
@@ -46,7 +46,9 @@ class Run(msgspec.Struct, frozen=True, array_like=True, gc=False, forbid_unknown
     """Neighbouring messages, offsets [start, end), that share everything else; immutable.
 
     `visible_at_ms` is 0 unless leased or delayed; `lease` and `first_leased_ms` (when the present lease began, which
-    bounds its extensions) are 0 unless leased. Acked runs keep no count, so that they merge.
+    bounds its extensions) are 0 unless leased or dead. In a dead run they name the change that buried it, as it would
+    name a lease, and the log time of that: who held it and why it died stand in that entry, which the log keeps as long
+    as the message. Acked runs keep no count, so that they merge.
     """
 
     start: Number
@@ -66,6 +68,7 @@ _AVAILABLE = RunState.AVAILABLE
 _LEASED = RunState.LEASED
 _DELAYED = RunState.DELAYED
 _ACKED = RunState.ACKED
+_DEAD = RunState.DEAD
 
 
 def fresh(start: int, end: int) -> Run:
@@ -232,6 +235,21 @@ class RunTable:
             if run.visible_at_ms <= now_ms:
                 yield run
 
+    def dead(self, start: int, end: int) -> Iterator[Run]:
+        """Yield in offset order what of [start, end) is dead, cut to it; stops where no more can come."""
+        left = self._counts[_DEAD]
+        start, end = max(start, self.floor), min(end, self.frontier)
+        if not left or start >= end:
+            return
+        for run in self._runs.values_from(self.at(start).start):
+            if run.start >= end:
+                return
+            if run.state is _DEAD:
+                yield cut(run, max(run.start, start), min(run.end, end))
+                left -= run.end - run.start
+                if not left:
+                    return
+
     def put(self, pieces: Sequence[Run]) -> None:
         """Make `pieces`, which lie end to end at or above the floor, the truth about their range."""
         start, end = pieces[0].start, pieces[-1].end
@@ -367,10 +385,11 @@ def _is_well_formed(run: Run) -> bool:
     """Say whether the fields agree with the state."""
     leased = run.state is _LEASED
     timed = leased or run.state is _DELAYED
+    named = leased or run.state is _DEAD
     return (
         (run.visible_at_ms > 0) == timed
-        and (run.lease > NO_LEASE) == leased
-        and (run.first_leased_ms == 0 or leased)
-        and run.deliveries >= (1 if leased else 0)
+        and (run.lease > NO_LEASE) == named
+        and (run.first_leased_ms == 0 or named)
+        and run.deliveries >= (1 if named else 0)
         and (run.deliveries == 0 or run.state is not _ACKED)
     )

@@ -454,6 +454,7 @@ _STATES = {
     RunState.LEASED: MessageState.LEASED,
     RunState.DELAYED: MessageState.DELAYED,
     RunState.ACKED: MessageState.ACKED,
+    RunState.DEAD: MessageState.DEAD,
 }
 
 
@@ -516,7 +517,7 @@ def _is_same(run: Run, state: MessageState, deliveries: int, lease: LeaseId, vis
     match state:
         case MessageState.ACKED:
             return True
-        case MessageState.AVAILABLE:
+        case MessageState.AVAILABLE | MessageState.DEAD:
             return run.deliveries == deliveries
         case MessageState.DELAYED:
             return (run.deliveries, run.visible_at_ms) == (deliveries, visible_at_ms)

@@ -17,6 +17,8 @@ from logbroker.errors import LogBrokerError
 from logbroker.ids import DEFAULT_GROUP, GroupName, Index, LeaseId, Offset, lease_id
 from logbroker.partition.commands import (
     Ack,
+    Bury,
+    BuryExpired,
     CreateGroup,
     DeleteGroup,
     Expire,
@@ -24,6 +26,7 @@ from logbroker.partition.commands import (
     Lease,
     Nack,
     Release,
+    Revive,
     Rewind,
     SkipTo,
     decode_changes,
@@ -45,7 +48,10 @@ class MessageState(Enum):
     LEASED = "leased"
     DELAYED = "delayed"
     ACKED = "acked"
+    DEAD = "dead"
 
+
+SETTLED = (MessageState.ACKED, MessageState.DEAD)
 
 NO_LEASE = LeaseId(0)
 _NEVER = Index(1 << 62)
@@ -153,8 +159,8 @@ class ModelGroup:
         return message
 
     def unsettled(self, start: int, end: int) -> list[int]:
-        """The offsets in [start, end) that are not acked."""
-        return [offset for offset in range(start, end) if self.message(offset).state is not MessageState.ACKED]
+        """The offsets in [start, end) that are neither acked nor dead."""
+        return [offset for offset in range(start, end) if self.message(offset).state not in SETTLED]
 
     def held_leases(self, start: int, end: int) -> set[int]:
         """Leases that hold a message of [start, end)."""
@@ -162,10 +168,11 @@ class ModelGroup:
         return {message.lease for message in messages if message.state is MessageState.LEASED}
 
     def counts(self, start: int, end: int) -> tuple[int, int, int, int, int]:
-        """Available, leased, delayed and acked-ahead messages of [start, end), and the first that is not acked."""
+        """Available, leased, delayed and acked-ahead messages of [start, end), and the first that is unsettled."""
         states = [self.message(offset).state for offset in range(start, end)]
-        oldest = next((start + at for at, state in enumerate(states) if state is not MessageState.ACKED), end)
-        ahead = states[oldest - start :]
+        floor = next((at for at, state in enumerate(states) if state is not MessageState.ACKED), len(states))
+        oldest = next((start + at for at, state in enumerate(states) if state not in SETTLED), end)
+        ahead = states[floor:]
         return (
             ahead.count(MessageState.AVAILABLE),
             ahead.count(MessageState.LEASED),
@@ -379,8 +386,15 @@ class PartitionModel:
             case Release():
                 for offset in self._leased_under(group, change.lease):
                     group.become(offset, entry.index, MessageState.AVAILABLE).deliveries -= 1
-            case Expire():
+            case Expire() | BuryExpired():
                 self._expire(group, entry, change)
+            case Bury():
+                for offset in self._held(group, entry, change, change.lease, change.ranges):
+                    group.become(offset, entry.index, MessageState.DEAD)
+            case Revive():
+                for offset in self._offsets(change.ranges):
+                    if group.message(offset).state is MessageState.DEAD:
+                        group.become(offset, entry.index, MessageState.AVAILABLE).deliveries = 0
             case Rewind():
                 self._rewind(group, entry, change)
             case SkipTo():
@@ -438,6 +452,8 @@ class PartitionModel:
             )
         if message.state is MessageState.ACKED:
             broken("acked stays acked", f"entry {entry.index} leases acked offset {offset} of {group.name}")
+        if message.state is MessageState.DEAD:
+            broken("the dead stay dead", f"entry {entry.index} leases dead offset {offset} of {group.name}")
         if message.state is MessageState.DELAYED and message.visible_at_ms > entry.append_ms:
             broken(
                 "a delayed message waits",
@@ -454,7 +470,7 @@ class PartitionModel:
         message = group.become(offset, entry.index, MessageState.DELAYED if delayed else MessageState.AVAILABLE)
         message.visible_at_ms = visible_at_ms
 
-    def _expire(self, group: ModelGroup, entry: Entry, change: Expire) -> None:
+    def _expire(self, group: ModelGroup, entry: Entry, change: Expire | BuryExpired) -> None:
         for offset in self._offsets(change.ranges):
             message = group.message(offset)
             if message.state is not MessageState.LEASED:
@@ -465,6 +481,8 @@ class PartitionModel:
                     f"entry {entry.index} (log time {entry.append_ms}) expires offset {offset} of {group.name}, "
                     f"which lease {message.lease} holds until {message.visible_at_ms}",
                 )
+            elif isinstance(change, BuryExpired):
+                group.become(offset, entry.index, MessageState.DEAD)
             else:
                 group.become(offset, entry.index, MessageState.AVAILABLE)
 
@@ -475,6 +493,8 @@ class PartitionModel:
         reopened = revoked = delayed = 0
         for offset in range(start, self.next_offset):
             message = group.message(offset)
+            if message.state is MessageState.DEAD:
+                continue
             if message.state is MessageState.LEASED:
                 group.rewound[message.lease] = entry.index
                 revoked += 1
@@ -494,7 +514,7 @@ class PartitionModel:
         skipped = revoked = 0
         for offset in range(self.log_start_offset, start):
             message = group.message(offset)
-            if message.state is MessageState.ACKED:
+            if message.state in SETTLED:
                 continue
             if message.state is MessageState.LEASED:
                 group.rewound[message.lease] = entry.index

@@ -75,10 +75,14 @@ from logbroker.partition import checkpoint as partition_checkpoint
 from logbroker.partition.checkpoint import CheckpointMeta
 from logbroker.partition.commands import (
     Ack,
+    Bury,
+    BuryExpired,
+    Cause,
     Change,
     CreateGroup,
     Floor,
     Lease,
+    Revive,
     decode_changes,
     decode_floor,
     encode_changes,
@@ -516,6 +520,9 @@ def _of_logs() -> dict[str, Decoder]:
         CreateGroup(DEFAULT_GROUP, 3),
         Lease(DEFAULT_GROUP, ((1, 4),), 9, "c", 1, 2),
         Ack(DEFAULT_GROUP, 7, ((1, 3),)),
+        Bury(DEFAULT_GROUP, 7, ((3, 4),), Cause.REJECTED, "no account"),
+        BuryExpired(DEFAULT_GROUP, ((4, 6),), "c"),
+        Revive(DEFAULT_GROUP, ((3, 4),)),
     ]
     catalogue = catalogue_kit.cluster(1, 2, 3)
     catalogue_kit.create(catalogue, "orders", partitions=2)

@@ -6,9 +6,12 @@ It is written from the rules alone (design section 5, semantics sections 2.4 to 
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 from logbroker.partition.commands import (
     Ack,
+    Bury,
+    BuryExpired,
     Change,
     CreateGroup,
     DeleteGroup,
@@ -18,9 +21,13 @@ from logbroker.partition.commands import (
     Nack,
     Ranges,
     Release,
+    Revive,
     Rewind,
     SkipTo,
 )
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 TWELVE_HOURS_MS = 43_200_000
 
@@ -36,6 +43,7 @@ class Message:
 
 FRESH = Message()
 ACKED = Message("acked")
+SETTLED = ("acked", "dead")
 
 
 @dataclass
@@ -47,10 +55,10 @@ class Group:
     rewinds: dict[int, tuple[str, tuple[int, ...]]] = field(default_factory=dict)
 
     def held(self, lease: int) -> list[int]:
-        return [offset for offset, message in self.messages.items() if message.lease == lease]
+        return [o for o, message in self.messages.items() if message.lease == lease and message.state == "leased"]
 
     def current(self) -> set[int]:
-        return {message.lease for message in self.messages.values() if message.lease}
+        return {message.lease for message in self.messages.values() if message.state == "leased"}
 
     def lease_of(self, session: int, request_id: int) -> int | None:
         for lease in self.current():
@@ -121,7 +129,7 @@ class Model:
         expired = {}
         for name, group in self.groups.items():
             gone = [group.messages.pop(offset) for offset in range(self.log_start, start)]
-            expired[name] = sum(message.state != "acked" for message in gone)
+            expired[name] = sum(message.state not in SETTLED for message in gone)
         self.log_start = start
         self.voids = {offset for offset in self.voids if offset >= start}
         return expired
@@ -163,7 +171,17 @@ class Model:
                     group.messages[offset] = Message("available", group.messages[offset].deliveries - 1)
                 return ("released", len(held)) if held else ("nothing",)
             case Expire():
-                return self._expire(group, change)
+                return self._expire(group, change, lambda message: Message("available", message.deliveries))
+            case Bury():
+                return self._settle(
+                    group, change.lease, change.ranges, lambda message: self._buried(message, burial=lease)
+                )
+            case BuryExpired():
+                return self._expire(group, change, lambda message: self._buried(message, burial=lease))
+            case Revive():
+                dead = [o for o in offsets(change.ranges) if o in group.messages and group.messages[o].state == "dead"]
+                group.messages |= dict.fromkeys(dead, FRESH)
+                return ("revived", len(dead))
             case Rewind() | SkipTo():
                 return self._move(group, change)
 
@@ -228,15 +246,20 @@ class Model:
                 stale.append(offset)
         return held, already, expired, stale
 
-    def _expire(self, group: Group, change: Expire) -> tuple[object, ...]:
+    def _buried(self, message: Message, *, burial: int) -> Message:
+        return Message("dead", message.deliveries, 0, burial, self.now_ms)
+
+    def _expire(
+        self, group: Group, change: Expire | BuryExpired, become: Callable[[Message], Message]
+    ) -> tuple[object, ...]:
         wanted = offsets(change.ranges)
         for offset in wanted:
             message = group.messages.get(offset)
             if message is None or message.state != "leased" or message.visible_at_ms > self.now_ms:
                 return ("nothing",)
         for offset in wanted:
-            group.messages[offset] = Message("available", group.messages[offset].deliveries)
-        return ("expired", len(wanted))
+            group.messages[offset] = become(group.messages[offset])
+        return ("expired" if isinstance(change, Expire) else "buried", len(wanted))
 
     def _move(self, group: Group, change: Rewind | SkipTo) -> tuple[object, ...]:
         kind = type(change).__name__
@@ -253,7 +276,7 @@ class Model:
         reopened = revoked = delayed = 0
         for offset in range(start, self.next_offset):
             message = group.messages[offset]
-            if offset in self.voids:
+            if offset in self.voids or message.state == "dead":
                 continue
             if message.state == "delayed" and message.visible_at_ms > self.now_ms:
                 delayed += 1
@@ -268,6 +291,8 @@ class Model:
         skipped = revoked = 0
         for offset in range(self.log_start, start):
             message = group.messages[offset]
+            if message.state == "dead":
+                continue
             skipped += message.state != "acked"
             revoked += message.state == "leased"
             group.messages[offset] = ACKED

@@ -16,6 +16,9 @@ from logbroker.partition.checkpoint import decode
 from logbroker.partition.commands import (
     MAX_NUMBER,
     Ack,
+    Bury,
+    BuryExpired,
+    Cause,
     Change,
     CreateGroup,
     DeleteGroup,
@@ -26,6 +29,7 @@ from logbroker.partition.commands import (
     Nack,
     Ranges,
     Release,
+    Revive,
     Rewind,
     SkipTo,
     decode_changes,
@@ -55,6 +59,9 @@ CHANGES: st.SearchStrategy[Change] = st.one_of(
     st.builds(Expire, NAMES, RANGES),
     st.builds(Rewind, NAMES, NUMBERS, NUMBERS, TEXTS),
     st.builds(SkipTo, NAMES, NUMBERS, NUMBERS, TEXTS),
+    st.builds(Bury, NAMES, NUMBERS, RANGES, st.sampled_from(Cause), TEXTS),
+    st.builds(BuryExpired, NAMES, RANGES, TEXTS),
+    st.builds(Revive, NAMES, RANGES),
 )
 JSON_LIKE = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.text(max_size=5) | st.binary(max_size=5),

@@ -20,6 +20,9 @@ from logbroker.partition import blocked_map, decide, state_form
 from logbroker.partition.checkpoint import CheckpointMeta, decode, encode_slices
 from logbroker.partition.commands import (
     Ack,
+    Bury,
+    BuryExpired,
+    Cause,
     Change,
     CreateGroup,
     DeleteGroup,
@@ -30,14 +33,17 @@ from logbroker.partition.commands import (
     Nack,
     Ranges,
     Release,
+    Revive,
     Rewind,
     SkipTo,
     encode_changes,
     encode_floor,
 )
 from logbroker.partition.decide import Answer, NothingAvailable, Propose, ProposeBatch, ProposeFloor, Refused
+from logbroker.partition.failures import NO_POLICY, FailurePolicy
 from logbroker.partition.machine import PartitionMachine
 from logbroker.partition.outcomes import (
+    Buried,
     Expired,
     FloorMoved,
     GroupCreated,
@@ -48,13 +54,14 @@ from logbroker.partition.outcomes import (
     Produced,
     Range,
     Released,
+    Revived,
     Rewound,
     Settled,
     Skipped,
     Void,
 )
 from logbroker.record.batch import encode_values, read_header, stamp
-from tests.properties.partition_model import TWELVE_HOURS_MS, Message, Model, offsets
+from tests.properties.partition_model import SETTLED, TWELVE_HOURS_MS, Message, Model, offsets
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -102,6 +109,10 @@ def plain(outcome: Outcome) -> tuple[object, ...]:
             return ("released", outcome.count)
         case Expired():
             return ("expired", outcome.count)
+        case Buried():
+            return ("buried", outcome.count)
+        case Revived():
+            return ("revived", outcome.count)
         case Rewound():
             counts = (outcome.reopened_count, outcome.revoked_count, outcome.delayed_count)
             return ("Rewind", outcome.start_offset, int(outcome.clamped), outcome.end_offset, *counts)
@@ -134,6 +145,7 @@ class PartitionAgainstModel(RuleBasedStateMachine):
         # Every lease ever made, so that stale ones are used too.
         self.leases: list[tuple[GroupName, LeaseId]] = [(GroupName("default"), LeaseId(1 << 16))]
         self.requests = 0
+        self.policy = NO_POLICY
 
     def teardown(self) -> None:
         again = PartitionMachine.new(GROUP)
@@ -282,6 +294,7 @@ class PartitionAgainstModel(RuleBasedStateMachine):
             consumer="c",
             session=1,
             request_id=request_id,
+            policy=self.policy,
             limits=decide.DecisionLimits(max_ranges_per_change=ranges),
         )
 
@@ -291,7 +304,10 @@ class PartitionAgainstModel(RuleBasedStateMachine):
             assert isinstance(decision, Refused)
             return
         expected: list[int] = []
-        for offset in self.model.eligible(group, self.model.now_ms)[:count]:
+        messages = self.model.groups[group].messages
+        eligible = self.model.eligible(group, self.model.now_ms)
+        spent = {o for o in eligible if messages[o].state == "leased" and self.policy.is_spent(messages[o].deliveries)}
+        for offset in [offset for offset in eligible if offset not in spent][:count]:
             ranges -= not expected or expected[-1] + 1 != offset
             if ranges < 0:
                 break
@@ -306,6 +322,15 @@ class PartitionAgainstModel(RuleBasedStateMachine):
         assert isinstance(decision, Propose)
         outcome = self.change(*decision.changes)[-1]
         assert plain(outcome) == ("leased", [(offset, before[offset] + 1) for offset in expected])
+        for change in decision.changes:
+            if isinstance(change, BuryExpired):
+                buried = offsets(change.ranges)
+                assert all(messages[offset].state == "dead" for offset in buried)
+                assert all(self.policy.is_spent(messages[offset].deliveries) for offset in buried)
+
+    @rule(most=st.integers(0, 3), backoff=st.sampled_from([0, 100, 2_000]))
+    def another_policy(self, most: int, backoff: int) -> None:
+        self.policy = FailurePolicy(most, backoff, 3_000, 2, 0.5)
 
     @rule(data=st.data())
     def ack(self, data: st.DataObject) -> None:
@@ -321,6 +346,64 @@ class PartitionAgainstModel(RuleBasedStateMachine):
             self.machine, group, lease=lease, ranges=ranges, delay_ms=delay, now_ms=self.model.now_ms, reason="no"
         )
         self._decided(group, lease, ranges, decision)
+
+    @rule(data=st.data(), delay=st.sampled_from([None, None, 0, 100]), chance=st.sampled_from([0.0, 0.5]))
+    def nack_by_policy(self, data: st.DataObject, delay: int | None, chance: float) -> None:
+        group, lease = self.a_lease(data)
+        ranges = self.some_of(data, group, lease)
+        held, *_ = self.model.sort_out(self.model.groups[group], lease, ranges)
+        messages = self.model.groups[group].messages
+        before = {offset: messages[offset].deliveries for offset in held}
+        decision = decide.decide_nack(
+            self.machine,
+            group,
+            lease=lease,
+            ranges=ranges,
+            delay_ms=delay,
+            now_ms=self.model.now_ms,
+            policy=self.policy,
+            chance=lambda: chance,
+        )
+        self._decided(group, lease, ranges, decision)
+        if not isinstance(decision, Propose):
+            return
+        asked = [o for change in decision.changes if isinstance(change, Nack | Bury) for o in offsets(change.ranges)]
+        assert sorted(asked) == offsets(ranges)
+        for offset, deliveries in before.items():
+            message = messages[offset]
+            wait = self.policy.backoff_after(deliveries) if delay is None else delay
+            wait -= int(wait * 0.5 * chance) if delay is None else 0
+            if self.policy.is_spent(deliveries):
+                assert message.state == "dead"
+            else:
+                until = self.model.now_ms + wait if wait else 0
+                assert message == Message("delayed" if wait else "available", deliveries, until)
+
+    @rule(data=st.data())
+    def reject(self, data: st.DataObject) -> None:
+        group, lease = self.a_lease(data)
+        ranges = self.some_of(data, group, lease)
+        decision = decide.decide_reject(self.machine, group, lease=lease, ranges=ranges, reason="bad")
+        self._decided(group, lease, ranges, decision)
+
+    @rule(group=NAMES, ranges=RANGES, every=st.booleans(), most=st.integers(1, 4))
+    def revive(self, group: GroupName, ranges: Ranges, every: bool, most: int) -> None:
+        if every and self.model.next_offset:
+            ranges = ((0, self.model.next_offset),)
+        decision = decide.decide_revive(self.machine, group, ranges=ranges, max_runs=most)
+        if group not in self.model.groups or ranges[-1][1] > self.model.next_offset:
+            assert isinstance(decision, Refused)
+            return
+        messages = self.model.groups[group].messages
+        dead = [o for o in offsets(ranges) if o in messages and messages[o].state == "dead"]
+        if isinstance(decision, Propose):
+            (outcome,) = self.change(*decision.changes)
+            assert isinstance(outcome, Revived)
+            assert min(most, len(dead)) <= outcome.count <= len(dead)
+            assert all(messages[offset].state == "available" for offset in dead[: outcome.count])
+        else:
+            assert isinstance(decision, Answer)
+            assert dead == []
 
     @rule(data=st.data(), hide=st.sampled_from([1000, 4321, TWELVE_HOURS_MS]))
     def extend(self, data: st.DataObject, hide: int) -> None:
@@ -375,10 +458,15 @@ class PartitionAgainstModel(RuleBasedStateMachine):
             if message.state == "leased" and message.visible_at_ms <= past
         }
         assert not due or (deadline is not None and deadline <= now)
-        changes = decide.decide_expire(self.machine, now_ms=now, max_ranges=ranges)
-        ended = {(change.group, o) for change in changes if isinstance(change, Expire) for o in offsets(change.ranges)}
+        changes = decide.decide_expire(self.machine, now_ms=now, max_ranges=ranges, policy=self.policy)
+        ending = [change for change in changes if isinstance(change, Expire | BuryExpired)]
+        ended = {(change.group, o) for change in ending for o in offsets(change.ranges)}
         assert ended <= due
-        assert ended == due or sum(len(c.ranges) for c in changes if isinstance(c, Expire)) >= ranges // 3
+        assert ended == due or sum(len(change.ranges) for change in ending) >= ranges // 3
+        for change in ending:
+            messages = self.model.groups[change.group].messages
+            for offset in offsets(change.ranges):
+                assert self.policy.is_spent(messages[offset].deliveries) is isinstance(change, BuryExpired)
         if changes:
             self.change(*changes)
 
@@ -427,7 +515,7 @@ class PartitionAgainstModel(RuleBasedStateMachine):
         group=NAMES,
         ranges=RANGES,
         at=st.integers(-2000, 5000),
-        kind=st.sampled_from([Lease, Ack, Nack, Extend, Expire, Release, Rewind, SkipTo]),
+        kind=st.sampled_from([Lease, Ack, Nack, Extend, Expire, Release, Rewind, SkipTo, Bury, BuryExpired, Revive]),
         move=MOVES,
         data=st.data(),
     )
@@ -456,6 +544,12 @@ class PartitionAgainstModel(RuleBasedStateMachine):
                 made = Expire(group, ranges)
             case "Release":
                 made = Release(group, lease)
+            case "Bury":
+                made = Bury(group, lease, ranges, Cause.REJECTED, "r")
+            case "BuryExpired":
+                made = BuryExpired(group, ranges, "c")
+            case "Revive":
+                made = Revive(group, ranges)
             case "Rewind":
                 made = Rewind(group, *move, "r")
             case _:
@@ -530,9 +624,11 @@ class PartitionAgainstModel(RuleBasedStateMachine):
         assert status.available_count == states.count("available")
         assert status.leased_count == states.count("leased")
         assert status.delayed_count == states.count("delayed")
-        assert status.lag_count == len(states) - states.count("acked")
-        assert status.dead_count == 0
-        unsettled = [offset for offset, message in expected.items() if message.state != "acked"]
+        assert status.lag_count == len(states) - states.count("acked") - states.count("dead")
+        assert status.dead_count == states.count("dead")
+        dead = [o for run in table.dead(0, self.model.next_offset) for o in range(run.start, run.end)]
+        assert dead == sorted(offset for offset, message in expected.items() if message.state == "dead")
+        unsettled = [offset for offset, message in expected.items() if message.state not in SETTLED]
         assert status.oldest_unsettled_offset == min(unsettled, default=self.model.next_offset)
         acked_ahead = [o for o, message in expected.items() if message.state == "acked" and o >= status.floor]
         assert status.acked_ahead_count == len(acked_ahead)

@@ -118,7 +118,11 @@ LEASED = st.builds(
 DELAYED = st.builds(lambda deliveries, until: (RunState.DELAYED, deliveries, until, 0, 0), st.integers(0, 2), TIMES)
 AVAILABLE = st.builds(lambda deliveries: (RunState.AVAILABLE, deliveries, 0, 0, 0), st.integers(0, 2))
 MESSAGES: st.SearchStrategy[Message] = st.one_of(
-    AVAILABLE, LEASED, DELAYED, st.just(ACKED), st.just((RunState.DEAD, 1, 0, 0, 0))
+    AVAILABLE,
+    LEASED,
+    DELAYED,
+    st.just(ACKED),
+    st.sampled_from([(RunState.DEAD, 1, 0, 70_000, 3), (RunState.DEAD, 2, 0, 70_001, 3)]),
 )
 
 

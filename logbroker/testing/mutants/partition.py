@@ -11,6 +11,7 @@ from logbroker.node.replica import Replica
 from logbroker.node.requests import ProduceReply
 from logbroker.partition import checkpoint, decide, outcomes
 from logbroker.partition.commands import Expire, Lease
+from logbroker.partition.failures import NO_POLICY
 from logbroker.partition.groups import ConsumerGroup, Selection
 from logbroker.partition.leases import LeaseRecord, LeaseTable
 from logbroker.partition.log_time import LeaderClock, LogClock, Verdict
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from logbroker.node.requests import Answer, ReceiveRequest
     from logbroker.partition.checkpoint import CheckpointMeta
     from logbroker.partition.commands import Change, Ranges, Rewind
+    from logbroker.partition.failures import FailurePolicy
     from logbroker.partition.log_time import Reading
     from logbroker.partition.outcomes import Applied, Expired, Leased, Nothing
     from logbroker.partition.producers import Objection
@@ -163,14 +165,11 @@ def _(patch: Patch) -> None:
         max_count: int,
         not_below: int,
         limits: decide.DecisionLimits,
-        ended: list[tuple[int, int]],
+        ended: decide._Ended,
     ) -> list[tuple[int, int]]:
-        before = list(ended)
-        chosen = choose(state, end, now_ms, max_count, not_below, limits, ended)
-        if ended != before:
-            ended[:] = before
-            return []
-        return chosen
+        found = decide._Ended(state, ended.policy)
+        chosen = choose(state, end, now_ms, max_count, not_below, limits, found)
+        return [] if found.range_count else chosen
 
     patch.attribute(PartitionService, "_expire", first_term_only)
     patch.function(choose, without_leased)
@@ -184,8 +183,8 @@ def _(patch: Patch) -> None:
     def early(group: ConsumerGroup, ranges: Ranges, *, append_ms: int) -> Expired | Nothing:
         return expire(group, ranges, append_ms=append_ms + early_ms)
 
-    def hasty(machine: PartitionMachine, *, now_ms: int, max_ranges: int = 10_000) -> tuple[Change, ...]:
-        return decide_expire(machine, now_ms=now_ms + early_ms, max_ranges=max_ranges)
+    def hasty(machine: PartitionMachine, *, now_ms: int, policy: FailurePolicy = NO_POLICY) -> tuple[Change, ...]:
+        return decide_expire(machine, now_ms=now_ms + early_ms, policy=policy)
 
     patch.attribute(ConsumerGroup, "expire", early)
     patch.function(decide_expire, hasty)

@@ -11,7 +11,7 @@ from logbroker.errors import CorruptBatchError
 from logbroker.ids import DEFAULT_GROUP, GroupName, ReplicaId
 from logbroker.partition import state_form
 from logbroker.partition.checkpoint import FORMAT_VERSION, CheckpointMeta, decode, encode_slices
-from logbroker.partition.commands import Ack, CreateGroup, Nack, Rewind, SkipTo
+from logbroker.partition.commands import Ack, Bury, Cause, CreateGroup, Nack, Rewind, SkipTo
 from logbroker.partition.leases import LeaseRecord
 from logbroker.partition.runs import Run, RunState
 from logbroker.partition.state_form import GroupHead, Head, LeaseSlice, RunSlice, Section, VoidSlice
@@ -32,6 +32,7 @@ def worked_on() -> PartitionMachine:
     change(machine, CreateGroup(GroupName("audit"), 9))
     lease = receive(machine, 8, now_ms=50, session=3, request_id=4)
     change(machine, Ack(D, lease, ((2, 4),)), Nack(D, lease, ((4, 5),), 900, "r"), Nack(D, lease, ((6, 7),), 0, ""))
+    change(machine, Bury(D, lease, ((5, 6),), Cause.REJECTED, "r"), append_ms=60)
     change(machine, Rewind(GroupName("audit"), 1, 7, "-1h"), SkipTo(GroupName("audit"), 2, 8, "8"))
     move_floor(machine, 1)
     return machine

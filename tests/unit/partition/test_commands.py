@@ -7,6 +7,9 @@ from logbroker.errors import CorruptBatchError
 from logbroker.ids import GroupName
 from logbroker.partition.commands import (
     Ack,
+    Bury,
+    BuryExpired,
+    Cause,
     Change,
     CreateGroup,
     DeleteGroup,
@@ -16,6 +19,7 @@ from logbroker.partition.commands import (
     Lease,
     Nack,
     Release,
+    Revive,
     Rewind,
     SkipTo,
     decode_changes,
@@ -38,6 +42,9 @@ GOLDEN: list[tuple[Change, str]] = [
     (Expire(G, ((2, 4),)), "9308a16791920204"),
     (Rewind(G, 1, 2, "-1h"), "9509a1670102a32d3168"),
     (SkipTo(G, 1, 2, "end"), "950aa1670102a3656e64"),
+    (Bury(G, 7, ((0, 1),), Cause.REJECTED, "bad"), "960ba1670791920001" + "01a3626164"),
+    (BuryExpired(G, ((2, 4),), "c"), "940ca16791920204a163"),
+    (Revive(G, ((2, 4),)), "930da16791920204"),
 ]
 
 

@@ -1,4 +1,4 @@
-"""What no command makes yet, or only an inconsistent caller could: dead messages, and broken books."""
+"""Dead messages among others, and what only an inconsistent caller could make: broken books."""
 
 from __future__ import annotations
 
@@ -20,7 +20,14 @@ def with_dead_ones() -> ConsumerGroup:
     """Messages 0..6: dead, dead, acked, fresh, dead, fresh."""
     group = ConsumerGroup.new(D, 0)
     dead, acked = RunState.DEAD, RunState.ACKED
-    group.table.put([Run(0, 2, dead, 3), Run(2, 3, acked), Run(3, 4, RunState.AVAILABLE), Run(4, 5, dead, 3)])
+    group.table.put(
+        [
+            Run(0, 2, dead, 3, 0, 70_000, 1),
+            Run(2, 3, acked),
+            Run(3, 4, RunState.AVAILABLE),
+            Run(4, 5, dead, 3, 0, 70_000, 1),
+        ]
+    )
     return group
 
 
@@ -36,7 +43,7 @@ def test_the_floor_stays_below_dead_messages() -> None:
 
 def test_a_partition_of_settled_messages_has_none_that_is_unsettled() -> None:
     group = with_dead_ones()
-    group.table.put([Run(3, 4, RunState.ACKED), Run(4, 6, RunState.DEAD, 1)])
+    group.table.put([Run(3, 4, RunState.ACKED), Run(4, 6, RunState.DEAD, 1, 0, 70_000, 1)])
     assert group.status(6).oldest_unsettled_offset == 6
 
 
