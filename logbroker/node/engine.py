@@ -593,6 +593,9 @@ class Engine:
     def monotonic_ms(self) -> int:
         return self._clock.monotonic_ms()
 
+    def chance(self) -> float:
+        return self._random_ticks(1 << 30) / (1 << 30)
+
     @property
     def is_stuck(self) -> bool:
         """A sync does not return, or the WAL waits for a flush that is late: nothing here becomes durable."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 from collections import deque
 from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING, Protocol, assert_never, final
 
 from logbroker.entry import Entry, EntryKind
@@ -32,11 +33,13 @@ from logbroker.errors import (
     invariant,
 )
 from logbroker.ids import GroupName, Index, LeaseId, Offset
+from logbroker.node.dead_messages import list_dead
 from logbroker.node.requests import (
     AckRequest,
     Answer,
     CountTarget,
     CreateGroupRequest,
+    DeadRequest,
     DeleteGroupRequest,
     EarliestTarget,
     ExtendRequest,
@@ -50,8 +53,11 @@ from logbroker.node.requests import (
     ProduceRequest,
     ReceiveReply,
     ReceiveRequest,
+    RejectRequest,
     ReleaseRequest,
     Request,
+    ReviveReply,
+    ReviveRequest,
     RewindReply,
     RewindRequest,
     SettleReply,
@@ -63,7 +69,8 @@ from logbroker.node.requests import (
 )
 from logbroker.partition import decide, outcomes
 from logbroker.partition.commands import Change, Floor, Lease, encode_changes, encode_floor
-from logbroker.partition.machine import PartitionMachine
+from logbroker.partition.failures import NO_POLICY, FailurePolicy
+from logbroker.partition.machine import MAX_OFFSET, PartitionMachine
 from logbroker.partition.outcomes import Applied
 from logbroker.partition.retention import first_kept_ms
 from logbroker.raft.refusal import ProposalRefused
@@ -78,7 +85,11 @@ MAX_WAIT_MS = 30_000
 REPACK_WASTE_BYTES = 64 << 10
 _MAX_QUIET_MS = 1_000
 _NEVER_MS = 1 << 62
+MAX_DEAD_ROWS = 100
+"""Of one answer: each may cost two entries of the log to be read."""
 NO_LEASE = LeaseId(0)
+
+_SettleRequest = AckRequest | NackRequest | RejectRequest | ExtendRequest
 
 
 @final
@@ -87,6 +98,7 @@ class PartitionSettings:
     """What the catalogue says of the queue; a change takes effect with the next decision."""
 
     retention_s: int = 4 * 86_400
+    failures: FailurePolicy = NO_POLICY
 
 
 class PartitionHost(Protocol):
@@ -102,6 +114,9 @@ class PartitionHost(Protocol):
         """False while this node's clock has jumped so far that nothing may be expired by it."""
 
     def monotonic_ms(self) -> int: ...
+
+    def chance(self) -> float:
+        """A random number in [0, 1)."""
 
 
 @final
@@ -220,7 +235,7 @@ class PartitionService:
                 self._produce(request, answer)
             case ReceiveRequest():
                 self._receive(request, answer)
-            case AckRequest() | NackRequest() | ExtendRequest():
+            case AckRequest() | NackRequest() | RejectRequest() | ExtendRequest():
                 self._settle(request, answer)
             case ReleaseRequest():
                 self._release(request, answer)
@@ -230,6 +245,10 @@ class PartitionService:
                 self._create_group(request, answer)
             case DeleteGroupRequest():
                 self._delete_group(request, answer)
+            case DeadRequest():
+                self._list_dead(request, answer)
+            case ReviveRequest():
+                self._revive(request, answer)
             case StateRequest():
                 self._replica.read(lambda: answer(self._state()), answer)
             case _:
@@ -347,6 +366,7 @@ class PartitionService:
             consumer=request.consumer,
             session=request.session,
             request_id=request.request_id,
+            policy=self.settings.failures,
         )
 
     def _count_that_fits(self, ranges: Sequence[tuple[int, int]], max_bytes: int) -> int:
@@ -461,10 +481,11 @@ class PartitionService:
                     poll.answer(ReceiveReply(NO_LEASE, 0, 0, ()))
         self._forgotten.clear()
 
-    # Ack, nack, extend, release.
+    # Ack, nack, reject, extend, release.
 
-    def _settle(self, request: AckRequest | NackRequest | ExtendRequest, answer: Answer) -> None:
-        results: list[SettleResult | None] = []
+    def _settle(self, request: _SettleRequest, answer: Answer) -> None:
+        # What is known at once, or of how many changes the outcome will tell.
+        results: list[SettleResult | int] = []
         changes: list[Change] = []
         for lease, ranges in request.items:
             decision = self._decide_settle(request, lease, ranges)
@@ -477,15 +498,15 @@ class PartitionService:
                     results.append(_settle_result(outcome))
                 case decide.Propose(proposed):
                     changes.extend(proposed)
-                    results.append(None)
+                    results.append(len(proposed))
         if not changes:
-            ready = SettleReply(tuple(result for result in results if result is not None))
+            ready = SettleReply(tuple(result for result in results if isinstance(result, SettleResult)))
             self._replica.when_applied(self._ahead().applied_index, lambda: answer(ready), answer)
             return
         self._propose_changes(changes, lambda applied: answer(_settle_reply(results, applied)), answer)
 
     def _decide_settle(
-        self, request: AckRequest | NackRequest | ExtendRequest, lease: LeaseId, ranges: tuple[tuple[int, int], ...]
+        self, request: _SettleRequest, lease: LeaseId, ranges: tuple[tuple[int, int], ...]
     ) -> decide.Decision:
         ahead, now_ms = self._ahead(), self._replica.stamp_ms()
         match request:
@@ -500,7 +521,11 @@ class PartitionService:
                     delay_ms=request.delay_ms,
                     now_ms=now_ms,
                     reason=request.reason,
+                    policy=self.settings.failures,
+                    chance=self._host.chance,
                 )
+            case RejectRequest():
+                return decide.decide_reject(ahead, request.group, lease=lease, ranges=ranges, reason=request.reason)
             case ExtendRequest():
                 return decide.decide_extend(
                     ahead, request.group, lease=lease, ranges=ranges, hide_ms=request.hide_ms, now_ms=now_ms
@@ -512,6 +537,25 @@ class PartitionService:
             lambda outcome: answer(SettleReply((SettleResult(request.lease, getattr(outcome, "count", 0)),))),
             answer,
         )
+
+    # The dead.
+
+    def _list_dead(self, request: DeadRequest, answer: Answer) -> None:
+        decide.check_range("max_count", request.max_count, least=1, most=MAX_DEAD_ROWS)
+        decide.check_range("start_offset", request.start_offset, least=0, most=MAX_OFFSET)
+        self._ahead().group(request.group)
+
+        def tell() -> None:
+            try:
+                answer(list_dead(self._applied().group(request.group), request, self._replica.core))
+            except RequestError as error:
+                answer(error)
+
+        self._replica.read(tell, answer)
+
+    def _revive(self, request: ReviveRequest, answer: Answer) -> None:
+        decision = decide.decide_revive(self._ahead(), request.group, ranges=request.ranges)
+        self._propose_decided(decision, lambda outcome: answer(_revive_reply(outcome)), answer)
 
     # Rewind and groups.
 
@@ -659,7 +703,7 @@ class PartitionService:
         due_ms = self._ahead().next_deadline_ms()
         if due_ms is None or due_ms > now_ms:
             return
-        changes = decide.decide_expire(self._ahead(), now_ms=now_ms)
+        changes = decide.decide_expire(self._ahead(), now_ms=now_ms, policy=self.settings.failures)
         if changes:
             self._propose_changes(changes, lambda _: None, lambda _: None)
 
@@ -712,6 +756,7 @@ class PartitionService:
                     status.acked_ahead_count,
                     oldest,
                     self._append_ms_of(oldest) if oldest < machine.next_offset else 0,
+                    status.dead_count,
                 )
             )
         return StateReply(machine.log_start_offset, machine.next_offset, machine.append_ms, tuple(groups))
@@ -734,9 +779,24 @@ def _settle_result(outcome: outcomes.Outcome) -> SettleResult:
     return SettleResult(NO_LEASE, 0)
 
 
-def _settle_reply(results: Sequence[SettleResult | None], applied: Applied) -> SettleReply:
+def _settle_reply(results: Sequence[SettleResult | int], applied: Applied) -> SettleReply:
     committed = iter(applied.outcomes)
-    return SettleReply(tuple(_settle_result(next(committed)) if result is None else result for result in results))
+    return SettleReply(
+        tuple([_joined_result(committed, result) if isinstance(result, int) else result for result in results])
+    )
+
+
+def _joined_result(committed: Iterator[outcomes.Outcome], count: int) -> SettleResult:
+    if count == 1:
+        return _settle_result(next(committed))
+    parts = [outcome for outcome in islice(committed, count) if isinstance(outcome, outcomes.Settled)]
+    return _settle_result(decide.joined(parts)) if parts else SettleResult(NO_LEASE, 0)
+
+
+def _revive_reply(outcome: outcomes.Outcome) -> ReviveReply | LogBrokerError:
+    if isinstance(outcome, outcomes.Revived):
+        return ReviveReply(outcome.count)
+    return UnavailableError(f"the revival no longer fits: {outcome}")
 
 
 def _group_reply(group: GroupName, outcome: outcomes.Outcome) -> GroupReply | LogBrokerError:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import final
+from typing import TYPE_CHECKING, final
 
 from logbroker.errors import LogBrokerError
 from logbroker.ids import GroupName, LeaseId, Offset
+
+if TYPE_CHECKING:
+    from logbroker.partition.commands import Cause
 
 Ranges = tuple[tuple[int, int], ...]
 """Half-open offset ranges, ascending."""
@@ -53,7 +56,18 @@ class AckRequest:
 class NackRequest:
     group: GroupName
     items: tuple[tuple[LeaseId, Ranges], ...]
-    delay_ms: int = 0
+    delay_ms: int | None = 0
+    """None: as the queue's policy says."""
+    reason: str = ""
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class RejectRequest:
+    """The messages can never be done: they are dead at once."""
+
+    group: GroupName
+    items: tuple[tuple[LeaseId, Ranges], ...]
     reason: str = ""
 
 
@@ -141,6 +155,25 @@ class DeleteGroupRequest:
 
 @final
 @dataclass(frozen=True, slots=True)
+class DeadRequest:
+    """The dead messages at and above an offset, at most `max_count` rows, as of the moment it was asked."""
+
+    group: GroupName
+    start_offset: int = 0
+    max_count: int = 100
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class ReviveRequest:
+    """Make what is dead of the ranges available again, as if it had never been delivered."""
+
+    group: GroupName
+    ranges: Ranges
+
+
+@final
+@dataclass(frozen=True, slots=True)
 class StateRequest:
     """Counts and positions, exact as of the moment it was asked (read index)."""
 
@@ -150,11 +183,14 @@ Request = (
     | ReceiveRequest
     | AckRequest
     | NackRequest
+    | RejectRequest
     | ExtendRequest
     | ReleaseRequest
     | RewindRequest
     | CreateGroupRequest
     | DeleteGroupRequest
+    | DeadRequest
+    | ReviveRequest
     | StateRequest
 )
 
@@ -248,6 +284,40 @@ class GroupState:
     oldest_offset: Offset
     oldest_ms: int
     """Log time of the oldest message not settled; 0 where there is none."""
+    dead: int = 0
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class DeadRange:
+    """Messages [start, end) that died by one change: how often they were tried, why, and who held them last.
+
+    `cause` is None where the entry that says so cannot be read on this node.
+    """
+
+    start: Offset
+    end: Offset
+    deliveries: int
+    buried_at_ms: int
+    cause: Cause | None = None
+    reason: str = ""
+    consumer: str = ""
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class DeadReply:
+    """In offset order; more may follow from the end of the last row on, none after an empty answer."""
+
+    rows: tuple[DeadRange, ...]
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class ReviveReply:
+    """How many messages were revived. Asking again goes on where a bound ended it; 0 says that nothing is left."""
+
+    count: int
 
 
 @final
@@ -259,6 +329,6 @@ class StateReply:
     groups: tuple[GroupState, ...]
 
 
-Reply = ProduceReply | ReceiveReply | SettleReply | RewindReply | GroupReply | StateReply
+Reply = ProduceReply | ReceiveReply | SettleReply | RewindReply | GroupReply | DeadReply | ReviveReply | StateReply
 Answer = Callable[[Reply | LogBrokerError], None]
 """Called exactly once for every request, perhaps before `submit` returns."""

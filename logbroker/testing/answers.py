@@ -21,6 +21,8 @@ from logbroker.ids import Index, LeaseId
 from logbroker.node.requests import (
     AckRequest,
     CountTarget,
+    DeadReply,
+    DeadRequest,
     EarliestTarget,
     ExtendRequest,
     LatestTarget,
@@ -30,7 +32,10 @@ from logbroker.node.requests import (
     ProduceRequest,
     ReceiveReply,
     ReceiveRequest,
+    RejectRequest,
     ReleaseRequest,
+    ReviveReply,
+    ReviveRequest,
     RewindReply,
     RewindRequest,
     SettleReply,
@@ -95,10 +100,14 @@ class AnswerChecker:
                     self._check_received(operation, request, reply)
                 elif not operation.had_more_at_reply:
                     self._check_nothing(operation, request)
-            case (AckRequest() | NackRequest() | ExtendRequest()) as request, SettleReply() as reply:
+            case (AckRequest() | NackRequest() | RejectRequest() | ExtendRequest()) as request, SettleReply() as reply:
                 self._check_settled(operation, request, reply)
             case RewindRequest() as request, RewindReply() as reply:
                 self._check_rewound(operation, request, reply)
+            case DeadRequest() as request, DeadReply() as reply:
+                self._check_dead(operation, request, reply)
+            case ReviveRequest() as request, ReviveReply() as reply:
+                self._check_revived(operation, request, reply)
             case _, StateReply() as reply:
                 self._check_state(operation, reply)
             case _:
@@ -171,7 +180,7 @@ class AnswerChecker:
         request = operation.request
         if isinstance(request, ReleaseRequest):
             return
-        if not isinstance(request, AckRequest | NackRequest | ExtendRequest):
+        if not isinstance(request, AckRequest | NackRequest | RejectRequest | ExtendRequest):
             broken("good requests are not refused", operation.describe())
         first, last = operation.committed_before, operation.applied_at_reply
         for lease, ranges in request.items:
@@ -268,7 +277,10 @@ class AnswerChecker:
     # Settling.
 
     def _check_settled(
-        self, operation: Operation, request: AckRequest | NackRequest | ExtendRequest, reply: SettleReply
+        self,
+        operation: Operation,
+        request: AckRequest | NackRequest | RejectRequest | ExtendRequest,
+        reply: SettleReply,
     ) -> None:
         if len(reply.results) != len(request.items):
             broken("every item is answered", operation.describe())
@@ -315,10 +327,46 @@ class AnswerChecker:
         moments = list(group.between(offset, first, last))
         if isinstance(operation.request, ExtendRequest):
             return any(moment.lease == lease for moment in moments)
-        acks = isinstance(operation.request, AckRequest)
-        return any(
-            before.lease == lease and (after.state is MessageState.ACKED) == acks for before, after in pairwise(moments)
-        )
+        match operation.request:
+            case AckRequest():
+                became: tuple[MessageState, ...] = (MessageState.ACKED,)
+            case RejectRequest():
+                became = (MessageState.DEAD,)
+            case _:
+                became = (MessageState.AVAILABLE, MessageState.DELAYED, MessageState.DEAD)
+        return any(before.lease == lease and after.state in became for before, after in pairwise(moments))
+
+    # The dead.
+
+    def _check_dead(self, operation: Operation, request: DeadRequest, reply: DeadReply) -> None:
+        """Every row was true at some moment, and it says what the log says of it."""
+        first, last = operation.committed_before, operation.applied_at_reply
+        group = self._model.find_group(request.group, last)
+        if group is None or group.created > first:
+            return
+        if reply.rows:
+            self._count("dead messages listed")
+        for row in reply.rows:
+            for offset in range(row.start, row.end):
+                if not any(moment.state is MessageState.DEAD for moment in group.between(offset, first, last)):
+                    broken("who is listed as dead is dead", f"offset {offset}: {operation.describe()}")
+                told = (row.buried_at_ms, row.deliveries, row.cause, row.reason, row.consumer)
+                known = [
+                    (burial.append_ms, burial.deliveries, burial.cause, burial.reason, burial.consumer)
+                    for burial in group.burials.get(offset, ())
+                ]
+                if told not in known and row.cause is not None:
+                    broken("the dead are listed with why they died", f"{offset} has {known}: {operation.describe()}")
+
+    def _check_revived(self, operation: Operation, request: ReviveRequest, reply: ReviveReply) -> None:
+        group = self._model.find_group(request.group, operation.applied_at_reply)
+        if group is None or not reply.count:
+            return
+        done = [
+            count for index, count in group.revivals if operation.committed_before < index <= operation.applied_at_reply
+        ]
+        if reply.count not in done:
+            broken("a revival says what it revived", f"the log has {done}: {operation.describe()}")
 
     # Rewinding.
 
@@ -386,7 +434,7 @@ class AnswerChecker:
             return False
         for told in reply.groups:
             counted = model.groups[told.group].counts(model.log_start_offset, model.next_offset)
-            found = (told.available, told.leased, told.delayed, told.acked_ahead, told.oldest_offset)
+            found = (told.available, told.leased, told.delayed, told.acked_ahead, told.dead, told.oldest_offset)
             if found != counted:
                 broken("positions are exact", f"{told.group} has {counted}: {operation.describe()}")
         return True

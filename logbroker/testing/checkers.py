@@ -77,9 +77,9 @@ class Seen:
 class GroupHistory:
     """The one history of a group: its committed entries, and every entry that ever was in a log."""
 
-    def __init__(self, group: GroupId) -> None:
+    def __init__(self, group: GroupId, *, max_deliveries: int = 0) -> None:
         self.group = group
-        self.model = PartitionModel()
+        self.model = PartitionModel(max_deliveries=max_deliveries)
         self.committed_us: list[int] = []
         """When each entry was first seen committed, from index 1."""
         self.answers = AnswerChecker(self.model, self.committed_us)
@@ -162,7 +162,8 @@ class ClusterChecker:
     def history(self, group: GroupId) -> GroupHistory:
         history = self._groups.get(group)
         if history is None:
-            history = self._groups[group] = GroupHistory(group)
+            most = self._cluster.options.node.failures.max_deliveries
+            history = self._groups[group] = GroupHistory(group, max_deliveries=most)
         history.now_us = self._scheduler.now_us
         return history
 

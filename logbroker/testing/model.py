@@ -19,6 +19,7 @@ from logbroker.partition.commands import (
     Ack,
     Bury,
     BuryExpired,
+    Cause,
     CreateGroup,
     DeleteGroup,
     Expire,
@@ -86,6 +87,19 @@ class Moment:
 
 @final
 @dataclass(frozen=True, slots=True)
+class Burial:
+    """How a message died, as the log says it. `consumer` held it last."""
+
+    index: Index
+    append_ms: int
+    deliveries: int
+    cause: Cause
+    reason: str
+    consumer: str
+
+
+@final
+@dataclass(frozen=True, slots=True)
 class GrantedLease:
     """One LEASE change as it was committed."""
 
@@ -142,6 +156,9 @@ class ModelGroup:
         """The newest lease of each (session, request id)."""
         self.moves: dict[int, Move] = {}
         """Rewinds and skips that took effect, by id."""
+        self.burials: dict[int, list[Burial]] = {}
+        self.revivals: list[tuple[Index, int]] = []
+        """Where something was revived, and how many messages."""
 
     def message(self, offset: int) -> ModelMessage:
         message = self.messages.get(offset)
@@ -158,6 +175,9 @@ class ModelGroup:
         self.moments.setdefault(offset, []).append(Moment(index, state, lease))
         return message
 
+    def has_dead(self, start: int, end: int) -> bool:
+        return any(self.message(offset).state is MessageState.DEAD for offset in range(start, end))
+
     def unsettled(self, start: int, end: int) -> list[int]:
         """The offsets in [start, end) that are neither acked nor dead."""
         return [offset for offset in range(start, end) if self.message(offset).state not in SETTLED]
@@ -167,8 +187,8 @@ class ModelGroup:
         messages = (self.message(offset) for offset in range(start, end))
         return {message.lease for message in messages if message.state is MessageState.LEASED}
 
-    def counts(self, start: int, end: int) -> tuple[int, int, int, int, int]:
-        """Available, leased, delayed and acked-ahead messages of [start, end), and the first that is unsettled."""
+    def counts(self, start: int, end: int) -> tuple[int, int, int, int, int, int]:
+        """Available, leased, delayed, acked-ahead and dead messages, and the first that is not settled."""
         states = [self.message(offset).state for offset in range(start, end)]
         floor = next((at for at, state in enumerate(states) if state is not MessageState.ACKED), len(states))
         oldest = next((start + at for at, state in enumerate(states) if state not in SETTLED), end)
@@ -178,6 +198,7 @@ class ModelGroup:
             ahead.count(MessageState.LEASED),
             ahead.count(MessageState.DELAYED),
             ahead.count(MessageState.ACKED),
+            ahead.count(MessageState.DEAD),
             oldest,
         )
 
@@ -200,7 +221,9 @@ class ModelGroup:
 class PartitionModel:
     """The reference: what the committed entries of one partition mean."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, max_deliveries: int = 0) -> None:
+        """`max_deliveries` is what every leader goes by, 0 where messages are tried for ever."""
+        self.max_deliveries = max_deliveries
         self.last_index = Index(0)
         self.last_term = 0
         self.append_ms = 0
@@ -216,6 +239,8 @@ class PartitionModel:
         self.data_entries: list[tuple[Index, int]] = []
         self.floors: list[tuple[Index, Offset]] = []
         self.applied_counts: dict[str, int] = {}
+        self.failure_counts: dict[str, int] = {}
+        """Messages that died, by how, and that were revived."""
         self._producers: dict[int, list[SentBatch]] = {}
 
     def apply(self, entry: Entry) -> None:
@@ -245,7 +270,10 @@ class PartitionModel:
             case EntryKind.DATA:
                 self._append(entry)
             case EntryKind.STATE:
-                for ordinal, change in enumerate(decode_changes(entry.payload)):
+                changes = decode_changes(entry.payload)
+                if isinstance(changes[-1], Lease) and any(isinstance(change, BuryExpired) for change in changes):
+                    self.failure_counts["buried: by a receive"] = self.failure_counts.get("buried: by a receive", 0) + 1
+                for ordinal, change in enumerate(changes):
                     self._count(type(change).__name__)
                     self._change(entry, ordinal, change)
             case EntryKind.FLOOR:
@@ -389,12 +417,18 @@ class PartitionModel:
             case Expire() | BuryExpired():
                 self._expire(group, entry, change)
             case Bury():
+                granted = group.leases.get(LeaseId(change.lease))
+                consumer = "" if granted is None else granted.consumer
                 for offset in self._held(group, entry, change, change.lease, change.ranges):
-                    group.become(offset, entry.index, MessageState.DEAD)
+                    rejected = change.cause is Cause.REJECTED
+                    how = "buried: rejected" if rejected else "buried: nacked for the last time"
+                    self._bury(group, entry, offset, change.cause, change.reason, consumer, how)
             case Revive():
-                for offset in self._offsets(change.ranges):
-                    if group.message(offset).state is MessageState.DEAD:
-                        group.become(offset, entry.index, MessageState.AVAILABLE).deliveries = 0
+                dead = [o for o in self._offsets(change.ranges) if group.message(o).state is MessageState.DEAD]
+                for offset in dead:
+                    group.become(offset, entry.index, MessageState.AVAILABLE).deliveries = 0
+                group.revivals.append((entry.index, len(dead)))
+                self.failure_counts["revived"] = self.failure_counts.get("revived", 0) + len(dead)
             case Rewind():
                 self._rewind(group, entry, change)
             case SkipTo():
@@ -463,9 +497,41 @@ class PartitionModel:
         group.become(offset, entry.index, MessageState.LEASED, lease)
         message.deliveries += 1
         message.visible_at_ms = visible_at_ms
+        if 0 < self.max_deliveries < message.deliveries:
+            broken(
+                "nothing is tried too often",
+                f"entry {entry.index} begins delivery {message.deliveries} of offset {offset} of {group.name}, "
+                f"the most is {self.max_deliveries}",
+            )
         return message.deliveries
 
+    def _is_spent(self, message: ModelMessage) -> bool:
+        return 0 < self.max_deliveries <= message.deliveries
+
+    def _bury(
+        self, group: ModelGroup, entry: Entry, offset: int, cause: Cause, reason: str, consumer: str, how: str
+    ) -> None:
+        message = group.message(offset)
+        if cause is Cause.MAX_DELIVERIES and not self._is_spent(message):
+            broken(
+                "nothing dies before it was tried as often as allowed",
+                f"entry {entry.index} buries offset {offset} of {group.name}: {message.describe()}",
+            )
+        burial = Burial(entry.index, entry.append_ms, message.deliveries, cause, reason, consumer)
+        group.burials.setdefault(offset, []).append(burial)
+        self.failure_counts[how] = self.failure_counts.get(how, 0) + 1
+        group.become(offset, entry.index, MessageState.DEAD)
+
+    def _check_not_spent(self, group: ModelGroup, entry: Entry, offset: int) -> None:
+        message = group.message(offset)
+        if self._is_spent(message):
+            broken(
+                "what failed for the last time is dead",
+                f"entry {entry.index} gives offset {offset} of {group.name} back: {message.describe()}",
+            )
+
     def _nack(self, group: ModelGroup, entry: Entry, offset: int, visible_at_ms: int) -> None:
+        self._check_not_spent(group, entry, offset)
         delayed = visible_at_ms > entry.append_ms
         message = group.become(offset, entry.index, MessageState.DELAYED if delayed else MessageState.AVAILABLE)
         message.visible_at_ms = visible_at_ms
@@ -482,8 +548,14 @@ class PartitionModel:
                     f"which lease {message.lease} holds until {message.visible_at_ms}",
                 )
             elif isinstance(change, BuryExpired):
-                group.become(offset, entry.index, MessageState.DEAD)
+                held_by = group.leases[message.lease].consumer
+                if change.consumer != held_by:
+                    broken("a burial names who held the message", f"entry {entry.index}: {change}, not {held_by}")
+                self._bury(
+                    group, entry, offset, Cause.MAX_DELIVERIES, "", change.consumer, "buried: ran out for the last time"
+                )
             else:
+                self._check_not_spent(group, entry, offset)
                 group.become(offset, entry.index, MessageState.AVAILABLE)
 
     def _rewind(self, group: ModelGroup, entry: Entry, change: Rewind) -> None:

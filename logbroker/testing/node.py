@@ -25,6 +25,7 @@ from logbroker.node.replica import MachineKind, ReplicaOptions
 from logbroker.node.requests import ReceiveRequest
 from logbroker.node.snapshots import SnapshotWriteJob
 from logbroker.partition.checkpoint import CheckpointMeta, decode, encode_slices
+from logbroker.partition.failures import NO_POLICY, FailurePolicy
 from logbroker.partition.log_time import Reading
 from logbroker.partition.machine import PartitionMachine
 from logbroker.raft.messages import ConfState
@@ -109,6 +110,7 @@ class NodeOptions:
     store: StoreOptions = field(default_factory=small_store)
     engine: EngineOptions = field(default_factory=quick_engine)
     retention_s: int = 60
+    failures: FailurePolicy = NO_POLICY
     commit_us: int = 300
     """Usual time of a group commit."""
 
@@ -263,7 +265,7 @@ class SimulatedNode:
         self._touch()
 
     def _make_service(self, replica: Replica, engine: Engine) -> PartitionService:
-        settings = PartitionSettings(retention_s=self._options.retention_s)
+        settings = PartitionSettings(retention_s=self._options.retention_s, failures=self._options.failures)
         return PartitionService(replica, engine, settings, DEFAULT_LIMITS)
 
     def kill(self) -> None:

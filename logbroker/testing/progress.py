@@ -9,7 +9,7 @@ from __future__ import annotations
 from itertools import combinations
 from typing import TYPE_CHECKING, final
 
-from logbroker.node.requests import AckRequest, ExtendRequest, NackRequest, ReceiveRequest
+from logbroker.node.requests import AckRequest, ExtendRequest, NackRequest, ReceiveRequest, RejectRequest
 from logbroker.testing.network import Cut
 from logbroker.testing.scheduler import US_PER_MS, US_PER_S
 from logbroker.testing.violation import broken
@@ -161,7 +161,7 @@ class ProgressChecker:
         if node.full_us > _ACKS_GO_ON_US and node.leads(group) and self._hears_all(node):
             self._count("looks at a leader whose disk is full")
             for operation in node.kept_waiting(group, _ACKS_GO_ON_US):
-                if isinstance(operation.request, AckRequest | NackRequest | ExtendRequest):
+                if isinstance(operation.request, AckRequest | NackRequest | RejectRequest | ExtendRequest):
                     broken("a full disk holds up no acks", operation.describe())
         undisturbed = now_us - self._disturbed_us.get(node.node, 0) > _POLL_ENDS_WITHIN_US
         if undisturbed and node.serves(group):

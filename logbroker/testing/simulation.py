@@ -8,6 +8,7 @@ from time import process_time
 from typing import TYPE_CHECKING, final
 
 from logbroker.node.requests import StateRequest
+from logbroker.partition.failures import NO_POLICY, FailurePolicy
 from logbroker.testing.checkers import compare_states, machine_of
 from logbroker.testing.cluster import ClusterOptions, SimulatedCluster
 from logbroker.testing.faults import FaultInjector, FaultKind, FaultPlan, draw_plan
@@ -100,7 +101,7 @@ class Simulation:
             ClusterOptions(
                 node_count=options.node_count,
                 group_count=group_count,
-                node=draw_node(random),
+                node=replace(draw_node(random), failures=draw_failures(self.scheduler.random("failures"))),
                 clock_offset_ms=self.plan.clock_offset_ms,
                 drift_ppm=self.plan.drift_ppm,
                 clock_speed=options.clock_speed or random.choice((1, 4, 10)),
@@ -262,6 +263,7 @@ class Simulation:
         for group in self.cluster.groups:
             history = self.cluster.checker.history(group)
             add("log: ", history.model.applied_counts)
+            add("", history.model.failure_counts)
             add("judged: ", history.answers.judged_counts)
             add("", {"leaders": len(history.leaders), "digests compared": history.compared_digests})
             add("", {"messages": len(history.model.values)})
@@ -279,6 +281,19 @@ def draw_node(random: Random) -> NodeOptions:
     return NodeOptions(
         store=small_store(wal_bytes=wal_bytes, segment_bytes=random.choice((8 << 10, 16 << 10, 48 << 10))),
         engine=quick_engine(max_commit_bytes=wal_bytes // 3),
+    )
+
+
+def draw_failures(random: Random) -> FailurePolicy:
+    """What queues do with messages that fail; in every third run they are tried again for ever."""
+    return (
+        FailurePolicy(
+            max_deliveries=random.choice((0, 1, 2, 2, 3, 4)),
+            backoff_ms=random.choice((0, 0, 200, 1_000)),
+            max_backoff_ms=random.choice((1_500, 4_000)),
+        )
+        if random.random() < 0.75
+        else NO_POLICY
     )
 
 

@@ -56,6 +56,16 @@ REQUIRED = (
     "log: Release",
     "log: Expire",
     "log: CONFIG",
+    "log: Bury",
+    "log: BuryExpired",
+    "log: Revive",
+    "buried: rejected",
+    "buried: nacked for the last time",
+    "buried: ran out for the last time",
+    "buried: by a receive",
+    "revived",
+    "judged: dead messages listed",
+    "leader change: with dead messages",
     "judged: OutOfOrderSequenceError",
     "judged: receives that found nothing",
     "judged: spoilt batches refused",
@@ -90,6 +100,9 @@ class Situations:
         """Somebody has begun to lead."""
         for what in self._going_on(group):
             self._count(f"leader change: {what}")
+        model = self._cluster.checker.history(group).model
+        if any(each.has_dead(model.log_start_offset, model.next_offset) for each in model.groups.values()):
+            self._count("leader change: with dead messages")
         for kind, name in ((AckRequest, "acks"), (ProduceRequest, "produces"), (ReceiveRequest, "polls")):
             if any(isinstance(asked.request, kind) for node in self._nodes() for asked in node.kept_waiting(group, 0)):
                 self._count(f"leader change: with {name} open")

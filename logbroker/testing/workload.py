@@ -18,6 +18,8 @@ from logbroker.node.requests import (
     AckRequest,
     CountTarget,
     CreateGroupRequest,
+    DeadReply,
+    DeadRequest,
     DeleteGroupRequest,
     EarliestTarget,
     ExtendRequest,
@@ -28,7 +30,9 @@ from logbroker.node.requests import (
     ProduceRequest,
     ReceiveReply,
     ReceiveRequest,
+    RejectRequest,
     ReleaseRequest,
+    ReviveRequest,
     RewindRequest,
     StateReply,
     StateRequest,
@@ -73,6 +77,10 @@ class WorkloadProfile:
     max_hide_ms: int = 4_000
     die_share: float = 0.03
     nack_share: float = 0.08
+    reject_share: float = 0.2
+    """Of those nacks."""
+    policy_share: float = 0.5
+    """Of the other nacks, those that leave the delay to the queue."""
     extend_share: float = 0.08
     late_share: float = 0.05
     release_share: float = 0.03
@@ -80,6 +88,8 @@ class WorkloadProfile:
     double_share: float = 0.05
     partial_share: float = 0.15
     operator_actions_per_second: float = 0.4
+    revive_share: float = 0.25
+    """Of those actions; half of them look at the dead and revive what they see."""
     extra_groups: int = 1
     has_vandal: bool = True
     has_watcher: bool = True
@@ -307,6 +317,7 @@ class Consumer:
         self._name = name
         self._profile = profile
         self._random = self._scheduler.random(f"consumer {name}")
+        self._failures = self._scheduler.random(f"failures {name}")
         self._route = Route(cluster, name, partition, self._random)
         self._old: deque[_Held] = deque(maxlen=_REMEMBERED_LEASES)
         self._life = 0
@@ -431,8 +442,15 @@ class Consumer:
         self._route.call(AckRequest(self.group, items), timeout_us=US_PER_S, done=answered)
 
     def _nack(self, held: _Held, ranges: tuple[tuple[int, int], ...]) -> None:
-        delay_ms = self._random.choice((0, 0, self._random.randrange(100, 3_000)))
-        request = NackRequest(self.group, ((held.lease, ranges),), delay_ms=delay_ms, reason="simulated")
+        delay_ms: int | None = self._random.choice((0, 0, self._random.randrange(100, 3_000)))
+        items = ((held.lease, ranges),)
+        request: Request
+        if self._failures.random() < self._profile.reject_share:
+            request = RejectRequest(self.group, items, reason=f"simulated {held.lease}")
+        else:
+            if self._failures.random() < self._profile.policy_share:
+                delay_ms = None
+            request = NackRequest(self.group, items, delay_ms=delay_ms, reason="simulated")
         self._route.call(request, timeout_us=US_PER_S, done=lambda _: None)
 
     def _release(self, held: _Held) -> None:
@@ -479,6 +497,8 @@ class Operator:
         self._scheduler = cluster.scheduler
         self._profile = profile
         self._random = self._scheduler.random(f"operator {name}")
+        self._failures = self._scheduler.random(f"failures {name}")
+        self._seen_dead: list[tuple[GroupName, tuple[tuple[int, int], ...]]] = []
         self._route = Route(cluster, name, partition, self._random)
         self._started_ms = cluster.wall_ms()
         self._groups = groups
@@ -514,6 +534,8 @@ class Operator:
 
     def _choose(self) -> Request:
         draw = self._random.random()
+        if self._failures.random() < self._profile.revive_share:
+            return self._choose_of_dead()
         if draw < 0.4:
             return self._move(forward=False)
         if draw < 0.55:
@@ -526,6 +548,17 @@ class Operator:
         if draw < 0.72 and self._temporary:
             return DeleteGroupRequest(self._temporary.pop(self._random.randrange(len(self._temporary))))
         return StateRequest()
+
+    def _choose_of_dead(self) -> Request:
+        """Look at the dead, or revive those that were seen, or all that there may be."""
+        group = self._failures.choice(self._groups)
+        draw = self._failures.random()
+        if draw < 0.5:
+            start = self._failures.randrange(self._last_end + 1) if draw < 0.1 else 0
+            return DeadRequest(group, start, max_count=self._failures.choice((1, 3, 100)))
+        if draw < 0.8 and self._seen_dead:
+            return ReviveRequest(*self._seen_dead.pop())
+        return ReviveRequest(group, ((0, max(1, self._last_end)),))
 
     def _move(self, *, forward: bool) -> RewindRequest:
         group = self._random.choice([*self._groups, *self._temporary])
@@ -562,6 +595,9 @@ class Operator:
             return
         if isinstance(operation.answer, StateReply):
             self._last_end = operation.answer.log_end
+        if isinstance(operation.answer, DeadReply) and isinstance(operation.request, DeadRequest):
+            ranges = tuple((int(row.start), int(row.end)) for row in operation.answer.rows)
+            self._seen_dead += [(operation.request.group, ranges)] if ranges else []
         for action in order.then:
             action()
 

@@ -27,6 +27,9 @@ from logbroker.node.requests import (
     AckRequest,
     CountTarget,
     CreateGroupRequest,
+    DeadRange,
+    DeadReply,
+    DeadRequest,
     DeleteGroupRequest,
     EarliestTarget,
     ExtendRequest,
@@ -38,8 +41,11 @@ from logbroker.node.requests import (
     ProduceRequest,
     ReceiveReply,
     ReceiveRequest,
+    RejectRequest,
     ReleaseRequest,
     Request,
+    ReviveReply,
+    ReviveRequest,
     RewindReply,
     RewindRequest,
     SettleReply,
@@ -48,6 +54,8 @@ from logbroker.node.requests import (
     TimeTarget,
 )
 from logbroker.partition import decide
+from logbroker.partition.commands import Cause
+from logbroker.partition.failures import FailurePolicy
 from logbroker.record.batch import BatchLimits, Record, decode_batch, encode_batch
 from tests.unit.node.engine_kit import ENGINE, STORE, KitCluster, batch, ranges_of, values
 
@@ -112,6 +120,16 @@ BAD: list[tuple[Request, type[LogBrokerError]]] = [
     (AckRequest(DEFAULT_GROUP, ((LeaseId(5), ((0, 99),)),)), OffsetOutOfRangeError),
     (NackRequest(DEFAULT_GROUP, ((LeaseId(5), RANGES),), delay_ms=-1), InvalidArgumentError),
     (NackRequest(DEFAULT_GROUP, ((LeaseId(5), RANGES),), reason="r" * 257), InvalidArgumentError),
+    (RejectRequest(NOBODY, ((LeaseId(5), RANGES),)), NotFoundError),
+    (RejectRequest(DEFAULT_GROUP, ((LeaseId(0), RANGES),)), InvalidArgumentError),
+    (RejectRequest(DEFAULT_GROUP, ((LeaseId(5), RANGES),), reason="r" * 257), InvalidArgumentError),
+    (DeadRequest(NOBODY), NotFoundError),
+    (DeadRequest(DEFAULT_GROUP, -1), InvalidArgumentError),
+    (DeadRequest(DEFAULT_GROUP, max_count=0), InvalidArgumentError),
+    (DeadRequest(DEFAULT_GROUP, max_count=101), InvalidArgumentError),
+    (ReviveRequest(NOBODY, RANGES), NotFoundError),
+    (ReviveRequest(DEFAULT_GROUP, ()), InvalidArgumentError),
+    (ReviveRequest(DEFAULT_GROUP, ((0, 99),)), OffsetOutOfRangeError),
     (ExtendRequest(DEFAULT_GROUP, ((LeaseId(5), RANGES),), 10), InvalidArgumentError),
     (ReleaseRequest(DEFAULT_GROUP, LeaseId(5)), StaleLeaseError),
     (ReleaseRequest(NOBODY, LeaseId(5)), NotFoundError),
@@ -610,6 +628,100 @@ def test_the_state_of_an_empty_partition_has_no_oldest_message() -> None:
     state = single().ask(StateRequest())
     assert isinstance(state, StateReply)
     assert (state.log_end, [group.oldest_ms for group in state.groups]) == (0, [0])
+
+
+# Failure.
+
+
+def with_policy(count: int, **policy: int) -> KitCluster:
+    cluster = single(settings=PartitionSettings(failures=FailurePolicy(**policy, jitter=0.0)))
+    cluster.produce(*values(count))
+    return cluster
+
+
+def rows(cluster: KitCluster, **asked: int) -> tuple[DeadRange, ...]:
+    reply = cluster.ask(DeadRequest(DEFAULT_GROUP, **asked))
+    assert isinstance(reply, DeadReply)
+    return reply.rows
+
+
+def test_the_dead_are_listed_with_why_they_died_page_by_page() -> None:
+    cluster = with_policy(6, max_deliveries=1)
+    first = cluster.ask(receive(count=3))
+    assert isinstance(first, ReceiveReply)
+    cluster.ask(RejectRequest(DEFAULT_GROUP, ((first.lease, ((0, 1),)),), reason="no account"))
+    rejected_ms = cluster.leader.replica.machine.append_ms
+    cluster.ask(NackRequest(DEFAULT_GROUP, ((first.lease, ((1, 2),)),), delay_ms=500, reason="timeout"))
+    cluster.tick(60)
+    found = rows(cluster)
+    assert [(row.start, row.end, row.deliveries, row.cause, row.reason) for row in found] == [
+        (0, 1, 1, Cause.REJECTED, "no account"),
+        (1, 2, 1, Cause.MAX_DELIVERIES, "timeout"),
+        (2, 3, 1, Cause.MAX_DELIVERIES, ""),
+    ]
+    assert {row.consumer for row in found} == {""}
+    assert found[0].buried_at_ms == rejected_ms
+    assert rows(cluster, max_count=1) == found[:1]
+    assert rows(cluster, start_offset=1, max_count=1) == found[1:2]
+    assert rows(cluster, start_offset=3) == ()
+    state = cluster.ask(StateRequest())
+    assert isinstance(state, StateReply)
+    assert (state.groups[0].dead, state.groups[0].available, state.groups[0].oldest_offset) == (3, 3, 3)
+
+
+def test_a_row_of_the_dead_names_the_consumer_that_held_it_last() -> None:
+    cluster = with_policy(2, max_deliveries=1)
+    taken = cluster.ask(ReceiveRequest(DEFAULT_GROUP, 2, 1_000, consumer="till-3"))
+    assert isinstance(taken, ReceiveReply)
+    cluster.ask(RejectRequest(DEFAULT_GROUP, ((taken.lease, ((0, 1),)),)))
+    cluster.tick(20)
+    assert [(row.cause, row.consumer) for row in rows(cluster)] == [
+        (Cause.REJECTED, "till-3"),
+        (Cause.MAX_DELIVERIES, "till-3"),
+    ]
+
+
+def test_a_nack_by_policy_waits_and_then_buries() -> None:
+    cluster = with_policy(1, max_deliveries=2, backoff_ms=2_000)
+    for _ in range(2):
+        assert cluster.ask(receive(wait_ms=0)) is not None
+        lease = cluster.leader.replica.machine.group(DEFAULT_GROUP).table.at(0).lease  # type: ignore[attr-defined]
+        reply = cluster.ask(NackRequest(DEFAULT_GROUP, ((LeaseId(lease), ((0, 1),)),), delay_ms=None))
+        assert isinstance(reply, SettleReply)
+        assert reply.results[0].done_count == 1
+        nothing = cluster.ask(receive(wait_ms=0))
+        assert isinstance(nothing, ReceiveReply)
+        assert nothing.parts == ()
+        cluster.tick(25)
+    assert [row.deliveries for row in rows(cluster)] == [2]
+
+
+def test_a_nack_that_buries_some_is_answered_once_for_all() -> None:
+    cluster = with_policy(4, max_deliveries=2)
+    lease = cluster.receive(2).lease
+    cluster.ask(NackRequest(DEFAULT_GROUP, ((lease, ((0, 2),)),)))
+    lease = cluster.receive(4).lease
+    reply = cluster.ask(NackRequest(DEFAULT_GROUP, ((lease, ((0, 3),)), (lease, ((3, 4),)))))
+    assert isinstance(reply, SettleReply)
+    assert [(result.lease, result.done_count, result.stale) for result in reply.results] == [
+        (lease, 3, ()),
+        (lease, 1, ()),
+    ]
+    assert [(row.start, row.end) for row in rows(cluster)] == [(0, 2)]
+
+
+def test_what_is_revived_wakes_whoever_waits() -> None:
+    cluster = with_policy(1)
+    held = cluster.receive()
+    cluster.ask(RejectRequest(DEFAULT_GROUP, ((held.lease, ((0, 1),)),)))
+    asked = cluster.submit(receive(wait_ms=20_000))
+    cluster.settle()
+    assert asked.answer is None
+    assert cluster.ask(ReviveRequest(DEFAULT_GROUP, ((0, 1),))) == ReviveReply(1)
+    cluster.settle()
+    assert ranges_of(asked.reply(ReceiveReply)) == ((0, 1),)
+    assert cluster.ask(ReviveRequest(DEFAULT_GROUP, ((0, 1),))) == ReviveReply(0)
+    assert rows(cluster) == ()
 
 
 # Retention.
