@@ -543,8 +543,8 @@ class Broker:
 
     def _make_service(self, replica: Replica, engine: Engine) -> RequestService:
         if replica.group != META_GROUP:
-            # Until the catalogue has said what holds, nothing is deleted that any queue may keep.
-            settings = PartitionSettings(retention_s=MAX_RETENTION_MS // 1000)
+            # Until the catalogue has said what holds, nothing is deleted that any queue may keep, and nothing fails.
+            settings = PartitionSettings(retention_s=MAX_RETENTION_MS // 1000, failures=None)
             return PartitionService(replica, engine, settings, self._batch_limits)
         return CatalogueService(replica, limits=self._catalogue_limits, bootstrap=self._bootstrap_command)
 

@@ -98,7 +98,8 @@ class PartitionSettings:
     """What the catalogue says of the queue; a change takes effect with the next decision."""
 
     retention_s: int = 4 * 86_400
-    failures: FailurePolicy = NO_POLICY
+    failures: FailurePolicy | None = NO_POLICY
+    """None while it is not known: until then no delivery ends as failed and none begins, lest it be one too many."""
 
 
 class PartitionHost(Protocol):
@@ -366,8 +367,14 @@ class PartitionService:
             consumer=request.consumer,
             session=request.session,
             request_id=request.request_id,
-            policy=self.settings.failures,
+            policy=self._policy(),
         )
+
+    def _policy(self) -> FailurePolicy:
+        policy = self.settings.failures
+        if policy is None:
+            raise UnavailableError(f"the settings of group {self._replica.group} are not known on this node yet")
+        return policy
 
     def _count_that_fits(self, ranges: Sequence[tuple[int, int]], max_bytes: int) -> int:
         """How many messages, from the front, are committed and together within `max_bytes`; at least one batch's."""
@@ -521,7 +528,7 @@ class PartitionService:
                     delay_ms=request.delay_ms,
                     now_ms=now_ms,
                     reason=request.reason,
-                    policy=self.settings.failures,
+                    policy=self._policy(),
                     chance=self._host.chance,
                 )
             case RejectRequest():
@@ -701,9 +708,10 @@ class PartitionService:
     def _expire(self) -> None:
         now_ms = self._replica.stamp_ms()
         due_ms = self._ahead().next_deadline_ms()
-        if due_ms is None or due_ms > now_ms:
+        policy = self.settings.failures
+        if due_ms is None or due_ms > now_ms or policy is None:
             return
-        changes = decide.decide_expire(self._ahead(), now_ms=now_ms, policy=self.settings.failures)
+        changes = decide.decide_expire(self._ahead(), now_ms=now_ms, policy=policy)
         if changes:
             self._propose_changes(changes, lambda _: None, lambda _: None)
 

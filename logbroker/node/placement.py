@@ -18,6 +18,7 @@ from logbroker.ids import META_GROUP, NO_REPLICA, GroupId, Index, NodeId, Replic
 from logbroker.node.catalogue.commands import Command, JoinNode, PromoteReplica, RemoveReplica, StartMove
 from logbroker.node.catalogue.rows import GroupRow, NodeRow, QueueRow, ReplicaRow, ReplicaState
 from logbroker.node.partition_service import PartitionService, PartitionSettings
+from logbroker.partition.failures import FailurePolicy
 from logbroker.raft.config_change import ChangeKind, ConfigChange, ConfigProposal, Transition
 from logbroker.raft.messages import ConfState, Role
 from logbroker.raft.progress import ProgressState
@@ -249,6 +250,14 @@ class Placement:
         self._births.discard(replica.id)
         self._newborn.append(replica.group)
         self._settings_due = True
+        # At once, not with the next round: until then nothing can be received from it.
+        meta = self.engine.replicas.get(META_GROUP)
+        if meta is not None and self.is_current(meta):
+            catalogue = cast("Catalogue", meta.machine)
+            row = catalogue.group(replica.group)
+            if row is not None:
+                queues = (queue for queue in catalogue.queues() if queue.queue_id == row.queue_id)
+                self._apply_settings(row, next(queues, None))
 
     def first_leaders(self) -> None:
         """Do not let the members of a new group wait for each other: the first of them asks for votes at once.
@@ -323,7 +332,10 @@ class Placement:
     def _apply_settings(self, group: GroupRow, queue: QueueRow | None) -> None:
         service = self.engine.services.get(group.group)
         if queue is not None and isinstance(service, PartitionService):
-            service.settings = PartitionSettings(retention_s=queue.settings.retention_ms // 1000)
+            service.settings = PartitionSettings(
+                retention_s=queue.settings.retention_ms // 1000,
+                failures=FailurePolicy(max_deliveries=queue.settings.max_delivery_count),
+            )
 
     def _do_duties(self, catalogue: Catalogue, now_ms: int) -> None:
         engine = self.engine

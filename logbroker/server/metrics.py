@@ -351,6 +351,7 @@ def _partitions(states: dict[Place, StateReply], *, wall_ms: int) -> Iterator[Me
         for group in state.groups:
             counts = {"available": group.available, "leased": group.leased, "delayed": group.delayed}
             lag.add_metric([group.group, *place], sum(counts.values()))
+            counts["dead"] = group.dead
             age_ms = state.append_ms - group.oldest_ms if group.oldest_ms else 0
             lag_s.add_metric([group.group, *place], max(age_ms, 0) / 1000)
             for name, count in counts.items():

@@ -25,12 +25,15 @@ from logbroker.wire.requests import (
     AnyRequest,
     CreateQueue,
     Extend,
+    ListDead,
     Nack,
     Produce,
     QueueSettings,
     Receive,
     Received,
+    Reject,
     Release,
+    Revive,
     Rewind,
 )
 
@@ -55,6 +58,9 @@ DEFAULTS: dict[type[Struct], dict[str, object]] = {
     Extend: {"partition": 0, "group": "default"},
     Release: {"partition": 0, "group": "default"},
     Rewind: {"group": "default"},
+    Reject: {"partition": 0, "group": "default"},
+    ListDead: {"partition": 0, "group": "default"},
+    Revive: {"partition": 0, "group": "default"},
     CreateQueue: {"settings": {}},
 }
 """What may be left out in JSON and not in binary."""

@@ -74,7 +74,7 @@ class QueueSettings(Struct, frozen=True, array_like=True, gc=False, kw_only=True
     hide_ms: Number = 30_000
     max_wait_ms: Number = 30_000
     max_delivery_count: Number = 0
-    """Reserved; 0 means no limit."""
+    """So often a message is delivered; when it fails the last time it is dead. 0 means no limit."""
 
 
 @final
@@ -161,6 +161,22 @@ class GroupCounts(Struct, frozen=True, array_like=True, gc=False, kw_only=True):
     oldest_offset: Number = 0
     """Of the oldest message that is not settled; the log end when there is none."""
     oldest_ms: Number = 0
+
+
+@final
+class DeadRow(Struct, frozen=True, array_like=True, gc=False, kw_only=True):
+    """Neighbouring messages, offsets [start, end), that died together."""
+
+    start: Number
+    end: Number
+    deliveries: Number
+    buried_at_ms: Number
+    cause: Name = ""
+    """`rejected` or `max_deliveries`; empty where the entry that says so cannot be read just now."""
+    reason: Name = ""
+    """The consumer's words."""
+    consumer: Name = ""
+    """Who held them last."""
 
 
 @final
@@ -427,6 +443,39 @@ class Status(Request, frozen=True, gc=False, tag=21, kw_only=True):
     pass
 
 
+@final
+class Reject(Request, frozen=True, gc=False, tag=22, kw_only=True):
+    """The messages can never be done: they are dead, and stay until they are revived or expire."""
+
+    queue: Name
+    partition: Number
+    group: Name
+    items: list[tuple[Number, list[Range]]]
+    reason: Name = ""
+
+
+@final
+class ListDead(Request, frozen=True, gc=False, tag=23, kw_only=True):
+    """Dead messages from an offset on, in order. More may follow after the last row, none after an empty answer."""
+
+    queue: Name
+    partition: Number
+    group: Name
+    start_offset: Number = 0
+    max_count: Number = 100
+    """Of rows; the most is 100."""
+
+
+@final
+class Revive(Request, frozen=True, gc=False, tag=24, kw_only=True):
+    """Make what is dead of the ranges available, as if it had never been delivered."""
+
+    queue: Name
+    partition: Number
+    group: Name
+    ranges: list[Range]
+
+
 # --- replies ---
 
 
@@ -534,6 +583,18 @@ class StatusReply(Reply, frozen=True, gc=False, tag=77, kw_only=True):
     problems: list[Text]
 
 
+@final
+class DeadList(Reply, frozen=True, gc=False, tag=78, kw_only=True):
+    rows: list[DeadRow]
+
+
+@final
+class Revived(Reply, frozen=True, gc=False, tag=79, kw_only=True):
+    """So many messages. Where that is less than all that were dead, asking again goes on; 0: nothing is left."""
+
+    count: Number
+
+
 AnyRequest: TypeAlias = (
     Hello
     | Ping
@@ -556,6 +617,9 @@ AnyRequest: TypeAlias = (
     | DeleteToken
     | ListTokens
     | Status
+    | Reject
+    | ListDead
+    | Revive
 )
 
 AnyReply: TypeAlias = (
@@ -573,6 +637,8 @@ AnyReply: TypeAlias = (
     | TokenCreated
     | TokenList
     | StatusReply
+    | DeadList
+    | Revived
 )
 
 REPLY_OF: dict[type[Request], type[Reply]] = {
@@ -597,6 +663,9 @@ REPLY_OF: dict[type[Request], type[Reply]] = {
     DeleteToken: Done,
     ListTokens: TokenList,
     Status: StatusReply,
+    Reject: Settled,
+    ListDead: DeadList,
+    Revive: Revived,
 }
 """The reply each request gets; any of them may get `Error` instead."""
 

@@ -103,7 +103,7 @@ class QueueSettings(Row, frozen=True):
     hide_ms: Number = 30_000
     max_wait_ms: Number = 30_000
     max_delivery_count: Number = 0
-    """Reserved; 0 means no limit."""
+    """So often a message is delivered; when it fails the last time it is dead. 0 means no limit."""
 
 
 @final

@@ -20,7 +20,7 @@ from logbroker.server.handlers.groups import create_group, delete_group, rewind
 from logbroker.server.handlers.produce import produce
 from logbroker.server.handlers.queues import alter_queue, create_queue, delete_queue, describe_queue
 from logbroker.server.handlers.receive import receive, release
-from logbroker.server.handlers.settle import ack, extend, nack
+from logbroker.server.handlers.settle import ack, extend, list_dead, nack, reject, revive
 from logbroker.wire.requests import (
     Ack,
     AlterQueue,
@@ -32,14 +32,17 @@ from logbroker.wire.requests import (
     DeleteToken,
     DescribeQueue,
     Extend,
+    ListDead,
     ListQueues,
     ListTokens,
     Metadata,
     Nack,
     Produce,
     Receive,
+    Reject,
     Release,
     Request,
+    Revive,
     Rewind,
     Status,
 )
@@ -67,5 +70,8 @@ HANDLERS: dict[type[Request], Handler] = {
     DeleteToken: delete_token,
     ListTokens: list_tokens,
     Status: status,
+    Reject: reject,
+    ListDead: list_dead,
+    Revive: revive,
 }
 """Every kind of request but Hello and Ping, which the session answers by itself."""

@@ -148,7 +148,7 @@ def _partition(
                 leased=state.leased,
                 delayed=state.delayed,
                 acked_ahead=state.acked_ahead,
-                dead=0,
+                dead=state.dead,
                 oldest_offset=state.oldest_offset,
                 oldest_ms=state.oldest_ms,
             )

@@ -19,6 +19,7 @@ from logbroker.errors import (
     ProducerFencedError,
     RequestTooLargeError,
     StaleLeaseError,
+    UnavailableError,
     UnknownOutcomeError,
 )
 from logbroker.ids import DEFAULT_GROUP, GroupName, LeaseId, NodeId, Offset, ReplicaId
@@ -56,6 +57,7 @@ from logbroker.node.requests import (
 from logbroker.partition import decide
 from logbroker.partition.commands import Cause
 from logbroker.partition.failures import FailurePolicy
+from logbroker.partition.machine import PartitionMachine
 from logbroker.record.batch import BatchLimits, Record, decode_batch, encode_batch
 from tests.unit.node.engine_kit import ENGINE, STORE, KitCluster, batch, ranges_of, values
 
@@ -708,6 +710,23 @@ def test_a_nack_that_buries_some_is_answered_once_for_all() -> None:
         (lease, 1, ()),
     ]
     assert [(row.start, row.end) for row in rows(cluster)] == [(0, 2)]
+
+
+def test_nothing_begins_or_fails_while_the_policy_is_not_known() -> None:
+    cluster = with_policy(2, max_deliveries=1)
+    lease = cluster.receive(1).lease
+    service = cluster.leader.service
+    known, service.settings = service.settings, PartitionSettings(failures=None)
+    cluster.tick(80)
+    items = ((lease, ((0, 1),)),)
+    for request in (receive(), receive(wait_ms=1_000), NackRequest(DEFAULT_GROUP, items)):
+        assert isinstance(cluster.submit(request).answer, UnavailableError)
+    machine = cluster.leader.replica.machine
+    assert isinstance(machine, PartitionMachine)
+    assert machine.status(DEFAULT_GROUP).leased_count == 1
+    service.settings = known
+    cluster.tick(2)
+    assert [(row.start, row.cause) for row in rows(cluster)] == [(0, Cause.MAX_DELIVERIES)]
 
 
 def test_what_is_revived_wakes_whoever_waits() -> None:

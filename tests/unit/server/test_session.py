@@ -7,29 +7,38 @@ import trio
 import trio.testing
 
 from logbroker.errors import NotLeaderError, OverloadedError, UnknownOutcomeError
-from logbroker.ids import GroupId, LeaseId, NodeId, Offset, QueueName
+from logbroker.ids import GroupId, GroupName, LeaseId, NodeId, Offset, QueueName
 from logbroker.node.catalogue import commands, rows
 from logbroker.node.catalogue.rights import Grant, Rights
 from logbroker.node.requests import (
     AckRequest,
+    DeadRange,
+    DeadReply,
+    DeadRequest,
     Part,
     ProduceReply,
     ProduceRequest,
     ReceiveReply,
     ReceiveRequest,
+    RejectRequest,
     ReleaseRequest,
+    ReviveReply,
+    ReviveRequest,
     SettleReply,
     SettleResult,
     StateReply,
 )
 from logbroker.node.tokens import token_digest
+from logbroker.partition.commands import Cause
 from logbroker.server.closing import CloseCode
 from logbroker.server.session import MAX_WORKS
 from logbroker.wire.requests import (
     Ack,
+    DeadList,
     DescribeQueue,
     Error,
     Hello,
+    ListDead,
     ListQueues,
     Metadata,
     MetadataReply,
@@ -40,6 +49,9 @@ from logbroker.wire.requests import (
     QueueList,
     Receive,
     Received,
+    Reject,
+    Revive,
+    Revived,
     Settled,
     Status,
     StatusReply,
@@ -331,6 +343,33 @@ def test_stale_and_rewound_messages_of_an_ack_are_told_apart() -> None:
     first, second = expect(Settled, world.only_reply()).results
     assert (first.done, first.already, first.stale, first.rewound) == (1, 2, [(3, 4)], [])
     assert (second.done, second.stale, second.rewound) == (0, [], [(4, 9)])
+
+
+def test_what_is_rejected_is_listed_and_revived() -> None:
+    world = World.make()
+    world.greet()
+    world.send(Reject(2, queue="orders", partition=0, group="g", items=[(70, [(0, 4)])], reason="no account"))
+    _, rejected, answer = world.backend.take(RejectRequest)
+    assert rejected == RejectRequest(GroupName("g"), ((LeaseId(70), ((0, 4),)),), "no account")
+    answer(SettleReply((SettleResult(LeaseId(70), 4),)))
+    assert expect(Settled, world.only_reply()).results[0].done == 4
+    world.send(ListDead(3, queue="orders", partition=0, group="g", start_offset=2, max_count=5))
+    _, listed, answer = world.backend.take(DeadRequest)
+    assert listed == DeadRequest(GroupName("g"), 2, 5)
+    rows = (
+        DeadRange(Offset(2), Offset(4), 3, 99, Cause.MAX_DELIVERIES, "closed", "till-3"),
+        DeadRange(Offset(5), Offset(6), 1, 98),
+    )
+    answer(DeadReply(rows))
+    first, second = expect(DeadList, world.only_reply()).rows
+    assert (first.start, first.end, first.deliveries, first.buried_at_ms) == (2, 4, 3, 99)
+    assert (first.cause, first.reason, first.consumer) == ("max_deliveries", "closed", "till-3")
+    assert (second.cause, second.reason, second.consumer) == ("", "", "")
+    world.send(Revive(4, queue="orders", partition=0, group="g", ranges=[(2, 4)]))
+    _, revived, answer = world.backend.take(ReviveRequest)
+    assert revived == ReviveRequest(GroupName("g"), ((2, 4),))
+    answer(ReviveReply(2))
+    assert expect(Revived, world.only_reply()).count == 2
 
 
 def test_a_node_that_is_not_reached_is_a_problem_before_all_others() -> None:
