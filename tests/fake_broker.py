@@ -39,6 +39,8 @@ from logbroker.wire.requests import (
     CreateGroup,
     CreateQueue,
     CreateToken,
+    DeadList,
+    DeadRow,
     DeleteGroup,
     DeleteQueue,
     DeleteToken,
@@ -46,6 +48,7 @@ from logbroker.wire.requests import (
     Done,
     Extend,
     Hello,
+    ListDead,
     ListQueues,
     ListTokens,
     Metadata,
@@ -61,7 +64,10 @@ from logbroker.wire.requests import (
     QueueSettings,
     Receive,
     Received,
+    Reject,
     Release,
+    Revive,
+    Revived,
     Rewind,
     Rewound,
     RewoundPartition,
@@ -108,6 +114,8 @@ class FakePartition:
     leases: dict[int, set[int]] = field(default_factory=dict)
     deliveries: dict[int, int] = field(default_factory=dict)
     acked: set[int] = field(default_factory=set)
+    # Offset -> the reason of its rejection.
+    dead: dict[int, str] = field(default_factory=dict)
     answered: dict[tuple[int, int], Answer] = field(default_factory=dict)
     next_lease: int = 1 << 16
     settles: list[AnyRequest] = field(default_factory=list)
@@ -131,7 +139,7 @@ class FakePartition:
     def available(self) -> Iterator[int]:
         leased = set().union(*self.leases.values())
         for offset in range(self.next_offset):
-            if offset not in self.acked and offset not in leased:
+            if offset not in self.acked and offset not in leased and offset not in self.dead:
                 yield offset
 
     def receive(self, request: Receive) -> Answer:
@@ -169,7 +177,7 @@ class FakePartition:
         self.answered[name] = (reply, body)
         return reply, body
 
-    def settle(self, request: Ack | Nack | Extend) -> Settled:
+    def settle(self, request: Ack | Nack | Reject | Extend) -> Settled:
         self.settles.append(request)
         results = []
         for lease, ranges in request.items:
@@ -184,12 +192,36 @@ class FakePartition:
                             held.discard(offset)
                         if isinstance(request, Ack):
                             self.acked.add(offset)
+                        if isinstance(request, Reject):
+                            self.dead[offset] = request.reason
                     elif offset in self.acked:
                         already += 1
                     else:
                         stale.append((offset, offset + 1))
             results.append(SettleResult(done=done, already=already, stale=stale))
         return Settled(0, results=results)
+
+    def list_dead(self, request: ListDead) -> DeadList:
+        found = sorted(offset for offset in self.dead if offset >= request.start_offset)
+        rows = [
+            DeadRow(
+                start=offset,
+                end=offset + 1,
+                deliveries=self.deliveries[offset],
+                buried_at_ms=2_000,
+                cause="rejected",
+                reason=self.dead[offset],
+                consumer="c",
+            )
+            for offset in found[: request.max_count]
+        ]
+        return DeadList(0, rows=rows)
+
+    def revive(self, request: Revive) -> Revived:
+        found = [offset for start, end in request.ranges for offset in range(start, end) if offset in self.dead]
+        for offset in found:
+            del self.dead[offset], self.deliveries[offset]
+        return Revived(0, count=len(found))
 
     def expire(self, lease: int) -> None:
         self.leases.pop(lease)
@@ -271,12 +303,16 @@ class FakeNode:
                 reply, data = self._led(request).receive(request)
                 waits = isinstance(reply, Received) and not reply.parts
                 return None if waits else (reply, data)
-            case Ack() | Nack() | Extend():
+            case Ack() | Nack() | Reject() | Extend():
                 partition = self._led(request)
                 settled = partition.settle(request)
                 if isinstance(request, Nack):
                     cluster.wake()
                 return settled, b""
+            case ListDead():
+                return self._led(request).list_dead(request), b""
+            case Revive():
+                return self._led(request).revive(request), b""
             case Release():
                 partition = self._led(request)
                 for lease in request.leases:
@@ -320,7 +356,9 @@ class FakeNode:
         if self.cluster.meta_leader != self.node:
             raise NotLeaderError("not the meta leader", leader=NodeId(self.cluster.meta_leader))
 
-    def _led(self, request: Produce | Receive | Ack | Nack | Extend | Release) -> FakePartition:
+    def _led(
+        self, request: Produce | Receive | Ack | Nack | Reject | Extend | Release | ListDead | Revive
+    ) -> FakePartition:
         queue = self.cluster.queues.get(request.queue)
         if queue is None or request.partition >= len(queue.partitions):
             raise NotFoundError(f"{request.queue}/{request.partition} does not exist")

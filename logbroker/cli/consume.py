@@ -164,6 +164,25 @@ def nack(
     return _settle(queue, messages, request, output, connection)
 
 
+@click.command(epilog="Example: logbroker reject orders --reason 'no such account' orders/0/12:851968")
+@click.argument("queue")
+@click.argument("messages", nargs=-1, metavar="[ID:LEASE]...")
+@click.option("-g", "--group", default="default", show_default=True, help="Consumer group that received them.")
+@click.option("--reason", default="", help="Shown by `logbroker dead list`.")
+@output_options
+@connection_options
+def reject(
+    queue: str, messages: tuple[str, ...], group: str, reason: str, output: Output, connection: Connection
+) -> int:
+    """Give messages up that were received with --no-ack: they are dead until `logbroker dead revive`."""
+    from logbroker.wire.requests import Reject
+
+    def request(partition: int, items: _Items) -> Callable[[int], AnyRequest]:
+        return lambda rid: Reject(rid, queue=queue, partition=partition, group=group, items=items, reason=reason)
+
+    return _settle(queue, messages, request, output, connection)
+
+
 _Items = list[tuple[int, list[tuple[int, int]]]]
 """(lease, half-open ranges of offsets)."""
 

@@ -15,7 +15,8 @@ import rich_click as click
 from logbroker.cli.asyncapi import asyncapi
 from logbroker.cli.cluster import bootstrap, clock
 from logbroker.cli.config import config
-from logbroker.cli.consume import ack, consume, nack
+from logbroker.cli.consume import ack, consume, nack, reject
+from logbroker.cli.dead import dead
 from logbroker.cli.doctor import doctor
 from logbroker.cli.exits import Exit, describe, exit_code
 from logbroker.cli.groups import group
@@ -122,6 +123,8 @@ for command in (
     consume,
     ack,
     nack,
+    reject,
+    dead,
     rewind,
     skip_to,
     status,

@@ -31,6 +31,7 @@ def queue() -> None:
 @click.option("--retention", type=DURATION, default="4d", show_default=True, help="From 60s to 15d, acked or not.")
 @click.option("--hide", type=DURATION, default="30s", show_default=True, help="How long a received message is hidden.")
 @click.option("--max-wait", type=DURATION, default="30s", show_default=True, help="Longest wait of a receive.")
+@click.option("--max-deliveries", type=click.IntRange(0, 1_000), default=0, help="Then a message is dead; 0: never.")
 @click.option("--if-missing", is_flag=True, help="It is no error if the queue exists.")
 @output_options
 @connection_options
@@ -40,6 +41,7 @@ def create(
     retention: int,
     hide: int,
     max_wait: int,
+    max_deliveries: int,
     if_missing: bool,
     output: Output,
     connection: Connection,
@@ -55,6 +57,7 @@ def create(
                 retention=timedelta(milliseconds=retention),
                 hide=hide / 1000,
                 max_wait=max_wait / 1000,
+                max_deliveries=max_deliveries,
             )
         except AlreadyExistsError:
             if not if_missing:
@@ -113,6 +116,7 @@ def describe(name: str, output: Output, connection: Connection) -> None:
 @click.option("--retention", type=DURATION, help="From 60s to 15d; a shorter one takes effect at once.")
 @click.option("--hide", type=DURATION, help="How long a received message is hidden.")
 @click.option("--max-wait", type=DURATION, help="Longest wait of a receive.")
+@click.option("--max-deliveries", type=click.IntRange(0, 1_000), help="Then a message is dead; 0: never.")
 @click.option("-y", "--yes", is_flag=True, help="Do not ask before messages are lost to a retention.")
 @output_options
 @connection_options
@@ -122,13 +126,16 @@ def alter(
     retention: int | None,
     hide: int | None,
     max_wait: int | None,
+    max_deliveries: int | None,
     yes: bool,
     output: Output,
     connection: Connection,
 ) -> None:
     """Change settings of a queue; what is not given stays."""
-    if partitions is retention is hide is max_wait is None:
-        raise click.UsageError("Nothing to change: give --partitions, --retention, --hide or --max-wait.")
+    if partitions is retention is hide is max_wait is max_deliveries is None:
+        raise click.UsageError(
+            "Nothing to change: give --partitions, --retention, --hide, --max-wait or --max-deliveries."
+        )
     if retention is not None:
         kept = format_duration(retention)
         confirm(f"Messages of queue {name} older than {kept} are removed for good. Go on?", is_confirmed=yes)
@@ -140,6 +147,7 @@ def alter(
             retention=None if retention is None else timedelta(milliseconds=retention),
             hide=None if hide is None else hide / 1000,
             max_wait=None if max_wait is None else max_wait / 1000,
+            max_deliveries=max_deliveries,
         )
 
     connection.run(work)
@@ -190,6 +198,7 @@ def _settings(info: QueueInfo) -> dict[str, object]:
         "retention": format_duration(settings.retention_ms),
         "hide": format_duration(settings.hide_ms),
         "max_wait": format_duration(settings.max_wait_ms),
+        "max_deliveries": settings.max_delivery_count or None,
         "retention_ms": settings.retention_ms,
         "hide_ms": settings.hide_ms,
         "max_wait_ms": settings.max_wait_ms,

@@ -26,6 +26,7 @@ from logbroker.errors import (
 )
 from logbroker_client.client import Client, Position, Queue
 from logbroker_client.consumer import Consumer
+from logbroker_client.dead import DeadMessages
 from logbroker_client.messages import Message, MessageBatch, MessageId, NewMessage
 from logbroker_client.producer import Producer
 
@@ -37,6 +38,7 @@ __all__ = [
     "Client",
     "Consumer",
     "CorruptBatchError",
+    "DeadMessages",
     "ForbiddenError",
     "InvalidArgumentError",
     "LogBrokerError",

@@ -14,6 +14,7 @@ from logbroker.wire.requests import (
     CreateGroup,
     CreateQueue,
     CreateToken,
+    DeadList,
     DeleteGroup,
     DeleteQueue,
     DeleteToken,
@@ -21,6 +22,7 @@ from logbroker.wire.requests import (
     Done,
     EarliestTarget,
     LatestTarget,
+    ListDead,
     ListQueues,
     ListTokens,
     MessageTarget,
@@ -32,6 +34,8 @@ from logbroker.wire.requests import (
     QueueSettings,
     RelativeTarget,
     Reply,
+    Revive,
+    Revived,
     Rewind,
     Rewound,
     Status,
@@ -44,13 +48,16 @@ from logbroker.wire.requests import (
 )
 from logbroker_client.calls import Anywhere, Call
 from logbroker_client.consumer import Consumer
+from logbroker_client.dead import DEAD_PAGE, DeadMessages, revival_ranges
 from logbroker_client.messages import MessageId
 from logbroker_client.options import ConsumerOptions, ProducerOptions
 from logbroker_client.producer import Producer
+from logbroker_client.settling import join_ranges
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
+    from logbroker.wire.requests import DeadRow
     from logbroker_client.codecs import MessageCodec
     from logbroker_client.core import ClientCore
     from logbroker_client.waits import Waits
@@ -149,8 +156,9 @@ class Client:
         retention: timedelta = timedelta(days=4),
         hide: float = 30.0,
         max_wait: float = 30.0,
+        max_deliveries: int = 0,
     ) -> None:
-        """Create a queue. `hide` and `max_wait` are in seconds.
+        """Create a queue. `hide` and `max_wait` are in seconds; a message that fails `max_deliveries` times is dead.
 
         Raises:
             AlreadyExistsError: there is one of this name.
@@ -160,6 +168,7 @@ class Client:
             retention_ms=milliseconds("retention", retention.total_seconds()),
             hide_ms=milliseconds("hide", hide),
             max_wait_ms=milliseconds("max_wait", max_wait),
+            max_delivery_count=max_deliveries,
         )
         await self._ask(lambda rid: CreateQueue(rid, name=name, settings=settings), Done, is_repeatable=False)
 
@@ -171,6 +180,7 @@ class Client:
         retention: timedelta | None = None,
         hide: float | None = None,
         max_wait: float | None = None,
+        max_deliveries: int | None = None,
     ) -> None:
         """Change settings of a queue; None leaves one as it is. Partitions can only become more."""
         changes = QueueChanges(
@@ -178,6 +188,7 @@ class Client:
             retention_ms=None if retention is None else milliseconds("retention", retention.total_seconds()),
             hide_ms=None if hide is None else milliseconds("hide", hide),
             max_wait_ms=None if max_wait is None else milliseconds("max_wait", max_wait),
+            max_delivery_count=max_deliveries,
         )
         await self._ask(lambda rid: AlterQueue(rid, name=name, changes=changes), Done, is_repeatable=True)
 
@@ -233,6 +244,69 @@ class Client:
             is_repeatable=True,
         )
 
+    async def dead(self, queue: str, *, group: str = "default", max_count: int = 1_000) -> list[DeadMessages]:
+        """The dead messages of a group, by partition and offset, at most `max_count` runs of neighbours."""
+        await self.load_queue(queue)
+        found: list[DeadMessages] = []
+        for partition in range(self.core.routes.partition_count(queue)):
+            start_offset = 0
+            while len(found) < max_count:
+                rows = await self._dead_page(queue, partition, group, start_offset, max_count - len(found))
+                if not rows:
+                    break
+                found += [DeadMessages.of(partition, row) for row in rows]
+                start_offset = rows[-1].end
+        return found
+
+    async def revive(self, queue: str, *, group: str = "default", messages: Iterable[MessageId] | None = None) -> int:
+        """Make dead messages available again, as if they had never been delivered; None takes all that are dead now.
+
+        Returns:
+            How many were revived; what is not dead stays as it is.
+        """
+        await self.load_queue(queue)
+        if messages is not None:
+            count = 0
+            for partition, ranges in revival_ranges(queue, messages):
+                count += await self._revive(queue, partition, group, ranges)
+            return count
+        count = 0
+        for partition in range(self.core.routes.partition_count(queue)):
+            start_offset = 0
+            while rows := await self._dead_page(queue, partition, group, start_offset, DEAD_PAGE):
+                count += await self._revive(
+                    queue, partition, group, join_ranges([(row.start, row.end) for row in rows])
+                )
+                start_offset = rows[-1].end
+        return count
+
+    async def _dead_page(
+        self, queue: str, partition: int, group: str, start_offset: int, max_count: int
+    ) -> list[DeadRow]:
+        reply = await self._ask(
+            lambda rid: ListDead(
+                rid,
+                queue=queue,
+                partition=partition,
+                group=group,
+                start_offset=start_offset,
+                max_count=min(max_count, DEAD_PAGE),
+            ),
+            DeadList,
+            route=(queue, partition),
+            is_repeatable=True,
+        )
+        return reply.rows
+
+    async def _revive(self, queue: str, partition: int, group: str, ranges: list[tuple[int, int]]) -> int:
+        reply = await self._ask(
+            lambda rid: Revive(rid, queue=queue, partition=partition, group=group, ranges=ranges),
+            Revived,
+            route=(queue, partition),
+            is_repeatable=True,
+        )
+        return reply.count
+
     # --- tokens and status ---
 
     async def create_token(self, name: str, rights: Sequence[str]) -> str:
@@ -275,7 +349,7 @@ class Client:
         build: Callable[[int], AnyRequest],
         kind: type[_R],
         *,
-        route: Anywhere = Anywhere.META,
+        route: Anywhere | tuple[str, int] = Anywhere.META,
         is_repeatable: bool,
     ) -> _R:
         call = self.core.call(build, route=route, timeout_s=self.core.options.timeout_s, is_repeatable=is_repeatable)

@@ -10,7 +10,7 @@ from typing_extensions import TypeVar
 
 from logbroker.errors import LocalProtocolError
 from logbroker_client.consuming import ConsumerCore
-from logbroker_client.messages import DeliveredMessage, Message, MessageBatch, extend_order, nack_order
+from logbroker_client.messages import DeliveredMessage, Message, MessageBatch, extend_order, nack_order, reject_order
 from logbroker_client.settling import ACK, count_of, join_ranges
 
 if TYPE_CHECKING:
@@ -158,6 +158,10 @@ class Consumer(Generic[_B]):
     async def nack(self, messages: Iterable[DeliveredMessage[Any]], *, delay: float = 0.0, reason: str = "") -> None:
         """Have messages delivered again, at once or after `delay` seconds."""
         await self._settle_messages(nack_order(delay, reason), messages)
+
+    async def reject(self, messages: Iterable[DeliveredMessage[Any]], *, reason: str = "") -> None:
+        """Give messages up; as `Message.reject`."""
+        await self._settle_messages(reject_order(reason), messages)
 
     async def extend(self, messages: Iterable[DeliveredMessage[Any]], hide: float) -> None:
         """Hide messages for `hide` seconds from now."""

@@ -256,6 +256,10 @@ class Message(DeliveredMessage[_B_co]):
         self._is_given_back = True
         await self._settle(nack_order(delay, reason))
 
+    async def reject(self, *, reason: str = "") -> None:
+        """Give it up: it is dead, and not delivered until somebody revives it; as `ack` otherwise."""
+        await self._settle(reject_order(reason))
+
     async def extend(self, hide: float) -> None:
         """Hide it for `hide` seconds from now; as `ack` otherwise."""
         await self._settle(extend_order(hide))
@@ -350,6 +354,10 @@ class MessageBatch(DeliveredBatch[Message[_B_co]], Generic[_B_co]):
         """Have all of them delivered again."""
         await self.settle(nack_order(delay, reason), self.ranges())
 
+    async def reject(self, *, reason: str = "") -> None:
+        """Give all of them up."""
+        await self.settle(reject_order(reason), self.ranges())
+
     async def extend(self, hide: float) -> None:
         """Hide all of them for `hide` seconds from now."""
         await self.settle(extend_order(hide), self.ranges())
@@ -364,6 +372,10 @@ def nack_order(delay_s: float, reason: str) -> Order:
 def reason_of(error: BaseException) -> str:
     """Why a message is given back, for its trace."""
     return f"{type(error).__name__}: {error}"
+
+
+def reject_order(reason: str) -> Order:
+    return Order(Verb.REJECT, reason=reason[:1024])
 
 
 def extend_order(hide_s: float) -> Order:

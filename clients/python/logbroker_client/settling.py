@@ -13,7 +13,7 @@ from functools import partial
 from typing import TYPE_CHECKING, NamedTuple, final
 
 from logbroker.errors import LogBrokerError, RemoteProtocolError, StaleLeaseError, UnavailableError
-from logbroker.wire.requests import Ack, Extend, Nack, Settled
+from logbroker.wire.requests import Ack, Extend, Nack, Reject, Settled
 from logbroker_client.pending import Pending
 
 if TYPE_CHECKING:
@@ -33,6 +33,7 @@ class Verb(IntEnum):
     ACK = auto()
     NACK = auto()
     EXTEND = auto()
+    REJECT = auto()
 
 
 @final
@@ -184,6 +185,15 @@ class Settler:
                     delay_ms=order.delay_ms,
                     reason=order.reason,
                 )
+            case Verb.REJECT:
+                return Reject(
+                    rid,
+                    queue=self.queue,
+                    partition=self.partition,
+                    group=self._group,
+                    items=items,
+                    reason=order.reason,
+                )
             case Verb.EXTEND:
                 return Extend(
                     rid,
@@ -196,8 +206,9 @@ class Settler:
 
     def _on_done(self, batch: SettleBatch, call: Call) -> None:
         self._in_flight.pop(batch, None)
-        # A repeated nack finds its own first attempt and is stale; the messages are free, as it wanted.
-        if isinstance(call.reply, Settled) and not (batch.order.verb is Verb.NACK and call.is_uncertain):
+        # A repeated nack finds its own first attempt and is stale; the messages are free, as it wanted. So is a reject.
+        is_own = batch.order.verb in (Verb.NACK, Verb.REJECT) and call.is_uncertain
+        if isinstance(call.reply, Settled) and not is_own:
             _take_results(batch, call.reply)
         self._finish(batch, batch.error or call.error)
         if self._open or self._full:

@@ -26,7 +26,7 @@ from logbroker.wire.requests import (
     StatusReply,
     TokenInfo,
 )
-from logbroker_client import MessageId
+from logbroker_client import DeadMessages, MessageId
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterable
@@ -204,6 +204,8 @@ _ANSWERS: dict[str, Callable[[FakeCluster], object]] = {
     "create_token": lambda _: "lb1_secret",
     "list_tokens": lambda _: [TokenInfo(name="shop", rights=["orders:produce"])],
     "list_queues": lambda _: [INFO],
+    "dead": lambda _: [DeadMessages(0, 12, 14, 5, 1_800_000_000_000, "rejected", "no account", "till-3")],
+    "revive": lambda _: 2,
     "rewind": lambda cluster: cluster.rewound,
     "skip_to": lambda cluster: cluster.rewound,
     "status": lambda _: StatusReply(

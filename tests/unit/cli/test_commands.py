@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from logbroker.errors import AlreadyExistsError, CorruptBatchError, UnknownOutcomeError
-from logbroker.wire.requests import Ack, Nack, Settled, SettleResult
+from logbroker.wire.requests import Ack, Nack, Reject, Settled, SettleResult
+from logbroker_client import MessageId
 from tests.unit.cli.kit import FakeMessage, run
 
 if TYPE_CHECKING:
@@ -20,11 +21,27 @@ if TYPE_CHECKING:
 
 def test_a_queue_is_created_with_its_settings(cluster: FakeCluster) -> None:
     ran = run(
-        "queue", "create", "orders", "--partitions", "4", "--retention", "15d", "--hide", "2m", "--max-wait", "5s"
+        "queue",
+        "create",
+        "orders",
+        "--partitions",
+        "4",
+        "--retention",
+        "15d",
+        "--hide",
+        "2m",
+        "--max-wait",
+        "5s",
+        "--max-deliveries",
+        "5",
     )
     assert (ran.code, ran.out, ran.err) == (0, "", "queue orders created\n")
     assert cluster.asked == [
-        ("create_queue", "orders", {"partitions": 4, "retention": timedelta(days=15), "hide": 120.0, "max_wait": 5.0})
+        (
+            "create_queue",
+            "orders",
+            {"partitions": 4, "retention": timedelta(days=15), "hide": 120.0, "max_wait": 5.0, "max_deliveries": 5},
+        )
     ]
 
 
@@ -57,10 +74,12 @@ def test_a_description_has_partitions_groups_and_problems(cluster: FakeCluster) 
 def test_an_alteration_sends_what_was_given(cluster: FakeCluster) -> None:
     assert run("queue", "alter", "orders", "--partitions", "8").code == 0
     assert run("queue", "alter", "orders", "--retention", "1h", "--yes", "-q").err == ""
-    empty = {"partitions": None, "retention": None, "hide": None, "max_wait": None}
+    assert run("queue", "alter", "orders", "--max-deliveries", "5").code == 0
+    empty = {"partitions": None, "retention": None, "hide": None, "max_wait": None, "max_deliveries": None}
     assert [options for _, _, options in cluster.asked] == [
         empty | {"partitions": 8},
         empty | {"retention": timedelta(hours=1)},
+        empty | {"max_deliveries": 5},
     ]
     assert run("queue", "alter", "orders").code == 2
     assert run("queue", "alter", "orders", "--retention", "1h").code == 2, "it would have asked"
@@ -178,7 +197,7 @@ def test_a_message_that_cannot_be_read_is_told_of_and_not_acked(cluster: FakeClu
 
 
 def all_done(request: AnyRequest) -> Settled:
-    assert isinstance(request, Ack | Nack)
+    assert isinstance(request, Ack | Nack | Reject)
     return Settled(9, results=[SettleResult(done=sum(end - start for start, end in r)) for _, r in request.items])
 
 
@@ -206,6 +225,36 @@ def test_messages_of_the_command_line_are_nacked_with_delay_and_reason(cluster: 
         "closed",
         "g",
     )
+
+
+def test_messages_of_the_command_line_are_rejected_with_a_reason(cluster: FakeCluster) -> None:
+    cluster.settled = all_done
+    assert run("reject", "orders", "--reason", "no account", "orders/0/12:99").code == 0
+    request = cluster.asked[-1][2]
+    assert isinstance(request, Reject)
+    assert (request.items, request.reason, request.group) == ([(99, [(12, 13)])], "no account", "default")
+
+
+def test_the_dead_are_listed_as_a_table_or_as_json(cluster: FakeCluster) -> None:
+    assert run("dead", "list", "orders", "-g", "g", "-n", "5").out.splitlines() == [
+        "partition  start  end  deliveries  cause     reason      consumer  buried",
+        "        0     12   14           5  rejected  no account  till-3    2027-01-15T08:00:00.000Z",
+    ]
+    assert cluster.asked == [("dead", "orders", {"group": "g", "max_count": 5})]
+    (row,) = run("dead", "list", "orders", "-o", "ndjson").lines()
+    assert (row["start"], row["end"], row["buried_at_ms"]) == (12, 14, 1_800_000_000_000)
+
+
+def test_the_dead_are_revived_by_name_or_all_once_that_is_confirmed(cluster: FakeCluster) -> None:
+    assert run("dead", "revive", "orders", "orders/0/12", "--yes").err == "2 messages revived\n"
+    assert run("dead", "revive", "orders", "--all", "-y", "-g", "g").code == 0
+    assert [options for _, _, options in cluster.asked] == [
+        {"group": "default", "messages": [MessageId("orders", 0, 12)]},
+        {"group": "g", "messages": None},
+    ]
+    for wrong in ([], ["--all", "orders/0/12", "-y"], ["orders/0/12"]):
+        assert run("dead", "revive", "orders", *wrong).code == 2
+    assert len(cluster.asked) == 2
 
 
 @pytest.mark.parametrize(

@@ -546,6 +546,29 @@ async def test_acking_lists_of_messages_and_batches_nowait(autojump_clock: MockC
     assert (nack.delay_ms, nack.reason) == (1500, "later")
 
 
+async def test_what_is_rejected_is_dead_until_it_is_revived(autojump_clock: MockClock) -> None:
+    cluster = cluster_of()
+    async with connected(cluster) as client:
+        await deliver(cluster, client, 6)
+        async with client.consumer("orders") as consumer:
+            batch = await consumer.receive()
+            await batch[0].reject(reason="no account")
+            await consumer.reject(batch[2:4], reason="twice")
+            await consumer.ack([batch[1]])
+        found = await client.dead("orders")
+        assert [(row.partition, row.start, row.end, row.cause, row.reason) for row in found] == [
+            (0, 0, 1, "rejected", "no account"),
+            (0, 2, 3, "rejected", "twice"),
+            (0, 3, 4, "rejected", "twice"),
+        ]
+        assert await client.dead("orders", max_count=2) == found[:2]
+        assert await client.revive("orders", messages=[MessageId("orders", 0, 2), MessageId("orders", 0, 1)]) == 1
+        assert await client.revive("orders") == 2
+        assert (await client.dead("orders"), await client.revive("orders")) == ([], 0)
+        with pytest.raises(InvalidArgumentError, match="payments/0/2 is not one of queue orders"):
+            await client.revive("orders", messages=[MessageId("payments", 0, 2)])
+
+
 async def test_an_ack_of_a_lease_that_is_over_is_stale(autojump_clock: MockClock) -> None:
     cluster = cluster_of()
     async with connected(cluster) as client:
