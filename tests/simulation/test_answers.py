@@ -18,6 +18,9 @@ from logbroker.ids import DEFAULT_GROUP, GroupName, Index, LeaseId, NodeId, Offs
 from logbroker.node.requests import (
     AckRequest,
     CountTarget,
+    DeadRange,
+    DeadReply,
+    DeadRequest,
     EarliestTarget,
     ExtendRequest,
     GroupState,
@@ -29,6 +32,9 @@ from logbroker.node.requests import (
     ProduceRequest,
     ReceiveReply,
     ReceiveRequest,
+    RejectRequest,
+    ReviveReply,
+    ReviveRequest,
     RewindReply,
     RewindRequest,
     SettleReply,
@@ -37,7 +43,7 @@ from logbroker.node.requests import (
     StateRequest,
     TimeTarget,
 )
-from logbroker.partition.commands import Ack, CreateGroup, DeleteGroup, Nack, Rewind
+from logbroker.partition.commands import Ack, Bury, Cause, CreateGroup, DeleteGroup, Nack, Revive, Rewind
 from logbroker.record.batch import encode_values
 from logbroker.testing.answers import AnswerChecker
 from logbroker.testing.history import History, Operation, Verdict
@@ -308,6 +314,42 @@ def test_a_true_nack_and_a_true_extension_pass() -> None:
     told.check(ExtendRequest(DEFAULT_GROUP, ((leased.lease, ((0, 3),)),), 2_000), settled(leased.lease, 3))
     told.script.change(Nack(DEFAULT_GROUP, leased.lease, ((0, 3),), 0, ""))
     told.check(NackRequest(DEFAULT_GROUP, ((leased.lease, ((0, 3),)),)), settled(leased.lease, 3), before=before)
+
+
+def test_a_reject_that_was_a_nack_is_caught() -> None:
+    told = Told()
+    leased = told.lease()
+    before = told.script.model.last_index
+    told.script.change(Nack(DEFAULT_GROUP, leased.lease, ((0, 3),), 0, ""))
+    request = RejectRequest(DEFAULT_GROUP, ((leased.lease, ((0, 3),)),))
+    rule = told.rule_broken_by(request, settled(leased.lease, 3), before=before)
+    assert rule == "what is settled is settled in the log"
+
+
+def test_the_dead_are_judged_by_what_the_log_says_of_them() -> None:
+    told = Told()
+    leased = told.lease()
+    before = told.script.model.last_index
+    told.script.change(Bury(DEFAULT_GROUP, leased.lease, ((0, 2),), Cause.REJECTED, "no"))
+    told.check(RejectRequest(DEFAULT_GROUP, ((leased.lease, ((0, 2),)),)), settled(leased.lease, 2), before=before)
+    (burial,) = told.script.model.groups[DEFAULT_GROUP].burials[0]
+    row = DeadRange(Offset(0), Offset(2), 1, burial.append_ms, Cause.REJECTED, "no", burial.consumer)
+    request = DeadRequest(DEFAULT_GROUP)
+    told.check(request, DeadReply((row,)))
+    assert told.rule_broken_by(request, DeadReply((replace(row, end=Offset(3)),))) == "who is listed as dead is dead"
+    for wrong in (replace(row, deliveries=2), replace(row, reason="yes"), replace(row, cause=Cause.MAX_DELIVERIES)):
+        assert told.rule_broken_by(request, DeadReply((wrong,))) == "the dead are listed with why they died"
+
+
+def test_a_revival_that_says_too_much_is_caught() -> None:
+    told = Told()
+    leased = told.lease()
+    told.script.change(Bury(DEFAULT_GROUP, leased.lease, ((0, 2),), Cause.REJECTED, "no"))
+    before = told.script.model.last_index
+    told.script.change(Revive(DEFAULT_GROUP, ((0, 1),)))
+    request = ReviveRequest(DEFAULT_GROUP, ((0, 1),))
+    told.check(request, ReviveReply(1), before=before)
+    assert told.rule_broken_by(request, ReviveReply(2), before=before) == "a revival says what it revived"
 
 
 def test_stale_of_what_the_lease_holds_is_caught() -> None:

@@ -1,0 +1,169 @@
+"""Plays a script of commands on one partition, as its leader would, and writes down what came of each.
+
+A line is a command; what it came to follows behind `>`, with a letter for each message: fresh `-`, given back `1`-`9`
+(so often delivered), leased `L`, delayed `D`, acked `.`, dead `X`. Leases are named `a`, `b`, ... in their order.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from logbroker.entry import Entry, EntryKind
+from logbroker.ids import DEFAULT_GROUP, GroupId, Index, LeaseId, Offset, ReplicaId, Term
+from logbroker.partition import decide
+from logbroker.partition.checkpoint import CheckpointMeta, decode, encode_slices
+from logbroker.partition.commands import Bury, BuryExpired, encode_changes
+from logbroker.partition.failures import NO_POLICY, FailurePolicy
+from logbroker.partition.machine import PartitionMachine
+from logbroker.partition.outcomes import Leased
+from tests.unit.partition.build import GROUP, move_floor, produce, states
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from logbroker.partition.commands import Change, Ranges
+    from logbroker.partition.decide import Decision
+
+D = DEFAULT_GROUP
+
+
+class Script:
+    def __init__(self) -> None:
+        self.machine = PartitionMachine.new(GroupId(GROUP))
+        self.policy = NO_POLICY
+        self.now_ms = 0
+        self.leases: list[LeaseId] = []
+        self.moves = 0
+        self.notes: list[str] = []
+
+    def play(self, line: str) -> str:
+        """Carry one command out; return what it came to."""
+        verb, *words = line.split()
+        self.notes = []
+        match verb:
+            case "policy":
+                self.set_policy(*words)
+            case "produce":
+                produce(self.machine, int(words[0]), append_ms=self.now_ms)
+            case "wait":
+                self.now_ms += int(words[0])
+            case "receive":
+                self.receive(*words)
+            case "ack" | "nack" | "reject":
+                self.settle(verb, *words)
+            case "release":
+                self.decided(decide.decide_release(self.machine, D, lease=self.lease_of(words[0])))
+            case "expire":
+                self.changed(decide.decide_expire(self.machine, now_ms=self.now_ms, policy=self.policy))
+            case "revive":
+                self.decided(decide.decide_revive(self.machine, D, ranges=ranges_of(words[0])))
+            case "rewind":
+                self.move(decide.decide_rewind, int(words[0]))
+            case "skip":
+                self.move(decide.decide_skip_to, int(words[0]))
+            case "floor":
+                move_floor(self.machine, int(words[0]))
+            case "checkpoint":
+                self.checkpoint()
+            case _:
+                raise ValueError(line)
+        return "  ".join([states(self.machine), *self.notes])
+
+    def set_policy(self, *words: str) -> None:
+        given = {name: int(value) for name, _, value in (word.partition("=") for word in words)}
+        self.policy = FailurePolicy(**given, jitter=0.0)
+
+    def receive(self, count: str, hide_ms: str = "30000") -> None:
+        decision = decide.decide_receive(
+            self.machine,
+            D,
+            max_count=int(count),
+            hide_ms=int(hide_ms),
+            now_ms=self.now_ms,
+            consumer="till",
+            policy=self.policy,
+        )
+        self.decided(decision)
+
+    def settle(self, verb: str, name: str, at: str, *rest: str) -> None:
+        machine, lease, ranges = self.machine, self.lease_of(name), ranges_of(at)
+        if verb == "ack":
+            self.decided(decide.decide_ack(machine, D, lease=lease, ranges=ranges))
+        elif verb == "reject":
+            self.decided(decide.decide_reject(machine, D, lease=lease, ranges=ranges, reason=" ".join(rest)))
+        else:
+            delay_ms = int(rest[0]) if rest else None
+            self.decided(
+                decide.decide_nack(
+                    machine,
+                    D,
+                    lease=lease,
+                    ranges=ranges,
+                    delay_ms=delay_ms,
+                    now_ms=self.now_ms,
+                    policy=self.policy,
+                )
+            )
+
+    def move(self, choose: Callable[..., Decision], to: int) -> None:
+        self.moves += 1
+        self.decided(choose(self.machine, D, rewind_id=self.moves, start_offset=to, requested=""))
+
+    def checkpoint(self) -> None:
+        data = b"".join(encode_slices(self.machine, CheckpointMeta(ReplicaId(1), b"")))
+        digest = self.machine.digest()
+        self.machine, _ = decode(data)
+        self.notes.append("the same" if self.machine.digest() == digest else "another state")
+
+    def lease_of(self, name: str) -> LeaseId:
+        return self.leases[ord(name) - ord("a")]
+
+    def decided(self, decision: Decision) -> None:
+        match decision:
+            case decide.Propose(changes):
+                self.changed(changes)
+            case decide.Refused(error):
+                self.notes.append(f"refused: {error.code}")
+            case decide.NothingAvailable():
+                self.notes.append("nothing")
+            case _:
+                self.notes.append("nothing to do")
+
+    def changed(self, changes: Sequence[Change]) -> None:
+        machine = self.machine
+        if not changes:
+            return
+        index = Index(machine.applied_index + 1)
+        end = Offset(machine.next_offset)
+        payload = encode_changes(changes)
+        applied = machine.apply(Entry(EntryKind.STATE, GROUP, index, Term(2), end, end, self.now_ms, payload))
+        for change, outcome in zip(changes, applied.outcomes, strict=True):
+            if isinstance(outcome, Leased):
+                self.leases.append(outcome.lease)
+                told = ", ".join(f"{held.start}-{held.end} try {held.deliveries}" for held in outcome.ranges)
+                self.notes.append(f"lease {chr(ord('a') + len(self.leases) - 1)}: {told}")
+            elif isinstance(change, Bury):
+                self.notes.append(f"buried: {change.cause.name.lower()}")
+            elif isinstance(change, BuryExpired):
+                self.notes.append(f"buried: max_deliveries, held by {change.consumer}")
+
+
+def ranges_of(text: str) -> Ranges:
+    """Read `0-2,4-5`, half-open."""
+    pairs = [part.split("-") for part in text.split(",")]
+    return tuple((int(start), int(end)) for start, end in pairs)
+
+
+def played(text: str) -> str:
+    """The script with what each command comes to; what was expected is left out, all else is kept."""
+    lines: list[str] = []
+    script = Script()
+    for line in text.splitlines():
+        if line.startswith(">"):
+            continue
+        if line.startswith("== "):
+            script = Script()
+        lines.append(line)
+        if line and not line.startswith(("#", "== ")):
+            lines.append(f"> {script.play(line)}".rstrip())
+    return "\n".join(lines) + "\n"
