@@ -606,11 +606,13 @@ def joined(outcomes: Sequence[Settled]) -> Settled:
 class _Ended:
     """Leases that an entry ends because they have run out: some of the messages go back, the others are dead."""
 
-    __slots__ = ("_buried", "_returned", "_state", "policy", "range_count")
+    __slots__ = ("_buried", "_is_limited", "_returned", "_state", "policy", "range_count")
 
     def __init__(self, state: ConsumerGroup, policy: FailurePolicy) -> None:
         self.policy = policy
         self.range_count = 0
+        # Asked for each run, of which a queue without a policy may have thousands.
+        self._is_limited = policy.max_deliveries > 0
         self._state = state
         self._returned: list[Range] = []
         # By consumer: the change that buries a message says who held it last.
@@ -619,7 +621,7 @@ class _Ended:
     def add(self, held: Run | LeasedRange, record: LeaseRecord | None, *, room: int | None = None) -> bool:
         """Add a leased run, of the lease `record` if it is known; False where it would be more than `room` ranges."""
         ranges = self._returned
-        if self.policy.is_spent(held.deliveries):
+        if self._is_limited and self.policy.is_spent(held.deliveries):
             if record is None and isinstance(held, Run):
                 record = self._state.leases.get(held.lease)
             ranges = self._buried.setdefault("" if record is None else record.consumer, [])
