@@ -21,7 +21,8 @@ from logbroker.node.catalogue.commands import Bootstrap, CreateQueue
 from logbroker.node.catalogue.rows import NodeRow, QueueSettings
 from logbroker.node.catalogue_service import CatalogueService
 from logbroker.node.node_status import NodeStatus
-from logbroker.node.partition_service import PartitionService, PartitionSettings
+from logbroker.node.partition_service import PartitionService
+from logbroker.node.placement import partition_settings
 from logbroker.partition.decide import next_visible_ms
 from logbroker.partition.machine import PartitionMachine
 from logbroker.record.batch import decode_batch
@@ -57,17 +58,15 @@ class _Partition:
         self.replica = MemoryReplica(group, self.machine, host.now_ms)
         # A stand-in has all that a service asks of a replica.
         stand_in = cast("Replica", self.replica)
-        self.service = PartitionService(stand_in, host, _settings_of(row), batch_limits(host.settings.limits))
+        self.service = PartitionService(
+            stand_in, host, partition_settings(row.settings), batch_limits(host.settings.limits)
+        )
         self.replica.service = self.service
 
     def next_ms(self) -> int | None:
         """When something happens by itself next, as far as the state tells."""
         times = [next_visible_ms(self.machine, name) for name in self.machine.groups]
         return min((time for time in times if time is not None), default=None)
-
-
-def _settings_of(row: QueueRow) -> PartitionSettings:
-    return PartitionSettings(retention_s=row.settings.retention_ms // 1000)
 
 
 @final
@@ -254,7 +253,7 @@ class MemoryBroker:
             if partition is None:
                 self._partitions[group] = _Partition(group, self, row)
             else:
-                partition.service.settings = _settings_of(row)
+                partition.service.settings = partition_settings(row.settings)
         # Each drive does the next rewind of every consumer group and partition.
         for _ in range(len(self.catalogue.pending_rewinds())):
             self._rewinds.drive()
@@ -302,6 +301,10 @@ class MemoryBroker:
 
     def monotonic_ms(self) -> int:
         return self._clock_ms
+
+    def chance(self) -> float:
+        """None: what a test waits for comes when the policy says."""
+        return 0.0
 
 
 def _bootstrap_command() -> Bootstrap:

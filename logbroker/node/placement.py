@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, cast, final
 from logbroker.errors import LogBrokerError
 from logbroker.ids import META_GROUP, NO_REPLICA, GroupId, Index, NodeId, ReplicaId, Term
 from logbroker.node.catalogue.commands import Command, JoinNode, PromoteReplica, RemoveReplica, StartMove
-from logbroker.node.catalogue.rows import GroupRow, NodeRow, QueueRow, ReplicaRow, ReplicaState
+from logbroker.node.catalogue.rows import GroupRow, NodeRow, QueueRow, QueueSettings, ReplicaRow, ReplicaState
 from logbroker.node.partition_service import PartitionService, PartitionSettings
 from logbroker.partition.failures import FailurePolicy
 from logbroker.raft.config_change import ChangeKind, ConfigChange, ConfigProposal, Transition
@@ -144,6 +144,13 @@ def decide_step(
             return GroupStep(hands_over=True, report=report)
         return GroupStep(_change(ConfigChange(ChangeKind.REMOVE, replica.replica)), report=report)
     return GroupStep(report=report)
+
+
+def partition_settings(queue: QueueSettings) -> PartitionSettings:
+    """What a partition has to know of the settings of its queue."""
+    return PartitionSettings(
+        retention_s=queue.retention_ms // 1000, failures=FailurePolicy(max_deliveries=queue.max_delivery_count)
+    )
 
 
 def _reports(row: GroupRow, conf: ConfState, members: set[ReplicaId]) -> tuple[Command, ...]:
@@ -332,10 +339,7 @@ class Placement:
     def _apply_settings(self, group: GroupRow, queue: QueueRow | None) -> None:
         service = self.engine.services.get(group.group)
         if queue is not None and isinstance(service, PartitionService):
-            service.settings = PartitionSettings(
-                retention_s=queue.settings.retention_ms // 1000,
-                failures=FailurePolicy(max_deliveries=queue.settings.max_delivery_count),
-            )
+            service.settings = partition_settings(queue.settings)
 
     def _do_duties(self, catalogue: Catalogue, now_ms: int) -> None:
         engine = self.engine

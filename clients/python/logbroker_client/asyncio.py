@@ -16,6 +16,7 @@ from logbroker_client.asyncio_transport import ASYNCIO, Transport, wake
 from logbroker_client.client import Client, Position, Queue
 from logbroker_client.consumer import Consumer
 from logbroker_client.core import ClientCore
+from logbroker_client.dead import DeadMessages
 from logbroker_client.endpoints import checked_urls, options_of, trust_of
 from logbroker_client.messages import Message, MessageBatch, MessageId, NewMessage
 from logbroker_client.producer import Producer
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Client",
     "Consumer",
+    "DeadMessages",
     "Message",
     "MessageBatch",
     "MessageId",

@@ -19,6 +19,7 @@ from typing_extensions import TypeVar
 from logbroker.errors import LocalProtocolError, LogBrokerError
 from logbroker_client import asyncio as coroutines
 from logbroker_client.client import Position
+from logbroker_client.dead import DeadMessages
 from logbroker_client.loop_thread import LoopThread
 from logbroker_client.messages import (
     DeliveredBatch,
@@ -28,6 +29,7 @@ from logbroker_client.messages import (
     extend_order,
     nack_order,
     reason_of,
+    reject_order,
 )
 from logbroker_client.settling import ACK
 
@@ -43,6 +45,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Client",
     "Consumer",
+    "DeadMessages",
     "Message",
     "MessageBatch",
     "MessageId",
@@ -152,6 +155,11 @@ class Message(DeliveredMessage[_Read_co]):
         self._is_given_back = True
         self._settle(nack_order(delay, reason))
 
+    def reject(self, *, reason: str = "") -> None:
+        """Give it up: it is dead, and not delivered until somebody revives it; as `ack` otherwise."""
+        self._is_given_back = True
+        self._settle(reject_order(reason))
+
     def extend(self, hide: float) -> None:
         """Hide it for `hide` seconds from now; as `ack` otherwise."""
         self._settle(extend_order(hide))
@@ -176,6 +184,10 @@ class MessageBatch(DeliveredBatch[Message[_Read_co]], Generic[_Read_co]):
     def nack(self, *, delay: float = 0.0, reason: str = "") -> None:
         """Have all of them delivered again."""
         self.settle(nack_order(delay, reason), self.ranges())
+
+    def reject(self, *, reason: str = "") -> None:
+        """Give all of them up."""
+        self.settle(reject_order(reason), self.ranges())
 
     def extend(self, hide: float) -> None:
         """Hide all of them for `hide` seconds from now."""
@@ -268,6 +280,7 @@ class Consumer(_Face[coroutines.Consumer[_Read]], Generic[_Read]):
 
     ack = _blocking(coroutines.Consumer.ack)
     nack = _blocking(coroutines.Consumer.nack)
+    reject = _blocking(coroutines.Consumer.reject)
     extend = _blocking(coroutines.Consumer.extend)
     flush = _blocking(coroutines.Consumer.flush)
     settle = _blocking(coroutines.Consumer.settle)
@@ -324,6 +337,8 @@ class Client(_Face[coroutines.Client]):
     delete_group = _blocking(coroutines.Client.delete_group)
     rewind = _blocking(coroutines.Client.rewind)
     skip_to = _blocking(coroutines.Client.skip_to)
+    dead = _blocking(coroutines.Client.dead)
+    revive = _blocking(coroutines.Client.revive)
     create_token = _blocking(coroutines.Client.create_token)
     delete_token = _blocking(coroutines.Client.delete_token)
     list_tokens = _blocking(coroutines.Client.list_tokens)

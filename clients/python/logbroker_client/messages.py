@@ -258,6 +258,7 @@ class Message(DeliveredMessage[_B_co]):
 
     async def reject(self, *, reason: str = "") -> None:
         """Give it up: it is dead, and not delivered until somebody revives it; as `ack` otherwise."""
+        self._is_given_back = True
         await self._settle(reject_order(reason))
 
     async def extend(self, hide: float) -> None:
@@ -375,7 +376,7 @@ def reason_of(error: BaseException) -> str:
 
 
 def reject_order(reason: str) -> Order:
-    return Order(Verb.REJECT, reason=reason[:1024])
+    return Order(Verb.REJECT, reason=reason[:MAX_REASON_LENGTH])
 
 
 def extend_order(hide_s: float) -> Order:
