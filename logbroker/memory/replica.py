@@ -39,10 +39,11 @@ class Service(Protocol):
 
 @final
 class MemoryLog:
-    """The DATA entries of a partition from its log start on, in order."""
+    """The DATA entries of a partition from its log start on, in order, and its STATE entries."""
 
     def __init__(self) -> None:
         self._entries: list[Entry] = []
+        self._states: dict[Index, Entry] = {}
         self._last_index = Index(0)
 
     def append(self, entry: Entry, *, log_start: Offset) -> None:
@@ -51,6 +52,14 @@ class MemoryLog:
             self._entries.append(entry)
         elif entry.kind is EntryKind.FLOOR:
             self._entries = [kept for kept in self._entries if kept.next_offset > log_start]
+            first = self._entries[0].index if self._entries else entry.index
+            self._states = {index: kept for index, kept in self._states.items() if index > first}
+        elif entry.kind is EntryKind.STATE:
+            self._states[entry.index] = entry
+
+    def state_at(self, index: Index) -> Entry | None:
+        """The STATE entry at an index, if it is one that anything retained may still ask for."""
+        return self._states.get(index)
 
     def last_index(self) -> Index:
         return self._last_index
@@ -91,8 +100,9 @@ class MemoryCore:
         return self._log.last_index()
 
     def entries(self, start: Index, *, max_bytes: int) -> list[Entry]:
-        """Entries that are not in the log yet: there are none."""
-        return []
+        """The STATE entry at `start`; entries that are not in the log yet there are none."""
+        found = self._log.state_at(start)
+        return [] if found is None else [found]
 
 
 @final

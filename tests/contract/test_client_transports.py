@@ -241,6 +241,36 @@ def test_a_block_acks_its_message_and_nacks_it_when_it_fails(face: Face, node: s
 
 
 @everywhere
+def test_what_is_rejected_or_fails_once_too_often_is_dead_until_it_is_revived(
+    face: Face, node: str, queue: str
+) -> None:
+    async def scenario() -> None:
+        async with face.connect(node) as client:
+            await client.create_queue(queue, max_deliveries=2)
+            async with client.producer(queue) as producer:
+                await producer.send_many([b"a", b"b"])
+            async with client.consumer(queue, max_messages=1) as consumer:
+                (first,) = await take(consumer, 1)
+                async with first:
+                    await first.reject(reason="no such account")
+                for _ in range(2):
+                    (second,) = await take(consumer, 1)
+                    await second.nack(reason="down")
+                dead = [(row.start, row.end, row.cause, row.reason) for row in await client.dead(queue)]
+                assert dead == [(0, 1, "rejected", "no such account"), (1, 2, "max_deliveries", "down")]
+                assert await client.revive(queue, messages=[first.id]) == 1
+                (again,) = await take(consumer, 1)
+                assert (again.offset, again.deliveries) == (0, 1)
+                await again.ack()
+                assert await client.revive(queue) == 1
+                (last,) = await take(consumer, 1)
+                await last.ack()
+            assert await client.dead(queue) == []
+
+    face.run(scenario)
+
+
+@everywhere
 def test_a_block_that_ends_too_late_says_so(face: Face, node: str, queue: str) -> None:
     async def scenario() -> None:
         async with face.connect(node) as client:
