@@ -127,9 +127,8 @@ class AnswerChecker:
                 f"the log holds {model.values[start:end]!r} at {start}..{end}: {operation.describe()}",
             )
         index, append_ms = model.entry_at(start)
-        # Of a duplicate whose first copy has expired the log time is not known any more.
-        has_expired = reply.duplicate and start < model.log_start_at(operation.applied_at_reply)
-        is_known = append_ms == reply.append_ms or (has_expired and not reply.append_ms)
+        # That of a duplicate is read from the log, where the first copy may have expired, or be damaged on this node.
+        is_known = append_ms == reply.append_ms or (reply.duplicate and not reply.append_ms)
         if index > operation.applied_at_reply or not is_known:
             broken(
                 "a confirmation comes after commit",
