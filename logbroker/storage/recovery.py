@@ -370,6 +370,9 @@ class _Recovery:
                 self._notes.append(f"{file_path(number)} was missing or too short, and is made anew")
                 make_ring_file(self._disk, number, self._options.wal.file_bytes)
                 state.uses[number] = 0
+        # A file that a process made just before it was killed has its name in memory alone: what is written into it,
+        # however well it is synced, would go with the name when the power does.
+        self._disk.sync_dir(WAL_DIRECTORY)
         wal = Wal(self._disk, self._options.wal, state, self._identity.salt_crc)
         self._with_room(lambda: wal.make_room(beyond_max=True))
         wal.roll()

@@ -413,6 +413,24 @@ def test_a_spare_ring_file_that_vanished_is_made_again() -> None:
     assert disk.size(f"wal/{free}.wal") == OPTIONS.wal.file_bytes
 
 
+def test_a_ring_file_whose_name_was_never_synced_keeps_its_name_once_it_is_used() -> None:
+    """A process is killed while it makes one, the next one finds it and writes into it, and the power goes."""
+    disk, store = fresh()
+    write(store, *entries(1, 3))
+    with disk.open("wal/4.wal", create=True) as file:
+        file.zero_fill(OPTIONS.wal.file_bytes)
+    disk = disk.kill()
+    store = open_at(disk)
+    index = 3
+    while store._wal._uses[4] != store._wal.position.use:
+        write(store, *entries(index, index + 1, size=1500))
+        index += 1
+        assert index < 100
+    after = open_at(disk.crash(keep=Nothing()))
+    assert lost(after) == set()
+    assert held(after.replicas[A].log) == [(one, 1) for one in range(1, index)]
+
+
 @pytest.mark.parametrize("has_segments", [False, True])
 def test_a_missing_directory_loses_that_replica_alone(has_segments: bool) -> None:
     disk, store = fresh()
