@@ -243,7 +243,13 @@ class RaftSettings(Section):
         description="Entries of one group proposed and not committed; past it: overloaded.",
     )
     max_node_uncommitted_bytes: int = Field(
-        default=128 * MIB, ge=MIB, le=4 * GIB, description="The same over all groups that this node leads."
+        default=128 * MIB,
+        ge=MIB,
+        le=4 * GIB,
+        description=(
+            "The same over all groups that this node leads; at most "
+            "(storage.wal_file_bytes - storage.max_commit_bytes) / cluster.size, however much more is set."
+        ),
     )
 
     @property

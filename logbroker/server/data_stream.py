@@ -100,11 +100,14 @@ class DataStream(trio.abc.Stream):
                 return b""
             if self._is_broken or not self._allow(size):
                 continue
-            for message in messages:
-                self._take(message)
-                await self._wait_room()
             if messages:
-                self._after_read()
+                try:
+                    for message in messages:
+                        self._take(message)
+                        await self._wait_room()
+                finally:
+                    # Whatever becomes of this connection, the others wait for what was begun to be ended.
+                    self._after_read()
             if frames.breach is not None:
                 self._break(frames.breach)
             elif passed:

@@ -127,6 +127,30 @@ async def test_what_breaks_a_rule_is_told_once_and_the_rest_is_thrown_away(
     assert [breach.code for breach in breaches] == [1003]
 
 
+async def test_what_follows_a_read_is_done_though_a_message_was_one_too_much(
+    ends: tuple[trio.abc.Stream, trio.abc.Stream],
+) -> None:
+    """Others may be held up until then."""
+    ended: list[None] = []
+
+    def fail(_: bytes) -> None:
+        raise ZeroDivisionError
+
+    stream = DataStream(
+        ends[0],
+        HEAD + client().send(BytesMessage(data=b"early")),
+        allowance_bytes=ALLOWANCE,
+        take=fail,
+        wait_room=trio.lowlevel.checkpoint,
+        after_read=lambda: ended.append(None),
+        on_breach=lambda _: None,
+    )
+    assert await stream.receive_some() == HEAD
+    with pytest.raises(ZeroDivisionError):
+        await stream.receive_some()
+    assert ended == [None]
+
+
 async def test_a_stream_of_text_takes_text_and_sends_text(ends: tuple[trio.abc.Stream, trio.abc.Stream]) -> None:
     taken: list[bytes] = []
     breaches: list[Breach] = []
