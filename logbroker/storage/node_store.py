@@ -121,6 +121,7 @@ class NodeStore:
         self.mended_votes = 0
         """Vote slots that had rotted in one copy and were written again."""
         self._stalled = False
+        self._may_outgrow = False
 
     # What is there.
 
@@ -230,10 +231,12 @@ class NodeStore:
         if rolls:
             carried = self._plan_boundary(self.options.wal.file_bytes - size)
             # The ring is full. A roll that plans a flush will free it again; any other waits for the one that is late.
-            self._stalled = beyond_max and self._next_flush is planned
+            frees = self._next_flush is not planned
+            self._stalled = beyond_max and not frees and not (self._may_outgrow and self._wal.can_outgrow())
             if self._stalled:
                 return None
             self._wants_roll = False
+            self._may_outgrow = False
         self._stalled = False
         self._commit = CommitJob(
             self._disk,
@@ -262,6 +265,9 @@ class NodeStore:
 
         Beside other writes it may find no place for ever: what is carried is committed by others, and those may wait
         for just these writes. None where a flush is under way, or where even that does not fit.
+
+        After a restart it may not: what was committed is not known then, so all that is not flushed would have to be
+        carried, and no flush frees the ring before something new is committed. So the next plan may outgrow it.
         """
         if not self._stalled or self._flush is not None or self._next_flush is not None:
             return None
@@ -269,6 +275,7 @@ class NodeStore:
         self._wants_roll = not self._short_of_room
         job = self.plan_commit(room=room)
         self._stalled = job is None or not job.rolls
+        self._may_outgrow = job is None
         return job
 
     def finish_commit(self, job: CommitJob) -> set[ReplicaId]:

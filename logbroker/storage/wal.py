@@ -81,6 +81,7 @@ class Wal:
         self._options = options
         self._salt_crc = salt_crc
         self._uses = dict(state.uses)
+        self._files_at_start = max(len(state.uses), options.max_files)
         self._position = state.position
         self._sequence = state.sequence
         self._synced_through = state.synced_through
@@ -118,6 +119,10 @@ class Wal:
     def can_roll(self) -> bool:
         """Whether a next file may be taken: a free one, or one more within the bound."""
         return FREE in self._uses.values() or len(self._uses) < self._options.max_files
+
+    def can_outgrow(self) -> bool:
+        """Whether a file beyond the bound may be taken where nothing else frees one: as many as the bound, a start."""
+        return len(self._uses) < self._files_at_start + self._options.max_files
 
     def commit(self, frames: Sequence[WalFrame]) -> None:
         """Write and sync one commit; when this returns, the frames survive power loss.

@@ -406,6 +406,39 @@ def test_nothing_is_carried_while_a_flush_is_late_or_where_it_does_not_fit() -> 
     assert store.is_stalled
 
 
+def test_the_ring_outgrows_its_bound_where_too_much_is_uncommitted_to_be_carried() -> None:
+    """After a restart what was committed is not known, and what tells is a vote or an entry that needs a place."""
+    _, store = fresh()
+    index = fill_ring(store)
+    assert store.plan_carrying() is None
+    commit(store, ReplicaWrite(A, entries=entries(index, index + 1, size=1500)))
+    assert store._wal.file_count == OPTIONS.wal.max_files + 1
+    log = store.replicas[A].log
+    log.committed = Index(index)
+    store.request_roll()
+    commit(store)
+    assert flush(store)
+    commit(store, ReplicaWrite(A, entries=entries(index + 1, index + 2, size=1500)))
+    assert store._wal.file_count <= OPTIONS.wal.max_files + 2
+    assert held(log) == [(one, 1) for one in range(1, index + 2)]
+
+
+def test_the_ring_outgrows_its_bound_by_as_many_files_at_most() -> None:
+    _, store = fresh()
+    index = fill_ring(store)
+    for _ in range(200):
+        job = store.plan_commit([ReplicaWrite(A, entries=entries(index, index + 1, size=1500))])
+        if job is None:
+            if store.plan_carrying() is None and not store._wal.can_outgrow():
+                break
+            continue
+        job.run()
+        store.finish_commit(job)
+        index += 1
+    assert store.is_stalled
+    assert store._wal.file_count == 2 * OPTIONS.wal.max_files
+
+
 def test_a_new_log_gets_its_first_file_though_the_ring_is_full() -> None:
     """Nothing is flushed before every log has a file, and no commit finds a place before something is flushed."""
     _, store = fresh()
