@@ -109,11 +109,17 @@ class ProgressChecker:
         self._well[group] = nodes, since_us
 
     def _serves(self, node: SimulatedNode, majority: frozenset[NodeId], group: GroupId) -> bool:
-        """Leads, and is of use to the majority: it is one of them, or hears them, and its disk moves."""
+        """Leads, its disk moves, and it can commit: together with those of the majority that it is linked to it is one.
+
+        The others of them may not hear it. They ask for votes, and those that do hear it refuse (thesis 4.2.3).
+        """
         # Whoever asks nothing of a disk that hangs does not notice.
         if not node.serves(group) or node.is_paused or (node.is_stalled and node.is_committing):
             return False
-        return node.node in majority or all(self._is_linked(node.node, other) for other in majority)
+        if node.node in majority:
+            return True
+        linked = sum(self._is_linked(node.node, other) for other in majority)
+        return 2 * (linked + 1) > len(self._cluster.node_ids)
 
     def _is_well(self, node: SimulatedNode, group: GroupId) -> bool:
         return (

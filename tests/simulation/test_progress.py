@@ -56,6 +56,18 @@ def test_without_the_bug_both_are_replaced_in_time(script: ClusterScript) -> Non
     assert script.cluster.progress.counts["looks at a well-connected majority without a leader"]
 
 
+def test_a_leader_that_commits_with_a_part_of_the_majority_is_enough(script: ClusterScript) -> None:
+    leader, (deaf, linked) = script.leader(), script.followers()
+    for follower in (deaf, linked):
+        script.cluster.network.cut(leader.node, follower.node, Cut.HELD)
+    # Long enough to be looked at, too short for an election: the majority that is well is the other two.
+    script.run(600)
+    script.cluster.network.cut(leader.node, linked.node, Cut.OPEN)
+    script.run(12_000)
+    assert script.leader() is leader
+    script.produce()
+
+
 def test_a_request_that_a_follower_keeps_is_noticed(script: ClusterScript) -> None:
     follower = script.followers()[0]
     assert follower.engine is not None
