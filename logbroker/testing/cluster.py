@@ -248,10 +248,15 @@ class SimulatedCluster:
         return node.hand_over(group)
 
     def move_replica(self, random: Random) -> bool:
-        """Replace the replica of some node by a new one on the same node, as a repair would."""
+        """Replace the replica of some node by a new one on the same node, as a repair would.
+
+        The old one goes before the new one comes, so this destroys a good copy and a vote like any loss of data.
+        """
         if len(self.node_ids) < 3 or not self.membership.is_settled:
             return False
         group, node = random.choice(self.groups), random.choice(self.node_ids)
+        if not self.may_lose_data_on(self.nodes[node]):
+            return False
         self.situations.on_strike("replica moved", self.nodes[node])
         self.membership.replace_replica(group, node)
         return True

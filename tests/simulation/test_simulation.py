@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from random import Random
 from typing import TYPE_CHECKING
 
 import pytest
@@ -156,3 +157,18 @@ def test_every_kind_of_fault_strikes() -> None:
         assert not result.failure, f"{kind.value}: {result.failure}"
         struck[kind.value] = result.situations.get(f"fault: {kind.value}", 0)
     assert all(struck.values()), struck
+
+
+def test_no_replica_is_moved_while_another_node_may_have_lost_what_it_held() -> None:
+    simulation = Simulation(5, HEALTHY)
+    cluster = simulation.cluster
+    cluster.start()
+    simulation.scheduler.run_for(4 * US_PER_S)
+    for node in cluster.nodes.values():
+        node.misdirect_flush(512)
+    assert not cluster.move_replica(Random(1))
+    for node in cluster.nodes.values():
+        node.kill()
+        node.start()
+    simulation.scheduler.run_for(4 * US_PER_S)
+    assert cluster.move_replica(Random(1))
