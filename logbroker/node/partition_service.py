@@ -227,7 +227,9 @@ class PartitionService:
     def _quiet_ms(self) -> int:
         """How long nothing is due: most partitions of a large node are idle most of the time."""
         log_ms = self._replica.stamp_ms()
-        due_ms = min(self._ahead().next_deadline_ms() or _NEVER_MS, self._oldest_ms + self.settings.retention_s * 1000)
+        # While the node may not move floors, the oldest message is not even looked for.
+        floor_ms = self._oldest_ms + self.settings.retention_s * 1000 if self._host.may_floor() else _NEVER_MS
+        due_ms = min(self._ahead().next_deadline_ms() or _NEVER_MS, floor_ms)
         return max(0, min(_MAX_QUIET_MS, due_ms - log_ms))
 
     def _decide(self, request: Request, answer: Answer) -> None:

@@ -23,7 +23,7 @@ from logbroker.errors import (
     UnknownOutcomeError,
 )
 from logbroker.ids import DEFAULT_GROUP, GroupName, LeaseId, NodeId, Offset, ReplicaId
-from logbroker.node.partition_service import PartitionSettings
+from logbroker.node.partition_service import PartitionService, PartitionSettings
 from logbroker.node.requests import (
     AckRequest,
     CountTarget,
@@ -744,6 +744,17 @@ def test_what_is_revived_wakes_whoever_waits() -> None:
 
 
 # Retention.
+
+
+def test_an_idle_partition_is_looked_at_once_a_second_also_while_no_floor_may_move(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    cluster = single()
+    monkeypatch.setattr(type(cluster.leader.engine), "may_floor", lambda _: False)
+    looks: list[int] = []
+    monkeypatch.setattr(PartitionService, "_tidy", lambda _: looks.append(1))
+    cluster.tick(50)
+    assert 4 <= len(looks) <= 6, "a tick is 100 ms"
 
 
 def test_the_floor_moves_exactly_when_a_message_has_outlived_its_time() -> None:
