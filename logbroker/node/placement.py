@@ -397,9 +397,12 @@ class Placement:
 
     def _balance(self, row: GroupRow, replica: Replica, now_ms: int) -> None:
         """Leadership goes to the first replica of the row, so that the nodes share the work."""
-        target = preferred_leader(
-            row, own=replica.id, progress=replica.core.progress(), with_room=self.engine.others_with_room(replica)
-        )
+        target = NO_REPLICA
+        # Nearly all groups are where they belong: their progress need not be copied at every round.
+        if row.replicas and row.replicas[0].replica != replica.id:
+            target = preferred_leader(
+                row, own=replica.id, progress=replica.core.progress(), with_room=self.engine.others_with_room(replica)
+            )
         if target == NO_REPLICA:
             self._fit_since_ms.pop(row.group, None)
             return
