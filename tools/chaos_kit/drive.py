@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 REFUSE_S, TAKE_S, ACK_S = 40.0, 10.0, 10.0
 # A scrubber leaves a node that has just started alone for a minute.
 MEND_S = 120.0
+_ROT_POLL_S = 0.2
 _MINORITY_S = 8.0
 _BULK_BYTES = 60_000
 # Where produce goes on, what is written stays: at full speed it would soon fill the disks of the majority as well.
@@ -189,14 +190,27 @@ def flip_segments(node: ChaosNode, random: Random, *, count: int = 3) -> list[Ro
     return found
 
 
+async def watch_rot(arena: Arena) -> None:
+    """Note when each rot is repaired, until cancelled."""
+    while True:
+        note_mended(arena)
+        await trio.sleep(_ROT_POLL_S)
+
+
+def note_mended(arena: Arena) -> None:
+    """Measure and forget what is repaired."""
+    for rot in [rot for rot in arena.rot if rot.is_mended]:
+        arena.rot.remove(rot)
+        arena.measure("rot repaired", time.monotonic() - rot.at_s)
+
+
 async def wait_mended(arena: Arena) -> None:
     """See all that rotted repaired while the nodes run."""
     with trio.move_on_after(MEND_S):
+        note_mended(arena)
         while arena.rot:
-            for rot in [rot for rot in arena.rot if rot.is_mended]:
-                arena.rot.remove(rot)
-                arena.measure("rot repaired", time.monotonic() - rot.at_s)
-            await trio.sleep(0.2)
+            await trio.sleep(_ROT_POLL_S)
+            note_mended(arena)
     arena.findings += [
         f"node {rot.node} has not repaired byte {rot.at} of {rot.path.parent.name}/{rot.path.name} "
         f"{time.monotonic() - rot.at_s:.0f} s after it was flipped"

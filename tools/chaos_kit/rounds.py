@@ -12,7 +12,7 @@ import trio
 
 from logbroker.ids import META_GROUP
 from tools.chaos_kit.disks import DiskKind, disks
-from tools.chaos_kit.drive import wait_mended
+from tools.chaos_kit.drive import wait_mended, watch_rot
 from tools.chaos_kit.faults import Arena, Fault, FaultError, Strike
 from tools.chaos_kit.judge import Verdict, judge
 from tools.chaos_kit.logs import LogsError, agreed_log, read_logs
@@ -136,6 +136,7 @@ async def _live(
     async with trio.open_nursery() as nursery:
         nursery.start_soon(workload.run)
         nursery.start_soon(_progress, options, arena, record)
+        nursery.start_soon(watch_rot, arena)
         await trio.sleep(1.0)
         await _strike(options, arena)
         await _heal(arena, network)

@@ -5,13 +5,16 @@ from __future__ import annotations
 import errno
 import random
 import stat
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import pytest
+import trio
+from trio.testing import wait_all_tasks_blocked
 
 from tools.chaos_kit.command_line import main, plan_rounds
 from tools.chaos_kit.disks import DiskKind
-from tools.chaos_kit.faults import FAULTS, Strike
+from tools.chaos_kit.drive import Rot, watch_rot
+from tools.chaos_kit.faults import FAULTS, Arena, Strike
 from tools.chaos_kit.fuse import FuseError
 from tools.chaos_kit.power_disk import PAGE_BYTES, PowerModel
 from tools.chaos_kit.record import Record, Sent
@@ -22,6 +25,11 @@ from tools.chaos_kit.workload import key_of
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from trio.testing import MockClock
+
+    from tools.chaos_kit.disks import Disks
+    from tools.chaos_kit.nodes import ChaosCluster
 
 FILE = stat.S_IFREG | 0o600
 
@@ -195,3 +203,21 @@ def test_a_key_is_found_for_each_partition() -> None:
 def test_a_fault_that_does_not_exist_is_refused(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert main(["--faults", "earthquake", "--folder", str(tmp_path / "none")]) == 2
     assert "earthquake" in capsys.readouterr().err
+
+
+async def test_rot_is_measured_when_it_is_repaired_and_not_at_the_end(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    path = tmp_path / "1.segment"
+    path.write_bytes(b"rotten")
+    rot = Rot(1, path, 0, ord("g"), 0.0)
+    # Of these it needs nothing.
+    arena = Arena(cast("ChaosCluster", None), cast("Disks", None), {}, random.Random(1), Record(), print, rot=[rot])
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(watch_rot, arena)
+        await wait_all_tasks_blocked()
+        assert arena.rot == [rot]
+        path.write_bytes(b"gotten")
+        await trio.sleep(1.0)
+        assert (arena.rot, len(arena.measures["rot repaired"])) == ([], 1)
+        nursery.cancel_scope.cancel()
