@@ -771,6 +771,7 @@ def _peer_options(settings: Settings) -> PeerOptions:
         connect_ms=settings.timeouts.peer_connect_ms,
         handshake_ms=settings.timeouts.handshake_ms,
         idle_ms=max(5_000, 5 * settings.raft.election_ms),
+        unacknowledged_ms=2 * settings.raft.election_ms,
         down_jitter_ms=settings.raft.disconnect_jitter_ms,
     )
 

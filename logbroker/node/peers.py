@@ -14,6 +14,7 @@ import logging
 import os
 import socket
 import ssl
+import sys
 from collections import deque
 from dataclasses import dataclass, field
 from itertools import islice
@@ -56,7 +57,11 @@ _NETWORK_ERRORS = (OSError, trio.BrokenResourceError, trio.ClosedResourceError, 
 @final
 @dataclass(frozen=True, slots=True)
 class PeerOptions:
-    """Times in ms. `idle_ms`: nodes say something at every tick, so a link that is silent this long is dead."""
+    """Times in ms. `idle_ms`: nodes say something at every tick, so a link that is silent this long is dead.
+
+    `unacknowledged_ms`: so is one whose bytes the other machine has not acknowledged for this long. TCP repeats them
+    with growing pauses, so that a link which was cut stays silent for as long again after the network has healed.
+    """
 
     max_frame_bytes: int
     max_buffer_bytes: int = 64 << 20
@@ -64,6 +69,7 @@ class PeerOptions:
     handshake_ms: int = 5_000
     idle_ms: int = 5_000
     send_ms: int = 10_000
+    unacknowledged_ms: int = 2_000
     least_backoff_ms: int = 50
     most_backoff_ms: int = 2_000
     down_least_ms: int = 10
@@ -354,6 +360,12 @@ class Peers:
                 await self._new_link.wait()
                 self._new_link = trio.Event()
 
+    def _tune(self, stream: trio.SocketStream) -> None:
+        stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, True)
+        stream.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
+        if sys.platform == "linux":
+            stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, self._options.unacknowledged_ms)
+
     # Dialling and sending.
 
     async def _keep_link(self, link: _Link) -> None:
@@ -408,7 +420,7 @@ class Peers:
         host, port = split_address(link.address)
         with trio.fail_after(self._options.connect_ms / 1000):
             tcp = await trio.open_tcp_stream(host, port)
-        _tune(tcp)
+        self._tune(tcp)
         if self._tls is None:
             return tcp
         return trio.SSLStream(
@@ -467,7 +479,7 @@ class Peers:
             await trio.aclose_forcefully(stream)
 
     async def _serve(self, tcp: trio.SocketStream) -> None:
-        _tune(tcp)
+        self._tune(tcp)
         stream: trio.abc.Stream = tcp
         splitter = FrameSplitter(MAX_HELLO_BYTES)
         self._handshakes += 1
@@ -611,11 +623,6 @@ async def _receive_one(stream: trio.abc.Stream) -> memoryview:
 async def _wait_redial(link: _Link, scope: trio.CancelScope) -> None:
     await link.redial.wait()
     scope.cancel()
-
-
-def _tune(stream: trio.SocketStream) -> None:
-    stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, True)
-    stream.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
 
 
 def _first_line(group: BaseExceptionGroup[BaseException]) -> str:

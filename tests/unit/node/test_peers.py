@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ssl
+import sys
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -18,6 +19,7 @@ from logbroker.node.peer_frames import (
     FrameKind,
     Hello,
     InitialNodeRow,
+    Welcome,
     decode_welcome,
     encode_opening,
     frame,
@@ -367,6 +369,26 @@ async def test_a_link_without_a_word_for_too_long_is_closed() -> None:
             with trio.fail_after(5):
                 assert await stream.receive_some(1) == b""
             await until(lambda: two.silent == [ONE], "the silence is told")
+        nursery.cancel_scope.cancel()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="TCP_USER_TIMEOUT is Linux's own")
+async def test_a_link_whose_bytes_are_not_acknowledged_is_given_up() -> None:
+    # Nothing else would end it.
+    options = replace(OPTIONS, unacknowledged_ms=100, send_ms=600_000, max_buffer_bytes=64 << 20)
+    one, two = Side(ONE, options=options), Side(TWO)
+    async with trio.open_nursery() as nursery:
+        await one.listen(nursery)
+        [listener] = await trio.open_tcp_listeners(0, host="127.0.0.1")
+        one.peers.set_address(TWO, f"127.0.0.1:{listener.socket.getsockname()[1]}")
+        async with listener, await listener.accept() as stream:
+            await stream.receive_some(1 << 10)
+            await stream.send_all(encode_opening(Welcome(PROTOCOL_VERSION, "", b"", TWO, two.incarnation)))
+            await until(lambda: one.up == [TWO], "the link is up")
+            for _ in range(40):
+                # More than the other side's kernel takes from it, which reads no more.
+                one.peers.send(TWO, FrameKind.RAFT, bytes(1 << 20))
+            await until(lambda: one.lost == [TWO], "it is given up")
         nursery.cancel_scope.cancel()
 
 
