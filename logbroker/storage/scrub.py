@@ -39,8 +39,8 @@ SLICE_COST_BYTES = 1 << 20
 ENTRY_COST_BYTES = 4 << 10
 STEP_BYTES = 32 << 10
 """Read of a segment at once: some hundred of the smallest entries, all checked before anybody looks at the cost."""
-FIRST_ROUND_MS = 60_000
-"""A node that has just started has better things to do."""
+FIRST_ROUND_MS = 5_000
+"""A node that has just started has better things to do; but one that never lives long is to be read too."""
 
 
 @final

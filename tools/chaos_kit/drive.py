@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
 # What has to happen within: produce refused, and taken again after there is room; an ack while it is refused.
 REFUSE_S, TAKE_S, ACK_S = 40.0, 10.0, 10.0
-# A scrubber leaves a node that has just started alone for a minute.
-MEND_S = 120.0
+# A scrubber leaves a node that has just started alone for some seconds, and then reads so little at once.
+MEND_S = 60.0
 _ROT_POLL_S = 0.2
 _MINORITY_S = 8.0
 _BULK_BYTES = 60_000

@@ -115,6 +115,20 @@ def test_reading_is_bounded_by_the_rate_and_a_small_entry_costs_a_page() -> None
     assert made.made(made.store, NO_SCRUB).next_slice(1 << 40) is None
 
 
+def test_a_node_that_is_started_again_every_ten_seconds_is_read_all_the_same() -> None:
+    made = Scrubbed()
+    made.disk.flip_bit(SEGMENT, SEGMENT_HEADER_BYTES + HEAD_BYTES + 10, 1)
+    for _ in range(3):
+        made.scrubber = made.made(made.store, ScrubOptions())
+        for _ in range(100):
+            made.now_ms += 100
+            job = made.scrubber.next_slice(made.now_ms)
+            if job is not None:
+                job.run()
+                made.scrubber.on_done(job, made.now_ms)
+    assert made.damaged == [made.log]
+
+
 @pytest.mark.parametrize("at", [HEAD_BYTES + 10, 20], ids=["payload", "head"])
 def test_a_rotten_entry_is_noted_so_that_it_is_fetched(at: int) -> None:
     made = Scrubbed()
