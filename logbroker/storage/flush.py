@@ -72,6 +72,8 @@ class FlushJob:
     dead_directories: tuple[str, ...] = ()
     notes: list[str] = field(default_factory=list)
     """What the operator should know though nothing failed."""
+    incomplete: set[ReplicaId] = field(default_factory=set)
+    """Replicas whose rows could not all be made again."""
 
     def run(self) -> None:
         """Write, sync, record, index, unlink.
@@ -109,7 +111,10 @@ class FlushJob:
         for dropped in self.dropped:
             self.index.drop_before(dropped.group, dropped.replica, Index(dropped.segments[-1].last_index + 1))
         for rebuild in self.rebuilds:
-            self.notes.extend(rebuild_rows(self.disk, self.index, rebuild))
+            notes = rebuild_rows(self.disk, self.index, rebuild)
+            if notes:
+                self.incomplete.add(rebuild.replica)
+            self.notes.extend(notes)
 
     def _unlink(self) -> None:
         for dropped in self.dropped:
@@ -154,15 +159,23 @@ def rows_of(entries: Iterable[Entry], segment: SegmentRow, position: int) -> lis
 
 
 def rebuild_rows(disk: Disk, index: OffsetIndex, rebuild: IndexRebuild) -> list[str]:
-    """Make a replica's rows again by walking the heads of its segments; returns what could not be read."""
+    """Make a replica's rows again by walking the heads of its segments; returns what could not be read.
+
+    In a segment they end before the first entry that is missing: what stands behind it may be a write that landed
+    beside its own place, and a row there would have entries mended in wrong places.
+    """
     index.drop(rebuild.group, rebuild.replica)
     notes = []
     for segment in rebuild.segments:
         reader = SegmentReader(disk, rebuild.directory, segment, rebuild.group)
         rows: list[IndexRow] = []
-        next_row_at = SEGMENT_HEADER_BYTES
+        next_row_at = end = SEGMENT_HEADER_BYTES
+        following = segment.base_index
         try:
             for position, head in reader.heads_from(SEGMENT_HEADER_BYTES):
+                if (position, head.index) != (end, following):
+                    raise DamageError(f"{reader.path} at {end}: entry {following} is not where it belongs")
+                following, end = Index(head.index + 1), position + head.encoded_bytes
                 if position >= next_row_at and (head.kind is EntryKind.DATA or not rows):
                     rows.append(IndexRow(head.index, head.base_offset, head.append_ms, segment.base_index, position))
                     next_row_at = position + INDEX_BLOCK_BYTES

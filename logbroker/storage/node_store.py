@@ -351,6 +351,7 @@ class NodeStore:
             stored = self.replicas.get(rebuild.replica)
             if stored is not None and stored.log.state.directory == rebuild.directory:
                 stored.log.needs_reindex = False
+                stored.log.lacks_rows = rebuild.replica in job.incomplete
         self.notes.extend(job.notes)
         self._wal_start = job.record.wal_use
 
@@ -460,7 +461,7 @@ class NodeStore:
             if (stored.log.group, stored.log.replica) in damaged:
                 stored.log.needs_reindex = True
         dropped, self._dropped = self._dropped, []
-        rebuilds = [self._rebuild(stored, pieces) for stored in self.replicas.values() if stored.log.needs_reindex]
+        rebuilds = [self._rebuild(stored, pieces) for stored in self.replicas.values() if stored.log.wants_rows]
         flushed = {piece.log.replica: piece for piece in pieces}
         rows = []
         for replica, stored in self.replicas.items():

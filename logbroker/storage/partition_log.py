@@ -191,6 +191,8 @@ class PartitionLog:
         """A snapshot is being sent from the segments: none may go."""
         self.index_mismatches = 0
         self.needs_reindex = False
+        self.lacks_rows = False
+        """Rows were made again while entries were damaged, and end before them: see `wants_rows`."""
 
     # Raft's view.
 
@@ -209,6 +211,11 @@ class PartitionLog:
     @property
     def is_damaged(self) -> bool:
         return bool(self._state.damaged) and self.first_hole() is not None
+
+    @property
+    def wants_rows(self) -> bool:
+        """Whether the next flush is to make all rows anew: they are wrong, or lacking though all is mended by now."""
+        return self.needs_reindex or (self.lacks_rows and not self._state.damaged)
 
     def holes(self) -> list[tuple[Index, Term]]:
         """Index and term of every damaged entry that still matters, in order."""

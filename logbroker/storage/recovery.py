@@ -454,7 +454,9 @@ class _Recovery:
             row = self._index.floor_by_index(state.group, replica, state.flushed_index)
             if row is None or row.segment_base != state.segments[-1].base_index:
                 rebuild = IndexRebuild(state.group, replica, state.directory, tuple(state.segments))
-                self._notes.extend(rebuild_rows(self._disk, self._index, rebuild))
+                notes = rebuild_rows(self._disk, self._index, rebuild)
+                stored.log.lacks_rows = bool(notes)
+                self._notes.extend(notes)
 
     def _reserve(self, replicas: dict[ReplicaId, StoredReplica]) -> None:
         """Room for what the WAL holds and no segment does yet; on a full disk the ballast is there for that."""

@@ -208,6 +208,44 @@ def test_a_rebuild_over_damage_says_what_it_could_not_read() -> None:
     assert "head checksum" in note
 
 
+def test_rows_end_before_an_entry_that_is_missing_until_it_is_mended() -> None:
+    """What stands behind it may be a write that landed beside its place; a row would make it look right."""
+    disk, index = SimulatedDisk(), DictIndex()
+    store = open_at(disk, index=index)
+    commit(store, births=[A])
+    written = entries(1, 7, size=3350)
+    log = store.replicas[A].log
+    for one in written:
+        write(store, one)
+        log.committed = one.index
+        flush(store)
+    store.request_roll()
+    commit(store)
+    assert flush(store)
+    path = f"{log.state.directory}/{1:020d}.segment"
+    third = SEGMENT_HEADER_BYTES + sum(len(one.head) + len(one.payload) for one in written[:2])
+    disk.flip_bit(path, third + 5, 1)
+    log.note_damage(Index(3))
+    log.needs_reindex = True
+
+    def rebuilt_through() -> int:
+        store.request_roll()
+        commit(store)
+        assert flush(store)
+        row = index.floor_by_index(log.group, A, Index(6))
+        assert row is not None
+        return row.index
+
+    assert (rebuilt_through(), log.needs_reindex) == (1, False)
+    assert rebuilt_through() == 1
+    job = log.repair(written[2])
+    assert job is not None
+    job.run()
+    log.on_repaired(job)
+    assert rebuilt_through() == 6
+    assert not log.lacks_rows
+
+
 def test_a_tree_that_is_gone_or_half_gone_is_removed_all_the_same() -> None:
     disk = SimulatedDisk()
     disk.mkdir("d")
