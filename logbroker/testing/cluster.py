@@ -229,7 +229,10 @@ class SimulatedCluster:
         if len(others) < 2 or not self.membership.is_settled:
             return False
         return all(
-            other.is_whole and all(other.has_durable_configuration(group) for group in self.groups) for other in others
+            other.is_whole
+            and all(other.has_durable_configuration(group) for group in self.groups)
+            and other.has_good_files()
+            for other in others
         )
 
     def wipe(self, node: SimulatedNode, *, restart_after_us: int) -> None:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, final
 
 from logbroker.errors import (
+    DamageError,
     DiskFullError,
     LogBrokerError,
     NotLeaderError,
@@ -36,6 +37,7 @@ from logbroker.storage.index import DictIndex
 from logbroker.storage.node_store import StoreOptions
 from logbroker.storage.partition_log import LogOptions
 from logbroker.storage.recovery import open_store
+from logbroker.storage.segment import SEGMENT_HEADER_BYTES, SegmentReader
 from logbroker.storage.simulated_cache import PAGE_BYTES, Tear
 from logbroker.storage.simulated_disk import SimulatedDisk
 from logbroker.storage.simulated_faults import Action, Effect, Fault, SimulatedCrash, on
@@ -873,8 +875,38 @@ class SimulatedNode:
             return False
         return not any(replica.log.is_damaged for replica in engine.replicas.values())
 
+    def has_good_files(self) -> bool:
+        """Every flushed entry stands in its place, read from the disk: also what rotted and nobody has read since."""
+        if self.engine is None:
+            return False
+        logs = [replica.log for replica in self.engine.replicas.values()]
+        return all(
+            _is_intact(SegmentReader(self.disk, log.state.directory, segment, log.group), log.log_start_index)
+            for log in logs
+            for segment in log.state.segments
+        )
+
     def _count(self, what: str, times: int = 1) -> None:
         self.counts[what] = self.counts.get(what, 0) + times
+
+
+def _is_intact(reader: SegmentReader, log_start_index: Index) -> bool:
+    """Whether a segment holds all its entries, each in its place; where all of them expired nothing is asked."""
+    segment = reader.row
+    if segment.last_index < log_start_index:
+        return True
+    try:
+        position = SEGMENT_HEADER_BYTES
+        for index in range(segment.base_index, segment.last_index + 1):
+            entry = reader.entry_at(position)
+            if entry.index != index:
+                return False
+            position += len(entry.head) + len(entry.payload)
+    except DamageError:
+        return False
+    finally:
+        reader.close()
+    return position == segment.length_bytes
 
 
 def _last_append_ms(log: Any) -> int:  # noqa: ANN401 - PartitionLog, whose last entry may be in a segment

@@ -7,6 +7,7 @@ import pytest
 from logbroker.node import engine
 from logbroker.node.partition_service import PartitionService
 from logbroker.raft import leader as leader_module
+from logbroker.storage.segment import segment_path
 from logbroker.testing.network import Cut
 from logbroker.testing.scenarios.cluster_script import ClusterScript
 from logbroker.testing.scheduler import US_PER_S
@@ -89,3 +90,19 @@ def test_a_poll_that_sleeps_through_what_comes_is_noticed(
     script.produce()
     with pytest.raises(Violation, match="who asks gets what there is"):
         script.run(4_000)
+
+
+def test_nothing_is_lost_elsewhere_while_what_rotted_was_not_read_again(script: ClusterScript) -> None:
+    for _ in range(5):
+        script.produce()
+    one, other = script.followers()
+    assert one.engine is not None
+    one.engine.store.request_roll()
+    script.produce()
+    script.run(2_000)
+    (log,) = (replica.log for replica in one.engine.replicas.values())
+    (segment,) = log.state.segments
+    assert script.cluster.may_lose_data_on(other)
+    one.disk.flip_bit(segment_path(log.state.directory, segment.base_index), segment.length_bytes - 1, 1)
+    assert one.is_whole
+    assert not script.cluster.may_lose_data_on(other)
