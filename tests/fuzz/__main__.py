@@ -11,9 +11,17 @@ import random
 import sys
 import time
 import traceback
-from typing import TYPE_CHECKING
+from contextlib import nullcontext
+from typing import TYPE_CHECKING, Any
 
-from tests.fuzz.decoders import DECODERS, run
+try:
+    import atheris  # type: ignore[import-not-found,import-untyped,unused-ignore]  # not a dependency
+except ImportError:
+    atheris: Any = None  # type: ignore[no-redef,unused-ignore]
+
+# Of the libraries below nothing is to be learned, and to watch them all takes a minute.
+with nullcontext() if atheris is None else atheris.instrument_imports(include=["logbroker", "logbroker_client"]):
+    from tests.fuzz.decoders import DECODERS, run
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -97,9 +105,7 @@ def mutated(decoder: Decoder, rng: random.Random) -> bytes:
 
 def guided(names: Sequence[str], *, seconds: float) -> int:
     """One after the other under atheris, which ends the process at the first finding."""
-    try:
-        import atheris  # type: ignore[import-not-found,import-untyped,unused-ignore]  # not a dependency
-    except ImportError:
+    if atheris is None:
         print("SKIPPED: atheris is not installed (pip install atheris); --blind goes without it")
         return SKIPPED
     if len(names) != 1:
@@ -119,7 +125,6 @@ def guided(names: Sequence[str], *, seconds: float) -> int:
             return mutated(decoder, rng)[:max_size]
         return bytes(atheris.Mutate(data, max_size))
 
-    atheris.instrument_all()
     atheris.Setup([sys.argv[0], f"-max_total_time={int(seconds)}", "-timeout=1"], one, custom_mutator=change)
     atheris.Fuzz()
     return 0
