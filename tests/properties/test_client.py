@@ -148,7 +148,7 @@ def test_every_message_is_delivered_once_and_acked(seed: int, rate: float) -> No
                     for offset in chance.sample(range(start, end), end - start):
                         seen.append((delivery.partition, offset))
                         order_range = [(offset, offset + 1)]
-                        consumer.settler(delivery.partition).add(ACK, delivery.received.lease, order_range)
+                        consumer.inbox.settlers[delivery.partition].add(ACK, delivery.received.lease, order_range)
         if len(seen) == 100:
             break
         shake(world, chance)
@@ -160,5 +160,5 @@ def test_every_message_is_delivered_once_and_acked(seed: int, rate: float) -> No
     for number in range(2):
         partition = cluster.partition("orders", number)
         assert partition.acked == set(range(partition.next_offset))
-    assert consumer.error is None
-    assert all(not settler.unsettled() for settler in consumer.settlers())
+    assert consumer.inbox.error is None
+    assert all(not settler.unsettled() for settler in consumer.inbox.settlers)

@@ -38,8 +38,8 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from logbroker_client.codecs import MessageCodec
-    from logbroker_client.consuming import ConsumerStatistics, Delivery
     from logbroker_client.endpoints import ConnectSettings
+    from logbroker_client.inbox import ConsumerStatistics, Delivery
     from logbroker_client.settling import Order
 
 __all__ = [

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from logbroker_client.calls import Call
     from logbroker_client.client import Client
     from logbroker_client.codecs import MessageCodec
-    from logbroker_client.consuming import ConsumerStatistics
+    from logbroker_client.inbox import ConsumerStatistics
     from logbroker_client.options import ConsumerOptions
     from logbroker_client.settling import Order, SettleBatch
 
@@ -134,11 +134,12 @@ class Consumer(Generic[_B]):
             delivery = core.take()
             if delivery is not None:
                 return MessageBatch(self, delivery)
-            if core.error is not None:
-                raise type(core.error)(core.error.message, hint=core.error.hint)
+            error = core.inbox.error
+            if error is not None:
+                raise type(error)(error.message, hint=error.hint)
             # The block may have ended while this waited.
             self._running()
-            await self._wait_among(core.waiters)
+            await self._wait_among(core.inbox.waiters)
 
     def batches(self) -> AsyncIterator[MessageBatch[_B]]:
         """`async for` over the messages of each receive: the least work for a message."""
@@ -170,7 +171,7 @@ class Consumer(Generic[_B]):
     async def _settle_messages(self, order: Order, messages: Iterable[DeliveredMessage[Any]]) -> None:
         core = self._running()
         put = [
-            (core.settler(partition).add(order, lease, ranges), lease, ranges)
+            (core.inbox.settlers[partition].add(order, lease, ranges), lease, ranges)
             for partition, lease, ranges in _grouped(messages)
         ]
         if not put:
@@ -185,7 +186,7 @@ class Consumer(Generic[_B]):
 
     async def settle(self, order: Order, partition: int, lease: int, ranges: list[tuple[int, int]]) -> None:
         """What `Message.ack` and its like come down to."""
-        batch = self._running().settler(partition).add(order, lease, ranges)
+        batch = self._running().inbox.settlers[partition].add(order, lease, ranges)
         await self._wait_among(batch.waiters)
         error = batch.failure(lease, ranges)
         if error is not None:
@@ -195,7 +196,7 @@ class Consumer(Generic[_B]):
         self._put(self._running(), order, partition, lease, ranges)
 
     def _put(self, core: ConsumerCore, order: Order, partition: int, lease: int, ranges: list[tuple[int, int]]) -> None:
-        batch = core.settler(partition).add(order, lease, ranges)
+        batch = core.inbox.settlers[partition].add(order, lease, ranges)
         unwatched = self._unwatched
         if unwatched:
             last_batch, last_lease, known = unwatched[-1]
@@ -228,7 +229,7 @@ class Consumer(Generic[_B]):
 
     async def _settle_all(self, core: ConsumerCore) -> None:
         await self._checkpoint()
-        for settler in core.settlers():
+        for settler in core.inbox.settlers:
             for batch in settler.unsettled():
                 if not batch.is_done:
                     await self._wait_among(batch.waiters)

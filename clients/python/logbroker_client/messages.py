@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from logbroker.record.batch import Headers
     from logbroker.wire.requests import BatchPart
     from logbroker_client.codecs import MessageCodec
-    from logbroker_client.consuming import Delivery
+    from logbroker_client.inbox import Delivery
 
 # What a codec makes of the value of a message; without a codec it is the value.
 _B_co = TypeVar("_B_co", covariant=True, default=bytes)

@@ -8,7 +8,8 @@ from tests.fake_broker import Answer, Drop, FakeCluster, FakeNode, Hold
 from tests.unit.client.world import World, send
 
 if TYPE_CHECKING:
-    from logbroker_client.consuming import ConsumerCore, Delivery
+    from logbroker_client.consuming import ConsumerCore
+    from logbroker_client.inbox import Delivery
 
 
 def cluster_of(nodes: int = 1, partitions: int = 1) -> FakeCluster:
@@ -44,7 +45,7 @@ def test_messages_that_are_there_arrive() -> None:
 def test_messages_that_come_later_end_the_wait() -> None:
     world = World(cluster_of())
     consumer = world.consumer()
-    consumer.waiters["task"] = None
+    consumer.inbox.waiters["task"] = None
     assert consumer.take() is None
     fill(world, 1)
     assert "task" in world.woken
@@ -142,7 +143,7 @@ def test_a_consumer_outlives_a_long_absence_of_the_cluster() -> None:
     consumer = world.consumer()
     world.stop(1)
     world.advance(300)
-    assert consumer.error is None
+    assert consumer.inbox.error is None
     world.down.clear()
     world.advance(3)
     fill(world, 1)
@@ -174,8 +175,8 @@ def test_an_error_that_stays_is_kept_for_the_application() -> None:
         NotFoundError("no group default") if isinstance(request, Receive) else None
     )
     consumer = world.consumer()
-    consumer.waiters["task"] = None
-    assert isinstance(consumer.error, NotFoundError)
+    consumer.inbox.waiters["task"] = None
+    assert isinstance(consumer.inbox.error, NotFoundError)
     asked = len(world.node(1).of(Receive))
     world.advance(10)
     assert len(world.node(1).of(Receive)) == asked
@@ -247,4 +248,4 @@ def test_a_server_that_leases_more_than_was_asked_is_not_believed() -> None:
             answer if isinstance(request, Receive) else None
         )
         consumer = world.consumer()
-        assert isinstance(consumer.error, RemoteProtocolError)
+        assert isinstance(consumer.inbox.error, RemoteProtocolError)

@@ -9,7 +9,7 @@ from logbroker.errors import CorruptBatchError, InvalidArgumentError
 from logbroker.ids import Offset
 from logbroker.record.batch import encode_values, repack, stamp
 from logbroker.wire.requests import BatchPart, Received
-from logbroker_client.consuming import Delivery
+from logbroker_client.inbox import Delivery
 from logbroker_client.messages import MessageBatch
 from logbroker_client.settling import ACK, Order, Verb
 

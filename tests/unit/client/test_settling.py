@@ -22,7 +22,7 @@ def leased(count: int = 10) -> tuple[World, Settler]:
     world.settle()
     consumer = world.consumer()
     assert consumer.take() is not None
-    return world, consumer.settler(0)
+    return world, consumer.inbox.settlers[0]
 
 
 @pytest.mark.parametrize(
