@@ -108,7 +108,16 @@ class Limits(BaseModel):
         "those that hold more than their share are not read from, or closed.",
     )
     max_waiting_receives: int = Field(
-        default=10_000, ge=1, le=100_000, description="Receives waiting for messages on one node."
+        default=10_000, ge=1, le=100_000, description="Receives waiting for messages, and streams, on one node."
+    )
+    max_credit_count: int = Field(
+        default=100_000, ge=1, le=1_000_000, description="Messages that one stream may push without another word."
+    )
+    max_credit_bytes: int = Field(
+        default=64 * MIB,
+        ge=4 * MIB,
+        le=GIB,
+        description="The same in bytes of batches; at a connection that is slow waits one delivery of each stream.",
     )
     max_queues: int = Field(default=1_000, ge=1, le=10_000, description="Queues of the cluster.")
     max_partitions_per_queue: int = Field(default=64, ge=1, le=1_024, description="Partitions of one queue.")

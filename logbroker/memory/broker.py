@@ -248,6 +248,8 @@ class MemoryBroker:
         for group in [group for group in self._partitions if group not in rows]:
             gone = self._partitions.pop(group)
             gone.service.on_leadership_lost(partial(NotFoundError, "the queue was deleted"))
+        for connection in list(self._connections):
+            connection.check_streams()
         for group, row in rows.items():
             partition = self._partitions.get(group)
             if partition is None:

@@ -43,6 +43,10 @@ class MemoryConnection:
             self._session.on_sent(len(message))
         return message
 
+    def check_streams(self) -> None:
+        """Partitions may be gone."""
+        self._session.check_streams()
+
     def end(self) -> None:
         """The client is gone."""
         self._session.end()

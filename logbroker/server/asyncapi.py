@@ -17,7 +17,15 @@ from logbroker.wire import json_messages, requests
 from logbroker.wire.failures import CODES
 from logbroker.wire.json_numbers import MAX_NUMBER, SAFE_NUMBER
 from logbroker.wire.json_types import DEFAULTS, REPLIES, REQUESTS, given, kind_of, to_builtins, told
-from logbroker.wire.requests import JSON_SUBPROTOCOL, PROTOCOL_VERSION, REPLY_OF, STREAM_PATH, SUBPROTOCOL, Error
+from logbroker.wire.requests import (
+    JSON_SUBPROTOCOL,
+    PROTOCOL_VERSION,
+    PUSHES_OF,
+    REPLY_OF,
+    STREAM_PATH,
+    SUBPROTOCOL,
+    Error,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -44,8 +52,9 @@ _DESCRIPTION = f"""Queues over a WebSocket at {STREAM_PATH}.
 
 Two subprotocols say the same: {SUBPROTOCOL} with binary messages, and {JSON_SUBPROTOCOL} with texts, each of which is
 one of the messages below. The first message is a hello, and nothing follows it before the welcome. Every request has
-one reply with its `rid`, of the kind named at its operation or an error; replies come in any order. An error with a rid
-of 0 belongs to the connection and is its last word."""
+one reply with its `rid`, of the kind named at its operation or an error; replies come in any order. A subscribe has any
+number of deliveries before its reply, with the same `rid`. An error with a rid of 0 belongs to the connection and is
+its last word."""
 
 
 def document() -> dict[str, Any]:
@@ -112,6 +121,16 @@ def _operations() -> Iterator[tuple[str, dict[str, Any]]]:
                     "channel": _CHANNEL,
                     "messages": [{"$ref": f"{_MESSAGES}{kind_of(answer)}"} for answer in answers],
                 },
+            },
+        )
+    for asked, pushed in PUSHES_OF.items():
+        yield (
+            f"push_{kind_of(pushed)}",
+            {
+                "action": "send",
+                "channel": _CHANNEL,
+                "summary": f"What a {kind_of(asked)} brings before its reply, any number of times, with its rid.",
+                "messages": [{"$ref": f"{_MESSAGES}{kind_of(pushed)}"}],
             },
         )
     yield (

@@ -16,6 +16,7 @@ from logbroker.wire.requests import (
     CreateGroup,
     CreateQueue,
     CreateToken,
+    Credit,
     DeleteGroup,
     DeleteQueue,
     DeleteToken,
@@ -34,6 +35,8 @@ from logbroker.wire.requests import (
     Revive,
     Rewind,
     Status,
+    Subscribe,
+    Unsubscribe,
 )
 
 if TYPE_CHECKING:
@@ -84,6 +87,9 @@ RULES: dict[type[Request], Rule | Filtered] = {
     Reject: Rule((Rights.CONSUME,), _queue),
     ListDead: Rule((Rights.CONSUME,), _queue),
     Revive: Rule((Rights.REWIND,), _queue),
+    Subscribe: Rule((Rights.CONSUME,), _queue),
+    Credit: Rule((Rights.CONSUME,), _queue),
+    Unsubscribe: Rule((Rights.CONSUME,), _queue),
     CreateQueue: Rule((Rights.ADMIN,), _name),
     AlterQueue: Rule((Rights.ADMIN,), _name),
     DeleteQueue: Rule((Rights.ADMIN,), _name),

@@ -57,6 +57,11 @@ class Measures:
     messages_out: int = 0
     bytes_out: int = 0
     waiting_receives: int = 0
+    """Streams are among them."""
+    streams: int = 0
+    starved_streams: int = 0
+    """Of these, those that wait for credit."""
+    pushed_deliveries: int = 0
     held_bytes: int = 0
     """What unanswered requests and unwritten replies of all connections take in memory, at the most."""
     requests: dict[str, Durations] = field(default_factory=dict)

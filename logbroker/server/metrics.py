@@ -211,7 +211,10 @@ def _connections(measures: Measures) -> Iterator[Metric]:
 
 
 def _requests(measures: Measures) -> Iterator[Metric]:
-    yield _gauge("logbroker_waiting_receives", "Receives without their reply.", measures.waiting_receives)
+    yield _gauge("logbroker_waiting_receives", "Receives without their reply, and streams.", measures.waiting_receives)
+    yield _gauge("logbroker_streams", "Subscriptions that are open.", measures.streams)
+    yield _gauge("logbroker_streams_without_credit", "Of these, those that wait for credit.", measures.starved_streams)
+    yield _counter("logbroker_stream_deliveries", "Leases pushed to subscriptions.", measures.pushed_deliveries)
     yield _gauge("logbroker_held_bytes", "Requests without answer and replies not written yet.", measures.held_bytes)
     durations = HistogramMetricFamily(
         "logbroker_request_duration_seconds", "From a request to its reply; a receive's wait counts.", labels=["api"]

@@ -30,12 +30,13 @@ from logbroker.server.auth import authorize
 from logbroker.server.closing import CloseCode, Closing
 from logbroker.server.service import CATCH_UP_S, CatalogueMiss, ClientService, Identity
 from logbroker.wire.protocol import HEADER_COST, ServerProtocol, State
-from logbroker.wire.requests import AnyReply, AnyRequest, Hello, Receive, Welcome
+from logbroker.wire.requests import AnyReply, AnyRequest, Hello, Receive, Subscribe, Welcome
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Mapping
 
     from logbroker.node.requests import Answer, Reply, Request
+    from logbroker.server.streams import Stream
     from logbroker.server.subprotocols import AnyServerProtocol
     from logbroker.wire.requests import Request as WireRequest
 
@@ -95,7 +96,7 @@ class Exchange:
         self.is_last_try = False
         """The catalogue had time to catch up: what is missing from it does not exist."""
         self.is_over = False
-        # What the partition answers with, of a receive: it may have to be told that nobody waits any more.
+        # What the partition answers with, of a receive or a stream: it may have to be told that nobody waits any more.
         self._asked: Answer | None = None
 
     @property
@@ -127,7 +128,7 @@ class Exchange:
         """
         self.group = group
         answer = partial(self._answer, on_reply, on_error or self.fail)
-        if isinstance(self.request, Receive):
+        if isinstance(self.request, Receive | Subscribe):
             self._asked = answer
         self.service.backend.submit(group, request, answer)
 
@@ -191,6 +192,8 @@ class Session:
         """Of the catalogue by which `identity` was looked up."""
         self.name = ""
         """What the client calls itself."""
+        self.streams: dict[int, Stream] = {}
+        """By the rid of their Subscribe, which is open."""
         self._transport = transport
         self._handlers = handlers
         self._opened_s = now_s
@@ -198,6 +201,9 @@ class Session:
         self._open: dict[int, Exchange] = {}
         self._inflight_bytes = 0
         self._taken_bytes = 0
+        self._written_bytes = 0
+        # Streams that wait for what is sent.
+        self._resting: dict[Stream, None] = {}
         self._sending_bytes = 0
         # Of `held_bytes`, what was added to that of the node.
         self._accounted_bytes = 0
@@ -277,12 +283,44 @@ class Session:
         measures.messages_out += 1
         measures.bytes_out += message_bytes
         self._sending_bytes = 0
+        self._written_bytes = self._taken_bytes
         self._account()
         unwritten = self._unwritten
         while unwritten and unwritten[0][0] <= self._taken_bytes:
             _, group, lease, _ = unwritten.popleft()
             self.service.handover.written((group, lease), self)
         self._transport.wake_reader()
+        self.resume()
+
+    # Streams.
+
+    def has_written(self, end: int) -> bool:
+        """Whether what `hand_over` gave this end for was handed to the operating system."""
+        return end <= self._written_bytes
+
+    def rest(self, stream: Stream) -> None:
+        """Let a stream go on after something was sent."""
+        self._resting[stream] = None
+
+    def resume(self) -> None:
+        """Let the streams that rest look whether they can go on. Raises nothing."""
+        resting, self._resting = self._resting, {}
+        for stream in resting:
+            self._on_stream(stream, stream.advance)
+
+    def check_streams(self) -> None:
+        """End those that have lost their partition, and let others go on where there is room that others have made."""
+        for stream in list(self.streams.values()):
+            self._on_stream(stream, stream.check)
+        self.resume()
+
+    def _on_stream(self, stream: Stream, act: Callable[[], None]) -> None:
+        # Some who call this must not be stopped: a mistake made here is this connection's.
+        try:
+            act()
+        except Exception:
+            logger.exception("stream_failed queue=%s", stream.queue)
+            self.crash()
 
     # Replies.
 
@@ -291,10 +329,18 @@ class Session:
         self._forget(exchange)
         service = self.service
         service.measures.note_request(type(exchange.request).__name__, service.clock() - exchange.began_s)
+        return self._put(self._protocol.reply, reply, body)
+
+    def push(self, reply: AnyReply, body: bytes) -> bool:
+        """Put what comes before the reply of an open exchange into the buffer; as `finish`."""
+        return self._put(self._protocol.push, reply, body)
+
+    def _put(self, send: Callable[[AnyReply, bytes], None], reply: AnyReply, body: bytes) -> bool:
+        service = self.service
         if self._protocol.state is State.CLOSED or (self.closing is not None and not self.closing.flushes):
             self._account()
             return False
-        self._protocol.reply(reply, body)
+        send(reply, body)
         self._account()
         limits, node_bytes, own_bytes = service.limits, service.measures.held_bytes, self._protocol.held_bytes
         if own_bytes > limits.max_reply_bytes:
@@ -307,10 +353,15 @@ class Session:
         self._transport.wake_reader()
         return True
 
-    def hand_over(self, group: GroupId, lease: LeaseId, consumer_group: GroupName) -> None:
-        """The reply put in last carries this lease: it goes back if the reply is never written."""
-        self._unwritten.append((self._taken_bytes + self._protocol.pending_bytes, group, lease, consumer_group))
+    def hand_over(self, group: GroupId, lease: LeaseId, consumer_group: GroupName) -> int:
+        """The reply put in last carries this lease: it goes back if the reply is never written.
+
+        Gives the position in the outgoing bytes where that reply ends.
+        """
+        end = self._taken_bytes + self._protocol.pending_bytes
+        self._unwritten.append((end, group, lease, consumer_group))
         self.service.handover.begin((group, lease), self)
+        return end
 
     def start(self, exchange: Exchange, work: Callable[[], Awaitable[AnyReply]]) -> None:
         """Carry out what has to wait, in a task that ends with the connection."""
@@ -346,6 +397,7 @@ class Session:
             return
         if self._is_still_welcome():
             self._end_overdue(now_s)
+            self.check_streams()
 
     def is_stuck(self) -> bool:
         """The client takes nothing, or does not let go: the connection is to be dropped without another word."""
@@ -408,8 +460,9 @@ class Session:
         self.close(Closing(CloseCode.SERVER_ERROR, "the server made a mistake; its log says which", flushes=False))
 
     def stop_waiting(self) -> None:
-        """The node stops: long polls are answered at once; the rest has its time still."""
-        for exchange in [exchange for exchange in self._open.values() if isinstance(exchange.request, Receive)]:
+        """The node stops: long polls and streams are answered at once; the rest has its time still."""
+        waiting = [one for one in self._open.values() if isinstance(one.request, Receive | Subscribe)]
+        for exchange in waiting:
             exchange.abandon()
             exchange.fail(ShuttingDownError(f"node {self.service.backend.node} is shutting down"))
 
@@ -539,8 +592,11 @@ class Session:
         exchange = Exchange(self, request, held_bytes, began_s=now_s, deadline_s=now_s + service.request_s)
         self._open[request.rid] = exchange
         self._inflight_bytes += held_bytes
-        if isinstance(request, Receive):
-            exchange.deadline_s += min(request.wait_ms, service.max_wait_ms) / 1000
+        if isinstance(request, Receive | Subscribe):
+            if isinstance(request, Receive):
+                exchange.deadline_s += min(request.wait_ms, service.max_wait_ms) / 1000
+            else:
+                exchange.deadline_s = float("inf")
             service.measures.waiting_receives += 1
             if service.measures.waiting_receives > service.limits.max_waiting_receives:
                 exchange.fail(
@@ -591,5 +647,10 @@ class Session:
         if self._open.pop(exchange.rid, None) is None:
             return
         self._inflight_bytes -= exchange.held_bytes
-        if isinstance(exchange.request, Receive):
+        if isinstance(exchange.request, Receive | Subscribe):
             self.service.measures.waiting_receives -= 1
+        stream = self.streams.pop(exchange.rid, None)
+        if stream is not None:
+            self._resting.pop(stream, None)
+            self.service.measures.streams -= 1
+            stream.end()

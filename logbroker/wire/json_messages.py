@@ -1,4 +1,4 @@
-"""The messages of a produce and of a receive in JSON: made into a record batch, and taken out of batches.
+"""The messages of a produce and of a receive or a stream in JSON: made into a record batch, and taken out of batches.
 
 A value or key is UTF-8 text, or base64 in a field of its own. On the way out the server opens batches that a stranger
 has made, so the work and the text of one reply have bounds: what is beyond them is named by its offset and not shown.
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from logbroker.record.batch import Headers
-    from logbroker.wire.requests import BatchPart, Received
+    from logbroker.wire.requests import BatchPart, Delivered, Received
 
 MAX_GIVEN_MESSAGES = 10_000
 MAX_SHOWN_BYTES = 4 * 1024 * 1024
@@ -76,7 +76,7 @@ class GivenMessages(Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
 
 @final
 class DeliveredMessage(Struct, frozen=True, omit_defaults=True, kw_only=True):
-    """A message of a receive. With a `problem` it is leased and cannot be shown; it can be acked or nacked like any."""
+    """A leased message. With a `problem` it cannot be shown; it can be acked or nacked like any."""
 
     offset: str
     deliveries: str
@@ -168,8 +168,8 @@ class _Left:
     opened_bytes: int = MAX_OPENED_BYTES
 
 
-def delivered(reply: Received, body: bytes, *, limits: BatchLimits) -> list[msgspec.Raw]:
-    """Every message of a receive as a text of JSON; `body` is that of the reply.
+def delivered(reply: Received | Delivered, body: bytes, *, limits: BatchLimits) -> list[msgspec.Raw]:
+    """Every message of a receive or a delivery as a text of JSON; `body` is that of the reply.
 
     What cannot be read, and what is too much to be shown together, is there with the reason.
     """

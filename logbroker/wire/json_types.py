@@ -2,8 +2,8 @@
 
 A struct that is an array on the binary wire is an object here, with the names of its fields; its kind is the name of
 its class in small letters. Numbers are told as text, always, and taken in either form (`json_numbers`). What a person
-types by hand may leave out what `DEFAULTS` fills in. Only the messages of a produce and of a receive have a form of
-their own, in `json_messages`; on the binary wire they are no part of a header either.
+types by hand may leave out what `DEFAULTS` fills in. Only the messages of a produce, a receive and a delivery have a
+form of their own, in `json_messages`; on the binary wire they are no part of a header either.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from logbroker.wire.requests import (
     AnyReply,
     AnyRequest,
     CreateQueue,
+    Delivered,
     Extend,
     ListDead,
     Nack,
@@ -35,6 +36,7 @@ from logbroker.wire.requests import (
     Release,
     Revive,
     Rewind,
+    Subscribe,
 )
 
 if TYPE_CHECKING:
@@ -61,6 +63,14 @@ DEFAULTS: dict[type[Struct], dict[str, object]] = {
     Reject: {"partition": 0, "group": "default"},
     ListDead: {"partition": 0, "group": "default"},
     Revive: {"partition": 0, "group": "default"},
+    Subscribe: {
+        "partition": 0,
+        "group": "default",
+        "hide_ms": 30_000,
+        "credit_bytes": 4 * 1024 * 1024,
+        "max_count": 10,
+        "max_bytes": 256 * 1024,
+    },
     CreateQueue: {"settings": {}},
 }
 """What may be left out in JSON and not in binary."""
@@ -68,6 +78,7 @@ DEFAULTS: dict[type[Struct], dict[str, object]] = {
 EXTRA: dict[type[Struct], tuple[tuple[str, Any], ...]] = {
     Produce: tuple((field.name, field) for field in msgspec.structs.fields(GivenMessages)),
     Received: (("messages", list[DeliveredMessage]),),
+    Delivered: (("messages", list[DeliveredMessage]),),
 }
 """What stands in the body on the binary wire."""
 

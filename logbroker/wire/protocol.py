@@ -11,8 +11,9 @@ The rules, each held on both sides:
 3. A rid names one outstanding request; it is free again when its reply is made.
 4. At most `max_outstanding` requests are outstanding, pings aside.
 5. A reply is of the kind that its request asks for, or Error.
-6. Bodies stand only where they mean something: Produce, and Received, whose parts they are.
-7. The headers of one message of a client are at most `MAX_MESSAGE_HEADER_BYTES`, and `max_outstanding` of them pings.
+6. Before its reply, a Subscribe has any number of Delivered with its rid.
+7. Bodies stand only where they mean something: Produce, and Received and Delivered, whose parts they are.
+8. The headers of one message of a client are at most `MAX_MESSAGE_HEADER_BYTES`, and `max_outstanding` of them pings.
 
 Whatever breaks them is RemoteProtocolError, and the connection is of no more use. Nothing here waits,
 reads a clock or knows a socket; deadlines and back-pressure are the transport's.
@@ -30,9 +31,11 @@ from logbroker.wire.requests import (
     NO_REQUEST,
     OLDEST_VERSION,
     PROTOCOL_VERSION,
+    PUSHES_OF,
     REPLY_OF,
     AnyReply,
     AnyRequest,
+    Delivered,
     Error,
     Hello,
     Ping,
@@ -215,6 +218,17 @@ class ServerProtocol:
         elif asked is None:
             self._state = State.CLOSED
 
+    def push(self, reply: AnyReply, body: bytes = b"") -> None:
+        """Send what comes before the reply of an outstanding request.
+
+        Raises:
+            LocalProtocolError: no such request, or it has nothing of the kind pushed.
+        """
+        asked = self._outstanding.get(reply.rid)
+        if self._state is not State.OPEN or asked is None or PUSHES_OF.get(asked) is not type(reply):
+            raise LocalProtocolError(f"{type(reply).__name__} with rid {reply.rid} is pushed to nobody")
+        self._buffer.append(encode_header(reply), body)
+
     def next_message(self, max_message_bytes: int = SEND_MESSAGE_BYTES) -> bytes | None:
         """The next WebSocket message to send, or None when nothing waits."""
         return self._buffer.next_message(max_message_bytes)
@@ -297,7 +311,7 @@ class ClientProtocol(Generic[_Context]):
         return True
 
     def receive(self, message: bytes) -> list[tuple[_Context, AnyReply, bytes]]:
-        """Take one binary WebSocket message and give (context, reply, body) of what it answers.
+        """Take one binary WebSocket message and give (context, reply, body) of what it answers, or pushes before that.
 
         Welcome and Pong do not come out: they show in `state` and `welcome`.
 
@@ -327,13 +341,15 @@ class ClientProtocol(Generic[_Context]):
                 continue
             kind, context = asked
             answer = type(reply)
-            if answer is not REPLY_OF[kind] and answer is not Error:
+            is_last = answer is REPLY_OF[kind] or answer is Error
+            if not is_last and answer is not PUSHES_OF.get(kind):
                 raise RemoteProtocolError(f"{answer.__name__} is no answer to {kind.__name__}")
-            if isinstance(reply, Received):
+            if isinstance(reply, Received | Delivered):
                 _check_parts(reply, body)
             elif body:
                 raise RemoteProtocolError(f"{answer.__name__} has a body of {len(body)} bytes")
-            del outstanding[reply.rid]
+            if is_last:
+                del outstanding[reply.rid]
             replies.append((context, reply, body))
 
     def _take_own(self, reply: AnyReply, body: bytes) -> None:
@@ -376,7 +392,7 @@ class ClientProtocol(Generic[_Context]):
         return contexts
 
 
-def _check_parts(reply: Received, body: bytes) -> None:
+def _check_parts(reply: Received | Delivered, body: bytes) -> None:
     stated_bytes = sum([part.size_bytes for part in reply.parts])
     if stated_bytes != len(body):
         raise RemoteProtocolError(f"parts of {stated_bytes} bytes stand for a body of {len(body)} bytes")

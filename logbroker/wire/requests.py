@@ -43,7 +43,7 @@ class Request(Struct, frozen=True, array_like=True, gc=False):
 
 
 class Reply(Struct, frozen=True, array_like=True, gc=False):
-    """What a server sends; `rid` is the request's. Replies may come in any order."""
+    """What a server sends; `rid` is the request's. Replies to different requests may come in any order."""
 
     rid: Number
 
@@ -476,6 +476,50 @@ class Revive(Request, frozen=True, gc=False, tag=24, kw_only=True):
     ranges: list[Range]
 
 
+@final
+class Subscribe(Request, frozen=True, gc=False, tag=25, kw_only=True):
+    """Have leased messages pushed, as Delivered with this rid, while there is credit for them.
+
+    The rid stays taken until the stream ends: by an Unsubscribe, or by an error, such as `not_leader` when another node
+    leads the partition. Nothing is leased without credit, nor while the last delivery is not on its way yet.
+    """
+
+    queue: Name
+    partition: Number
+    group: Name
+    hide_ms: Number
+    credit_count: Number
+    """So many messages may be pushed, until Credit grants more."""
+    credit_bytes: Number
+    """So many bytes of batches. Pushing rests while the credit is less than the largest batch that there may be, the
+    `max_batch_bytes` of the welcome."""
+    max_count: Number
+    """Of one delivery."""
+    max_bytes: Number
+    """Of one delivery; a single batch may be larger."""
+    consumer: Name = ""
+
+
+@final
+class Credit(Request, frozen=True, gc=False, tag=26, kw_only=True):
+    """Let a stream of this connection push so much more, beside what is left of its credit."""
+
+    queue: Name
+    subscription: Number
+    """The rid of the Subscribe."""
+    credit_count: Number = 0
+    credit_bytes: Number = 0
+
+
+@final
+class Unsubscribe(Request, frozen=True, gc=False, tag=27, kw_only=True):
+    """End a stream of this connection: the Subscribe is answered, and nothing is pushed any more. Leases stay."""
+
+    queue: Name
+    subscription: Number
+    """The rid of the Subscribe."""
+
+
 # --- replies ---
 
 
@@ -595,6 +639,27 @@ class Revived(Reply, frozen=True, gc=False, tag=79, kw_only=True):
     count: Number
 
 
+@final
+class Delivered(Reply, frozen=True, gc=False, tag=80, kw_only=True):
+    """One lease of a stream, whose rid is that of the Subscribe; more may follow. Parts and body are as in Received."""
+
+    lease: Number
+    visible_at_ms: Number
+    hide_left_ms: Number
+    parts: list[BatchPart]
+    credit_count: Number
+    """What is left after this delivery; so for bytes."""
+    credit_bytes: Number
+
+
+@final
+class Unsubscribed(Reply, frozen=True, gc=False, tag=81, kw_only=True):
+    """The stream has ended because the client wanted it, and the rid is free."""
+
+    count: Number
+    """Messages that it delivered in all."""
+
+
 AnyRequest: TypeAlias = (
     Hello
     | Ping
@@ -620,6 +685,9 @@ AnyRequest: TypeAlias = (
     | Reject
     | ListDead
     | Revive
+    | Subscribe
+    | Credit
+    | Unsubscribe
 )
 
 AnyReply: TypeAlias = (
@@ -639,6 +707,8 @@ AnyReply: TypeAlias = (
     | StatusReply
     | DeadList
     | Revived
+    | Delivered
+    | Unsubscribed
 )
 
 REPLY_OF: dict[type[Request], type[Reply]] = {
@@ -666,8 +736,14 @@ REPLY_OF: dict[type[Request], type[Reply]] = {
     Reject: Settled,
     ListDead: DeadList,
     Revive: Revived,
+    Subscribe: Unsubscribed,
+    Credit: Done,
+    Unsubscribe: Done,
 }
 """The reply each request gets; any of them may get `Error` instead."""
+
+PUSHES_OF: dict[type[Request], type[Reply]] = {Subscribe: Delivered}
+"""What may come any number of times before the reply, with the same rid."""
 
 _encoder = msgspec.msgpack.Encoder()
 _request_decoder: msgspec.msgpack.Decoder[AnyRequest] = msgspec.msgpack.Decoder(AnyRequest)

@@ -172,18 +172,17 @@ async def test_the_page_shows_what_happens(tmp_path: Path) -> None:
         await ready.ask("create_queue", name="led")
         await ready.ask("delete_queue", name="led")
         async with websocket_of(bound) as websocket:
-            answer: dict[str, Any] = {}
             for line in lines:
                 text = line[2:]
                 if line.startswith(">"):
                     for name, value in named.items():
                         text = text.replace(f"${name}", value)
                     await websocket.send_message(text)
-                    answer = json.loads(await websocket.get_message())
                     continue
+                answer: dict[str, Any] = json.loads(await websocket.get_message())
                 for name, value in json.loads(text).items():
                     if value == f"${name}":
                         named[name] = answer[name]
                     else:
                         assert answer.get(name) == value, (text, answer)
-    assert len(lines) == 20
+    assert len(lines) == 28

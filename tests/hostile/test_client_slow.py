@@ -14,7 +14,7 @@ import trio
 from logbroker.config.limits import connections_bytes
 from logbroker.ids import LeaseId, Offset
 from logbroker.node.requests import Part, ProduceReply, ProduceRequest, ReceiveReply, ReceiveRequest, ReleaseRequest
-from logbroker.wire.requests import Error, Hello, ListQueues, Ping, Produce, Receive, Welcome
+from logbroker.wire.requests import Error, Hello, ListQueues, Ping, Produce, Receive, Subscribe, Welcome
 from tests.hostile.kit import HANG_S, Stranger, bystander, connected, framed, service_of, soon, until, ws
 from tests.unit.server.kit import FakeBackend, expect
 from tests.unit.server.raw import OFFER, UPGRADE, serving
@@ -31,6 +31,20 @@ HEADS = {
     "chunks that do not come": b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n",
     "a promise to wait": b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\nExpect: 100-continue\r\n\r\n",
 }
+
+
+def subscribe(rid: int) -> Subscribe:
+    return Subscribe(
+        rid,
+        queue="orders",
+        partition=0,
+        group="default",
+        hide_ms=1000,
+        credit_count=100_000,
+        credit_bytes=64 << 20,
+        max_count=1,
+        max_bytes=1 << 20,
+    )
 
 
 def receive(rid: int, *, wait_ms: int = 20_000) -> Receive:
@@ -207,6 +221,39 @@ async def test_replies_that_come_all_at_once_for_who_does_not_read_end_the_conne
             # What was never written goes back: nobody has seen it.
             await until(lambda: service.handover.open_count == 0)
         assert len([request for _, request, _ in backend.asked if isinstance(request, ReleaseRequest)]) >= 80
+
+
+async def test_streams_for_who_does_not_read_lease_no_more_than_fits_and_hold_up_nobody() -> None:
+    service = service_of(limits={"max_reply_bytes": 8 << 20})
+    backend = fake_of(service)
+    async with serving(service) as (listener, port), bystander(port), connected(port) as stranger:
+        await refuse_to_read(stranger)
+        await stranger.greet()
+        streams = [subscribe(rid) for rid in range(2, 12)]
+        await stranger.send(ws(framed(*streams)))
+        await until(lambda: len(backend.asked) == len(streams))
+        peak_bytes = leases = rounds = 0
+        # The partition has messages without end.
+        while any(isinstance(request, ReceiveRequest) for _, request, _ in backend.asked):
+            asked, backend.asked = backend.asked, []
+            for _, request, answer in asked:
+                if not isinstance(request, ReceiveRequest):
+                    continue
+                leases += 1
+                part = Part(bytes(1 << 20), Offset(leases), 1_000, ((leases, leases + 1, 1),))
+                answer(ReceiveReply(LeaseId(70 + leases), 1, 1, (part,)))
+                peak_bytes = max(peak_bytes, service.measures.held_bytes)
+            async with connected(port) as other:
+                await other.greet()
+                await other.send(ws(framed(ListQueues(2))))
+                assert not isinstance(await other.reply(), Error)
+            rounds += 1
+            assert rounds < 200
+        # The credit would let 640 MiB out; what is gone lies in the buffers of the sockets.
+        assert service.measures.pushed_deliveries < 32
+        assert peak_bytes < 8 << 20
+        assert service.measures.closed == {}
+        assert listener.connection_count >= 2
 
 
 # --- writers that stall ---

@@ -21,12 +21,14 @@ from logbroker.server.handlers.produce import produce
 from logbroker.server.handlers.queues import alter_queue, create_queue, delete_queue, describe_queue
 from logbroker.server.handlers.receive import receive, release
 from logbroker.server.handlers.settle import ack, extend, list_dead, nack, reject, revive
+from logbroker.server.handlers.subscribe import credit, subscribe, unsubscribe
 from logbroker.wire.requests import (
     Ack,
     AlterQueue,
     CreateGroup,
     CreateQueue,
     CreateToken,
+    Credit,
     DeleteGroup,
     DeleteQueue,
     DeleteToken,
@@ -45,6 +47,8 @@ from logbroker.wire.requests import (
     Revive,
     Rewind,
     Status,
+    Subscribe,
+    Unsubscribe,
 )
 
 if TYPE_CHECKING:
@@ -73,5 +77,8 @@ HANDLERS: dict[type[Request], Handler] = {
     Reject: reject,
     ListDead: list_dead,
     Revive: revive,
+    Subscribe: subscribe,
+    Credit: credit,
+    Unsubscribe: unsubscribe,
 }
 """Every kind of request but Hello and Ping, which the session answers by itself."""

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 from logbroker.errors import InvalidArgumentError, StaleLeaseError
 from logbroker.ids import GroupId, GroupName, LeaseId
 from logbroker.node.requests import ReceiveReply, ReceiveRequest, ReleaseRequest
-from logbroker.wire.requests import BatchPart, Done, Received
+from logbroker.server.streams import batch_parts
+from logbroker.wire.requests import Done, Received
 
 if TYPE_CHECKING:
     from logbroker.errors import LogBrokerError
@@ -44,22 +45,12 @@ def _answer(exchange: Exchange, request: Receive, group: GroupId, reply: Receive
     if reply.lease and (exchange.is_over or not exchange.session.still_allows(exchange)):
         service.handover.unwanted((group, reply.lease), consumer_group)
         return
-    parts = [
-        BatchPart(
-            size_bytes=len(part.batch),
-            base_offset=part.base_offset,
-            append_ms=part.append_ms,
-            ranges=list(part.ranges),
-            repacked=part.repacked,
-        )
-        for part in reply.parts
-    ]
     received = Received(
         request.rid,
         lease=reply.lease,
         visible_at_ms=reply.visible_at_ms,
         hide_left_ms=reply.hide_left_ms,
-        parts=parts,
+        parts=batch_parts(reply.parts),
     )
     batches = b"".join([part.batch for part in reply.parts])
     is_heard = exchange.reply(received, batches)

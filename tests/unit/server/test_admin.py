@@ -107,6 +107,8 @@ async def test_metrics_begin_at_zero_and_can_leave_partitions_out() -> None:
     }
     assert found["logbroker_queue_messages_in_total", (("queue", "orders"),)] == 0
     assert found["logbroker_connections_accepted_total", ()] == 0
+    for name in ("streams", "streams_without_credit", "stream_deliveries_total"):
+        assert found[f"logbroker_{name}", ()] == 0
     assert found["logbroker_partition_latest_offset", (("partition", "0"), ("queue", "orders"))] == 11
     place = (("group", "default"), ("partition", "0"), ("queue", "orders"))
     assert found["logbroker_consumergroup_lag", place] == 8

@@ -13,7 +13,7 @@ from logbroker.server.asyncapi import document
 from logbroker.server.closing import CloseCode
 from logbroker.wire.failures import CODES
 from logbroker.wire.json_types import REPLIES, REQUESTS, given, kind_of, told
-from logbroker.wire.requests import REPLY_OF, AnyReply, AnyRequest, Error
+from logbroker.wire.requests import PUSHES_OF, REPLY_OF, AnyReply, AnyRequest, Error
 from tests.unit.wire.test_json_types import GOLDEN, VALUES
 
 if TYPE_CHECKING:
@@ -65,6 +65,14 @@ def test_every_request_is_an_operation_with_its_reply_or_an_error(source: type[A
     messages = [resolved(one["$ref"]) for one in operation["reply"]["messages"]]
     payloads = [resolved(one["$ref"])["payload"]["$ref"].rpartition("/")[2] for one in messages]
     assert payloads == [REPLY_OF[source].__name__, Error.__name__]
+
+
+def test_what_is_pushed_is_an_operation_of_the_server() -> None:
+    for source, pushed in PUSHES_OF.items():
+        operation = DOCUMENT["operations"][f"push_{kind_of(pushed)}"]
+        assert operation["action"] == "send"
+        assert f"a {kind_of(source)} brings" in operation["summary"]
+        assert operation["messages"] == [{"$ref": f"#/channels/stream/messages/{kind_of(pushed)}"}]
 
 
 def test_every_reference_leads_somewhere_and_every_schema_is_used() -> None:
@@ -130,5 +138,5 @@ def fits(value: Any, schema: dict[str, Any]) -> bool:  # noqa: ANN401  any JSON
 @pytest.mark.parametrize("name", GOLDEN)
 def test_the_golden_texts_are_of_its_schemas(name: str) -> None:
     source = type(VALUES[name])
-    found = GOLDEN[name] | ({"messages": []} if kind_of(source) in ("produce", "received") else {})
+    found = GOLDEN[name] | ({"messages": []} if kind_of(source) in ("produce", "received", "delivered") else {})
     assert fits(found, SCHEMAS[source.__name__])

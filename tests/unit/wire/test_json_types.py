@@ -26,9 +26,11 @@ from logbroker.wire.requests import (
     AnyReply,
     AnyRequest,
     CreateQueue,
+    Delivered,
     Produce,
     QueueSettings,
     Receive,
+    Received,
     Rewind,
     TimeTarget,
     decode_reply,
@@ -82,7 +84,7 @@ def test_a_request_that_was_told_is_read_as_the_same(name: str) -> None:
 
 @pytest.mark.parametrize("name", ANSWERED)
 def test_a_reply_is_of_the_type_that_the_document_describes(name: str) -> None:
-    found = GOLDEN[name] if "received" not in name else {**GOLDEN[name], "messages": []}
+    found = GOLDEN[name] | ({"messages": []} if isinstance(VALUES[name], Received | Delivered) else {})
     read_back = msgspec.json.decode(json.dumps(found), type=told(type(VALUES[name])))
     assert json.loads(msgspec.json.encode(read_back)) == found
 

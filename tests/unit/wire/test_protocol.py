@@ -15,6 +15,7 @@ from logbroker.wire.protocol import ClientProtocol, ServerProtocol, State
 from logbroker.wire.requests import (
     AnyRequest,
     BatchPart,
+    Delivered,
     Done,
     Error,
     Hello,
@@ -29,6 +30,8 @@ from logbroker.wire.requests import (
     Receive,
     Received,
     Reply,
+    Subscribe,
+    Unsubscribed,
     Welcome,
     WireLimits,
     encode_header,
@@ -77,6 +80,71 @@ def open_client(limits: WireLimits | None = None) -> ClientProtocol[str]:
     assert client.receive(framed(welcome(1, limits))) == []
     assert client.state is State.OPEN
     return client
+
+
+def subscribe(rid: int) -> Subscribe:
+    return Subscribe(
+        rid,
+        queue="orders",
+        partition=0,
+        group="default",
+        hide_ms=1000,
+        credit_count=5,
+        credit_bytes=1 << 20,
+        max_count=5,
+        max_bytes=1000,
+    )
+
+
+def delivered(rid: int, size_bytes: int = 3) -> Delivered:
+    part = BatchPart(size_bytes=size_bytes, base_offset=0, append_ms=0, ranges=[(0, 1, 1)])
+    return Delivered(
+        rid, lease=1, visible_at_ms=0, hide_left_ms=0, parts=[part], credit_count=4, credit_bytes=(1 << 20) - 3
+    )
+
+
+# --- streams ---
+
+
+def test_a_subscribe_is_open_through_any_number_of_deliveries_until_its_reply() -> None:
+    server, client = open_server(), open_client()
+    rid = client.take_rid()
+    client.send(subscribe(rid), "stream")
+    message = client.next_message()
+    assert message is not None
+    assert server.receive(message) == [(subscribe(rid), b"")]
+    for _ in range(2):
+        server.push(delivered(rid), b"abc")
+    pushed = server.next_message()
+    assert pushed is not None
+    assert client.receive(pushed) == [("stream", delivered(rid), b"abc")] * 2
+    assert (client.outstanding_count, server.outstanding_count) == (1, 1)
+    server.reply(Unsubscribed(rid, count=2))
+    last = server.next_message()
+    assert last is not None
+    assert client.receive(last) == [("stream", Unsubscribed(rid, count=2), b"")]
+    assert (client.outstanding_count, server.outstanding_count) == (0, 0)
+    with pytest.raises(LocalProtocolError, match="is pushed to nobody"):
+        server.push(delivered(rid), b"abc")
+    with pytest.raises(RemoteProtocolError, match="Delivered has a body of 3 bytes"):
+        client.receive(pushed)
+
+
+def test_only_a_subscribe_has_something_pushed() -> None:
+    server, client = open_server(), open_client()
+    server.receive(framed(receive(2)))
+    with pytest.raises(LocalProtocolError, match="Delivered with rid 2 is pushed to nobody"):
+        server.push(delivered(2), b"abc")
+    client.send(receive(client.take_rid()), "receive")
+    with pytest.raises(RemoteProtocolError, match="Delivered is no answer to Receive"):
+        client.receive(framed(delivered(2), b"abc"))
+
+
+def test_a_delivery_has_the_body_that_its_parts_say() -> None:
+    client = open_client()
+    client.send(subscribe(client.take_rid()), "stream")
+    with pytest.raises(RemoteProtocolError, match="parts of 4 bytes stand for a body of 3 bytes"):
+        client.receive(framed(delivered(2, size_bytes=4), b"abc"))
 
 
 # --- both ends together ---

@@ -6,6 +6,7 @@ import pytest
 from logbroker.errors import RemoteProtocolError
 from logbroker.wire import requests
 from logbroker.wire.requests import (
+    PUSHES_OF,
     REPLY_OF,
     AnyReply,
     AnyRequest,
@@ -28,7 +29,7 @@ def header(*fields: object) -> bytes:
 
 def test_every_request_has_a_reply_and_both_can_be_decoded() -> None:
     assert set(REPLY_OF) == set(AnyRequest.__args__)
-    assert {*REPLY_OF.values(), requests.Error} == set(AnyReply.__args__)
+    assert {*REPLY_OF.values(), *PUSHES_OF.values(), requests.Error} == set(AnyReply.__args__)
 
 
 def test_no_kind_is_used_twice() -> None:
