@@ -39,13 +39,16 @@ from logbroker.wire.requests import (
     CreateGroup,
     CreateQueue,
     CreateToken,
+    Credit,
     DeadList,
     DeadRow,
     DeleteGroup,
     DeleteQueue,
     DeleteToken,
+    Delivered,
     DescribeQueue,
     Done,
+    Error,
     Extend,
     Hello,
     ListDead,
@@ -75,9 +78,12 @@ from logbroker.wire.requests import (
     SettleResult,
     Status,
     StatusReply,
+    Subscribe,
     TokenCreated,
     TokenInfo,
     TokenList,
+    Unsubscribe,
+    Unsubscribed,
     Welcome,
     WireLimits,
 )
@@ -286,8 +292,11 @@ class FakeNode:
         try:
             return self._answer(request, body)
         except LogBrokerError as error:
-            url = self.cluster.nodes[error.leader].url if isinstance(error, NotLeaderError) and error.leader else ""
-            return error_reply(error, rid=request.rid, leader_url=url), b""
+            return self.error_reply(error, request.rid), b""
+
+    def error_reply(self, error: LogBrokerError, rid: int) -> Error:
+        url = self.cluster.nodes[error.leader].url if isinstance(error, NotLeaderError) and error.leader else ""
+        return error_reply(error, rid=rid, leader_url=url)
 
     def _answer(self, request: AnyRequest, body: bytes) -> Answer | None:
         cluster = self.cluster
@@ -298,23 +307,23 @@ class FakeNode:
                 queues = [self._info(name) for name in names if name in cluster.queues]
                 return MetadataReply(0, nodes=nodes, queues=queues), b""
             case Produce():
-                return self._led(request).produce(body), b""
+                return self.led(request).produce(body), b""
             case Receive():
-                reply, data = self._led(request).receive(request)
+                reply, data = self.led(request).receive(request)
                 waits = isinstance(reply, Received) and not reply.parts
                 return None if waits else (reply, data)
             case Ack() | Nack() | Reject() | Extend():
-                partition = self._led(request)
+                partition = self.led(request)
                 settled = partition.settle(request)
                 if isinstance(request, Nack):
                     cluster.wake()
                 return settled, b""
             case ListDead():
-                return self._led(request).list_dead(request), b""
+                return self.led(request).list_dead(request), b""
             case Revive():
-                return self._led(request).revive(request), b""
+                return self.led(request).revive(request), b""
             case Release():
-                partition = self._led(request)
+                partition = self.led(request)
                 for lease in request.leases:
                     for offset in partition.leases.pop(lease, set()):
                         partition.deliveries[offset] -= 1
@@ -356,8 +365,8 @@ class FakeNode:
         if self.cluster.meta_leader != self.node:
             raise NotLeaderError("not the meta leader", leader=NodeId(self.cluster.meta_leader))
 
-    def _led(
-        self, request: Produce | Receive | Ack | Nack | Reject | Extend | Release | ListDead | Revive
+    def led(
+        self, request: Produce | Receive | Ack | Nack | Reject | Extend | Release | ListDead | Revive | Subscribe
     ) -> FakePartition:
         queue = self.cluster.queues.get(request.queue)
         if queue is None or request.partition >= len(queue.partitions):
@@ -377,6 +386,14 @@ class FakeNode:
         return QueueInfo(name=name, queue_id=1, settings=queue.settings, partitions=partitions)
 
 
+@dataclass
+class FakeStream:
+    request: Subscribe
+    count: int
+    size_bytes: int
+    delivered_count: int = 0
+
+
 class FakeConnection:
     """One client's connection to one node, without a transport."""
 
@@ -387,6 +404,8 @@ class FakeConnection:
         self.held: list[tuple[AnyRequest, bytes]] = []
         self.on_output: Callable[[], None] = lambda: None
         self._polls: list[Receive] = []
+        # The streams that are open, by their rid: what is left of their credit.
+        self.streams: dict[int, FakeStream] = {}
         node.connections.append(self)
 
     def receive(self, message: bytes) -> None:
@@ -426,6 +445,9 @@ class FakeConnection:
             self.answer(request, body, decided)
 
     def answer(self, request: AnyRequest, body: bytes, decided: Answer | None = None) -> None:
+        if decided is None and isinstance(request, Subscribe | Credit | Unsubscribe):
+            self._stream(request)
+            return
         answer = decided or self.node.answer(request, body)
         if answer is not None:
             reply, data = answer
@@ -433,8 +455,70 @@ class FakeConnection:
         elif isinstance(request, Receive):
             self._polls.append(request)
 
+    def _stream(self, request: Subscribe | Credit | Unsubscribe) -> None:
+        if isinstance(request, Subscribe):
+            self.streams[request.rid] = FakeStream(request, request.credit_count, request.credit_bytes)
+            return
+        stream = self.streams.get(request.subscription)
+        if stream is None:
+            self.protocol.reply(error_reply(NotFoundError("no such stream"), rid=request.rid))
+            return
+        if isinstance(request, Credit):
+            stream.count += request.credit_count
+            stream.size_bytes += request.credit_bytes
+        else:
+            del self.streams[request.subscription]
+            self.protocol.reply(Unsubscribed(request.subscription, count=stream.delivered_count))
+        self.protocol.reply(Done(request.rid))
+
+    def _push(self, rid: int, stream: FakeStream) -> bool:
+        """Push one delivery; False where there is none, or no credit."""
+        request, largest = stream.request, self.protocol.limits.max_batch_bytes
+        try:
+            partition = self.node.led(request)
+        except LogBrokerError as error:
+            del self.streams[rid]
+            self.protocol.reply(self.node.error_reply(error, rid))
+            return True
+        if not stream.count or stream.size_bytes < largest:
+            return False
+        asked = Receive(
+            rid,
+            queue=request.queue,
+            partition=request.partition,
+            group=request.group,
+            max_count=min(stream.count, request.max_count),
+            max_bytes=request.max_bytes,
+            hide_ms=request.hide_ms,
+            wait_ms=0,
+            session=0,
+            request_id=partition.next_lease,
+        )
+        found, body = partition.receive(asked)
+        if not isinstance(found, Received) or not found.parts:
+            return False
+        count = sum(end - start for part in found.parts for start, end, _ in part.ranges)
+        stream.count -= count
+        stream.size_bytes -= len(body)
+        stream.delivered_count += count
+        delivered = Delivered(
+            rid,
+            lease=found.lease,
+            visible_at_ms=found.visible_at_ms,
+            hide_left_ms=found.hide_left_ms,
+            parts=found.parts,
+            credit_count=stream.count,
+            credit_bytes=max(0, stream.size_bytes),
+        )
+        self.protocol.push(delivered, body)
+        return True
+
     def poll(self) -> None:
-        """Long polls whose messages came."""
+        """Long polls and streams whose messages came, and streams that have lost their leader."""
+        is_busy = bool(self.streams)
+        while is_busy:
+            is_busy = any([self._push(*one) for one in list(self.streams.items())])
+            self.on_output()
         polls, self._polls = self._polls, []
         for request in polls:
             self.answer(request, b"")

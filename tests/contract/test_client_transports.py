@@ -13,6 +13,7 @@ import pytest
 import logbroker_client
 import logbroker_client.asyncio
 from logbroker.errors import (
+    InvalidArgumentError,
     LocalProtocolError,
     LogBrokerError,
     NotFoundError,
@@ -22,7 +23,7 @@ from logbroker.errors import (
     UnknownOutcomeError,
 )
 from logbroker.record.batch import decode_batch
-from logbroker.wire.requests import Ack, AnyRequest, Produce, Receive
+from logbroker.wire.requests import Ack, AnyRequest, Produce, Receive, Subscribe, Unsubscribe
 from logbroker_client import NewMessage
 from logbroker_client.endpoints import ConnectSettings
 from tests.contract.client_kit import FACES, MEMORY_FACES, Face, FakeWorld, fake_nodes, real_node
@@ -390,7 +391,190 @@ def test_what_is_closed_says_so(face: Face, node: str, queue: str) -> None:
     face.run(scenario)
 
 
+# --- streams ---
+
+
+@everywhere
+def test_messages_of_a_stream_are_pushed_acked_and_nacked(face: Face, node: str, queue: str) -> None:
+    async def scenario() -> None:
+        async with face.connect(node) as client:
+            await client.create_queue(queue, partitions=2)
+            async with client.producer(queue) as producer, client.subscribe(queue, max_messages=1) as consumer:
+                for number in range(4):
+                    await producer.send(b"%d" % number)
+                    (message,) = await take(consumer, 1)
+                    assert (message.value, message.deliveries) == (b"%d" % number, 1)
+                    await message.ack()
+                await producer.send(b"again")
+                (first,) = await take(consumer, 1)
+                await first.nack()
+                (again,) = await take(consumer, 1)
+                assert (again.id, again.deliveries) == (first.id, 2)
+                async with again:
+                    pass
+            assert await counts(client, queue) == (0, 0)
+
+    face.run(scenario)
+
+
+@everywhere
+def test_no_more_is_leased_than_the_credit_of_a_stream(face: Face, node: str, queue: str) -> None:
+    async def scenario() -> None:
+        async with face.connect(node) as client:
+            await client.create_queue(queue)
+            async with client.producer(queue) as producer:
+                await producer.send_many([b"%d" % number for number in range(20)])
+            async with client.subscribe(queue, credit=4) as consumer:
+                seen: list[bytes] = []
+                async for message in consumer:
+                    seen.append(message.value)
+                    assert (await counts(client, queue))[1] <= 4
+                    await message.ack()
+                    if len(seen) == 20:
+                        break
+            assert seen == [b"%d" % number for number in range(20)]
+
+    face.run(scenario)
+
+
+@everywhere
+def test_closing_a_stream_gives_back_what_nobody_took(face: Face, node: str, queue: str) -> None:
+    async def scenario() -> None:
+        async with face.connect(node) as client:
+            await client.create_queue(queue)
+            async with client.producer(queue) as producer:
+                await producer.send_many([b"%d" % number for number in range(10)])
+            async with client.subscribe(queue, credit=8) as consumer:
+                batch = await consumer.receive()
+                assert len(batch) == 4
+                await batch.ack()
+            assert await counts(client, queue) == (6, 0)
+            async with client.consumer(queue) as consumer:
+                messages = await take(consumer, 6)
+                assert {message.deliveries for message in messages} == {1}
+                await consumer.ack(messages)
+
+    face.run(scenario)
+
+
+@everywhere
+def test_a_message_of_a_stream_that_is_not_acked_comes_again_when_its_hide_time_is_over(
+    face: Face, node: str, queue: str
+) -> None:
+    async def scenario() -> None:
+        async with face.connect(node) as client:
+            await client.create_queue(queue)
+            async with client.producer(queue) as producer:
+                await producer.send(b"a")
+            async with client.subscribe(queue, hide=1.0) as consumer:
+                (first,) = await take(consumer, 1)
+                face.advance(1.1)
+                (again,) = await take(consumer, 1)
+                assert again.deliveries == 2
+                with pytest.raises(StaleLeaseError):
+                    await first.ack()
+                await again.ack()
+
+    face.run(scenario)
+
+
+@everywhere
+def test_who_waits_at_the_stream_of_a_queue_that_is_deleted_is_told(face: Face, node: str, queue: str) -> None:
+    async def scenario() -> None:
+        async with face.connect(node) as client:
+            await client.create_queue(queue)
+            async with client.subscribe(queue, credit=1) as consumer, client.producer(queue) as producer:
+                await producer.send(b"a")
+                # No credit is left from here on.
+                await take(consumer, 1)
+
+                async def wait() -> None:
+                    with pytest.raises(NotFoundError):
+                        await consumer.receive()
+
+                async def delete() -> None:
+                    await client.delete_queue(queue)
+
+                await face.together(wait, delete)
+
+    face.run(scenario)
+
+
+@everywhere
+def test_a_credit_that_no_batch_fits_into_is_refused_when_the_block_begins(face: Face, node: str, queue: str) -> None:
+    async def scenario() -> None:
+        async with face.connect(node) as client:
+            await client.create_queue(queue)
+            with pytest.raises(InvalidArgumentError, match="less than the largest batch"):
+                async with client.subscribe(queue, credit_bytes=4096):
+                    pass
+            with pytest.raises(NotFoundError):
+                async with client.subscribe(f"{queue}-none"):
+                    pass
+
+    face.run(scenario)
+
+
 # --- nodes that misbehave ---
+
+
+def test_a_stream_comes_back_after_the_server_has_gone(face: Face, world: FakeWorld) -> None:
+    async def scenario() -> None:
+        async with (
+            face.connect(world.urls) as client,
+            client.producer("orders") as producer,
+            client.subscribe("orders") as consumer,
+        ):
+            for value in (b"a", b"b", b"c"):
+                await producer.send(value)
+                (message,) = await take(consumer, 1)
+                assert message.value == value
+                world.drop_all()
+                await message.ack()
+
+    face.run(scenario)
+
+
+def test_a_stream_follows_the_leader(face: Face) -> None:
+    cluster = FakeCluster(2)
+    cluster.add_queue("orders")
+
+    def move() -> None:
+        cluster.move(2)
+        cluster.wake()
+
+    with fake_nodes(cluster) as world:
+
+        async def scenario() -> None:
+            async with (
+                face.connect(world.urls) as client,
+                client.producer("orders") as producer,
+                client.subscribe("orders") as consumer,
+            ):
+                await producer.send(b"a")
+                await take(consumer, 1)
+                world.thread.call(move)
+                await producer.send(b"b")
+                (message,) = await take(consumer, 1)
+                assert message.value == b"b"
+                await message.ack()
+
+        face.run(scenario)
+        assert len(world.thread.call(lambda: cluster.nodes[2].of(Subscribe))) == 1
+
+
+def test_closing_a_stream_does_not_wait_for_a_server_that_does_not_answer(face: Face, world: FakeWorld) -> None:
+    holding(world, Unsubscribe)
+
+    async def scenario() -> None:
+        async def fail() -> None:
+            async with face.connect(world.urls, close_timeout=0.1) as client, client.subscribe("orders"):
+                raise ZeroDivisionError
+
+        with pytest.raises(ZeroDivisionError):
+            await fail()
+
+    face.run(scenario)
 
 
 def test_after_the_server_has_gone_the_client_comes_back(face: Face, world: FakeWorld) -> None:

@@ -7,6 +7,7 @@ import sys
 import urllib.error
 import urllib.request
 from collections import Counter
+from contextlib import suppress
 from datetime import timedelta
 from itertools import pairwise
 from typing import TYPE_CHECKING
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING
 import pytest
 import trio
 
-from logbroker_client import connect
+from logbroker_client import NotFoundError, StaleLeaseError, connect
 from tests.e2e.processes import ClusterProcesses, cluster
 
 if TYPE_CHECKING:
@@ -85,6 +86,34 @@ async def test_a_killed_leader_costs_no_confirmed_message_and_less_than_two_seco
             # The page is all there is to ask; nothing comes from it by itself.
             while (await ready(nodes, leader))[0] != 200:  # noqa: ASYNC110
                 await trio.sleep(0.1)
+
+
+@pytest.mark.slow
+async def test_a_stream_goes_on_at_the_next_leader_after_a_kill_and_ends_with_its_queue(tmp_path: Path) -> None:
+    async with cluster(tmp_path) as nodes, connect(nodes.urls) as client:
+        await client.create_queue("orders", hide=5.0)
+        leader = (await spread(client, "orders", leaders=1)).partitions[0].leader
+        seen: Counter[bytes] = Counter()
+
+        async def consume(count: int) -> None:
+            async for message in consumer:
+                seen[message.value or b""] += 1
+                with suppress(StaleLeaseError):
+                    await message.ack()
+                if len(seen) == count:
+                    return
+
+        with trio.fail_after(60):
+            async with client.producer("orders") as producer, client.subscribe("orders", credit=20) as consumer:
+                await producer.send_many([b"%d" % number for number in range(100)])
+                await consume(50)
+                nodes.nodes[leader].kill()
+                await producer.send_many([b"%d" % number for number in range(100, 200)])
+                await consume(200)
+                assert set(seen) == {b"%d" % number for number in range(200)}
+                await client.delete_queue("orders")
+                with pytest.raises(NotFoundError):
+                    await consumer.receive()
 
 
 async def ready(nodes: ClusterProcesses, node: int) -> tuple[int, str]:

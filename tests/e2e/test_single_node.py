@@ -23,7 +23,19 @@ from logbroker.errors import (
     UnavailableError,
 )
 from logbroker.record.batch import encode_values
-from logbroker.wire.requests import Error, Hello, Produce, Produced, Receive, Received, RelativeTarget, Rewind, Rewound
+from logbroker.wire.requests import (
+    Delivered,
+    Error,
+    Hello,
+    Produce,
+    Produced,
+    Receive,
+    Received,
+    RelativeTarget,
+    Rewind,
+    Rewound,
+    Subscribe,
+)
 from logbroker_client import connect
 from tests.e2e.kit import port_of, running, single
 from tests.unit.server.auth_table import WANTED, about
@@ -276,6 +288,39 @@ async def test_a_reader_that_stops_is_closed_and_its_messages_come_again_uncount
         # What was in the buffers of the operating system counts, and comes when its hide time is over.
         uncounted = [message for message in messages if message.deliveries == 1]
         assert len(uncounted) >= 12
+
+
+async def test_a_stream_without_credit_leases_nothing_and_what_its_lost_reader_had_comes_again(tmp_path: Path) -> None:
+    async with running(single(tmp_path)) as (_, bound), connect(bound.client_url) as client:
+        await client.create_queue("big", hide=1.0)
+        async with client.producer("big", compression=False) as producer:
+            for _ in range(24):
+                await producer.send(bytes(900_000))
+        async with raw_client(port_of(bound)) as slow:
+            request = Subscribe(
+                slow.rid(),
+                queue="big",
+                partition=0,
+                group="default",
+                hide_ms=1_000,
+                credit_count=3,
+                credit_bytes=64 << 20,
+                max_count=1,
+                max_bytes=1 << 20,
+            )
+            await slow.send(request)
+            for left in (2, 1, 0):
+                reply, body = await slow.reply()
+                assert isinstance(reply, Delivered)
+                assert (reply.credit_count, len(body) > 900_000) == (left, True)
+            with trio.fail_after(5):
+                await produce(client, "big", b"quick")
+            # Without credit nothing more is leased, and nothing comes.
+            (row,) = (await client.describe_queue("big")).partitions[0].groups
+            assert (row.leased <= 3, row.available >= 22) == (True, True)
+        async with client.subscribe("big", credit=2) as consumer:
+            messages = await take(consumer, 25)
+        assert sorted(message.offset for message in messages) == list(range(25))
 
 
 def _receive_one(rid: int, queue: str, *, hide_ms: int, wait_ms: int = 0) -> Receive:

@@ -222,7 +222,10 @@ class Producer(_Face[coroutines.Producer[_Sent]], Generic[_Sent]):
 
 @final
 class Consumer(_Face[coroutines.Consumer[_Read]], Generic[_Read]):
-    """Receives messages of one queue for one consumer group; made by `Client.consumer`, and used in a `with`."""
+    """Receives messages of one queue for one consumer group, in a `with`.
+
+    It is made by `Client.consumer` or `Client.subscribe`.
+    """
 
     def __init__(self, thread: LoopThread, inner: coroutines.Consumer[_Read]) -> None:
         super().__init__(thread, inner)
@@ -326,6 +329,7 @@ class Client(_Face[coroutines.Client]):
 
     producer = _making(coroutines.Client.producer, Producer)
     consumer = _making(coroutines.Client.consumer, Consumer)
+    subscribe = _making(coroutines.Client.subscribe, Consumer)
     queue = _making(coroutines.Client.queue, Queue)
 
     create_queue = _blocking(coroutines.Client.create_queue)

@@ -15,7 +15,7 @@ from logbroker.errors import (
     UnknownOutcomeError,
 )
 from logbroker.wire.failures import error_from_reply
-from logbroker.wire.requests import Error
+from logbroker.wire.requests import PUSHES_OF, Error
 from logbroker_client.pending import Pending
 
 if TYPE_CHECKING:
@@ -45,6 +45,7 @@ def is_certain(error: LogBrokerError) -> bool:
 
 # What is not among them, such as a store that failed while it wrote, may have been carried out.
 _CERTAIN = (RequestError, UnavailableError, CorruptBatchError, DiskFullError)
+_PUSHES = frozenset(PUSHES_OF.values())
 
 
 @final
@@ -52,17 +53,20 @@ class Call(Pending):
     """A request on its way to an answer.
 
     `is_repeatable`: the server takes a repeat for the same request, or carrying it out twice does no
-    harm; only then is it sent again when its outcome is unknown.
+    harm; only then is it sent again when its outcome is unknown. `on_push` gets what comes before the answer, even
+    after the call was given up.
     """
 
     __slots__ = (
         "_core",
         "_failure_count",
         "_on_done",
+        "_on_push",
         "body",
         "build",
         "deadline",
         "error",
+        "is_last_try",
         "is_repeatable",
         "is_uncertain",
         "last_error",
@@ -80,6 +84,7 @@ class Call(Pending):
         deadline: float,
         is_repeatable: bool,
         on_done: Callable[[Call], None] | None = None,
+        on_push: Callable[[AnyReply, bytes], None] | None = None,
     ) -> None:
         super().__init__()
         self.build = build
@@ -95,10 +100,18 @@ class Call(Pending):
         # Where it waits for its reply.
         self.link: Link | None = None
         self._core = core
+        # Nobody needs it to be tried again.
+        self.is_last_try = False
         self._on_done = on_done
+        self._on_push = on_push
         self._failure_count = 0
 
     def on_reply(self, reply: AnyReply, body: bytes) -> None:
+        if type(reply) in _PUSHES:
+            self._failure_count = 0
+            if self._on_push is not None:
+                self._on_push(reply, body)
+            return
         link, self.link = self.link, None
         if self.is_done:
             return
@@ -135,7 +148,7 @@ class Call(Pending):
     def _fail_once(self, error: LogBrokerError, *, is_final: bool) -> None:
         self.last_error = error
         self._failure_count += 1
-        if is_final or (self.is_uncertain and not self.is_repeatable):
+        if is_final or self.is_last_try or (self.is_uncertain and not self.is_repeatable):
             self._finish(None, b"", error)
         else:
             self._core.retry_later(self, self._failure_count)

@@ -50,7 +50,7 @@ from logbroker_client.calls import Anywhere, Call
 from logbroker_client.consumer import Consumer
 from logbroker_client.dead import DEAD_PAGE, DeadMessages, revival_ranges
 from logbroker_client.messages import MessageId
-from logbroker_client.options import ConsumerOptions, ProducerOptions
+from logbroker_client.options import ConsumerOptions, ProducerOptions, SubscriptionOptions
 from logbroker_client.producer import Producer
 from logbroker_client.settling import join_ranges
 
@@ -137,6 +137,39 @@ class Client:
             max_messages=max_messages,
             max_bytes=max_bytes,
             prefetch_count=prefetch,
+            timeout_s=self.core.options.timeout_s if timeout is None else timeout,
+            name=name,
+        )
+        return Consumer(self, queue, options, codec)
+
+    def subscribe(
+        self,
+        queue: str,
+        *,
+        group: str = "default",
+        codec: MessageCodec[_Read] | None = None,
+        hide: float | None = None,
+        credit: int = 1000,
+        credit_bytes: int = 4 * 1024 * 1024,
+        max_messages: int = 1000,
+        max_bytes: int = 1024 * 1024,
+        timeout: float | None = None,
+        name: str = "",
+    ) -> Consumer[_Read]:
+        """As `consumer`, with messages that are pushed as they become available.
+
+        `credit` and `credit_bytes` bound what is pushed, has arrived and is worked on, for each partition; a batch is
+        worked on until the next one is taken. Nothing is leased beyond it, so hide time begins about when there is
+        somebody to work: with slow work give little credit. `max_messages` and `max_bytes` are of one delivery, which
+        takes half of the credit at the most.
+        """
+        options = SubscriptionOptions(
+            group=group,
+            hide_s=hide,
+            credit_count=credit,
+            credit_bytes=credit_bytes,
+            max_messages=max_messages,
+            max_bytes=max_bytes,
             timeout_s=self.core.options.timeout_s if timeout is None else timeout,
             name=name,
         )

@@ -11,7 +11,9 @@ from typing_extensions import TypeVar
 from logbroker.errors import LocalProtocolError
 from logbroker_client.consuming import ConsumerCore
 from logbroker_client.messages import DeliveredMessage, Message, MessageBatch, extend_order, nack_order, reject_order
+from logbroker_client.options import ConsumerOptions, SubscriptionOptions
 from logbroker_client.settling import ACK, count_of, join_ranges
+from logbroker_client.streaming import StreamCore
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable, Iterator
@@ -21,7 +23,6 @@ if TYPE_CHECKING:
     from logbroker_client.client import Client
     from logbroker_client.codecs import MessageCodec
     from logbroker_client.inbox import ConsumerStatistics
-    from logbroker_client.options import ConsumerOptions
     from logbroker_client.settling import Order, SettleBatch
 
 _B = TypeVar("_B", default=bytes)
@@ -32,7 +33,7 @@ _MAX_REMEMBERED_COUNT = 256
 
 @final
 class Consumer(Generic[_B]):
-    """Receives messages of one queue for one consumer group; made by `Client.consumer`.
+    """Receives messages of one queue for one consumer group; made by `Client.consumer` or `Client.subscribe`.
 
     A message that is delivered is hidden from the others of the group for the hide time; settle it
     within that with `ack`, or it is delivered again. Leaving the block sends the acks that are due, gives
@@ -41,7 +42,11 @@ class Consumer(Generic[_B]):
     """
 
     def __init__(
-        self, client: Client, queue: str, options: ConsumerOptions, codec: MessageCodec[_B] | None = None
+        self,
+        client: Client,
+        queue: str,
+        options: ConsumerOptions | SubscriptionOptions,
+        codec: MessageCodec[_B] | None = None,
     ) -> None:
         self.queue = queue
         self.codec = codec
@@ -51,7 +56,7 @@ class Consumer(Generic[_B]):
         """Messages acked by `ack_nowait` without a good answer: they may be delivered again."""
         self._client = client
         self._options = options
-        self._core: ConsumerCore | None = None
+        self._core: ConsumerCore | StreamCore | StreamCore | None = None
         self._is_closed = False
         self._wait_among = client.waits.among
         self._checkpoint = client.waits.checkpoint
@@ -65,8 +70,12 @@ class Consumer(Generic[_B]):
     async def __aenter__(self) -> Self:
         """Raises NotFoundError when there is no such queue."""
         await self._client.load_queue(self.queue)
-        self._client.core.watch(self.queue)
-        self._core = ConsumerCore(self._client.core, self.queue, self._options)
+        client, options = self._client.core, self._options
+        if isinstance(options, ConsumerOptions):
+            self._core = ConsumerCore(client, self.queue, options)
+        else:
+            self._core = StreamCore(client, self.queue, options)
+        client.watch(self.queue)
         self._core.start()
         return self
 
@@ -93,13 +102,13 @@ class Consumer(Generic[_B]):
         """Messages that were taken and that nobody has seen: leaving the block has them delivered again at once."""
         self._unseen.extend(messages)
 
-    async def _leave(self, core: ConsumerCore, releases: list[Call]) -> None:
+    async def _leave(self, core: ConsumerCore | StreamCore, releases: list[Call]) -> None:
         await self._settle_all(core)
         for call in releases:
             if not call.is_done:
                 await self._wait_among(call.waiters)
 
-    def _running(self) -> ConsumerCore:
+    def _running(self) -> ConsumerCore | StreamCore:
         if self._core is None or self._is_closed or self._client.core.is_closed:
             raise LocalProtocolError(f"the consumer of {self.queue} is not open", hint="use it inside `async with`")
         return self._core
@@ -195,7 +204,9 @@ class Consumer(Generic[_B]):
     def settle_nowait(self, order: Order, partition: int, lease: int, ranges: list[tuple[int, int]]) -> None:
         self._put(self._running(), order, partition, lease, ranges)
 
-    def _put(self, core: ConsumerCore, order: Order, partition: int, lease: int, ranges: list[tuple[int, int]]) -> None:
+    def _put(
+        self, core: ConsumerCore | StreamCore, order: Order, partition: int, lease: int, ranges: list[tuple[int, int]]
+    ) -> None:
         batch = core.inbox.settlers[partition].add(order, lease, ranges)
         unwatched = self._unwatched
         if unwatched:
@@ -227,7 +238,7 @@ class Consumer(Generic[_B]):
         """Wait until every ack given so far has its outcome."""
         await self._settle_all(self._running())
 
-    async def _settle_all(self, core: ConsumerCore) -> None:
+    async def _settle_all(self, core: ConsumerCore | StreamCore) -> None:
         await self._checkpoint()
         for settler in core.inbox.settlers:
             for batch in settler.unsettled():

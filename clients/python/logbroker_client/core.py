@@ -24,7 +24,7 @@ from logbroker_client.timers import Timers
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from logbroker.wire.requests import AnyRequest, Error
+    from logbroker.wire.requests import AnyReply, AnyRequest, Error
     from logbroker_client.calls import Route
     from logbroker_client.options import ClientOptions
     from logbroker_client.pending import Asked, Environment, Lane
@@ -40,6 +40,18 @@ SILENCE_S = 0.5
 REFRESH_S = 30.0
 # Links kept open without a partition to go to, when any node will do.
 _SPARE_DIALS = 3
+
+
+@final
+class _Unheard:
+    """Behind a request whose answer makes no difference."""
+
+    def on_reply(self, reply: AnyReply, body: bytes) -> None: ...
+
+    def on_lost(self) -> None: ...
+
+
+_UNHEARD = _Unheard()
 
 
 @final
@@ -415,6 +427,7 @@ class ClientCore:
         timeout_s: float,
         is_repeatable: bool,
         on_done: Callable[[Call], None] | None = None,
+        on_push: Callable[[AnyReply, bytes], None] | None = None,
     ) -> Call:
         """Start a request and see it through; `build` makes it for a rid, once for each attempt."""
         call = Call(
@@ -424,6 +437,7 @@ class ClientCore:
             deadline=self.env.clock() + timeout_s,
             is_repeatable=is_repeatable,
             on_done=on_done,
+            on_push=on_push,
         )
         if self._closed_by is not None:
             call.fail(self._closed_by)
@@ -432,6 +446,15 @@ class ClientCore:
         self._arm_sweep()
         self._try(call)
         return call
+
+    def tell(self, link: Link, build: Callable[[int], AnyRequest]) -> bool:
+        """Send a request on this link and no other, whose answer makes no difference; False where it takes none."""
+        protocol = link.protocol
+        if protocol is None or not protocol.can_send():
+            return False
+        protocol.send(build(protocol.take_rid()), _UNHEARD)
+        link.wake()
+        return True
 
     def _try(self, call: Call) -> None:
         link = self._link_for(call.route)

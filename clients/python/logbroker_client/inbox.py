@@ -16,10 +16,10 @@ from logbroker_client.settling import Settler
 
 if TYPE_CHECKING:
     from logbroker.errors import LogBrokerError
-    from logbroker.wire.requests import AnyRequest, Received
+    from logbroker.wire.requests import AnyRequest, Delivered, Received
     from logbroker_client.calls import Call
     from logbroker_client.core import ClientCore
-    from logbroker_client.options import ConsumerOptions
+    from logbroker_client.options import ConsumerOptions, SubscriptionOptions
 
 
 @final
@@ -28,7 +28,7 @@ class Delivery:
     """One lease that arrived; `body` holds its batches, unopened."""
 
     partition: int
-    received: Received
+    received: Received | Delivered
     body: bytes
     expires_at: float
     """On the client's clock, by the server's word when it answered."""
@@ -43,6 +43,7 @@ class Delivery:
 @dataclass(frozen=True, slots=True)
 class ConsumerStatistics:
     outstanding_count: int
+    """Receives, or streams, that wait at the server or on their way there."""
     ready_count: int
     expired_count: int
     """Leases that ran out before they were taken: hide time is too short for what is fetched ahead."""
@@ -52,7 +53,7 @@ class ConsumerStatistics:
 class Inbox:
     """See the module. `waiters` wait for a delivery or an error."""
 
-    def __init__(self, core: ClientCore, queue: str, options: ConsumerOptions) -> None:
+    def __init__(self, core: ClientCore, queue: str, options: ConsumerOptions | SubscriptionOptions) -> None:
         self.error: LogBrokerError | None = None
         self.waiters: dict[object, None] = {}
         self.settlers: list[Settler] = []
@@ -79,7 +80,7 @@ class Inbox:
         route = self._core.routes.queues.get(self._queue)
         return route.settings.hide_ms if route is not None else 30_000
 
-    def put(self, partition: int, received: Received, body: bytes) -> Delivery:
+    def put(self, partition: int, received: Received | Delivered, body: bytes) -> Delivery:
         """Take what arrived just now; once it is closed, that goes back."""
         delivery = Delivery(partition, received, body, self._core.env.clock() + received.hide_left_ms / 1000)
         if self.is_closed:
@@ -133,7 +134,7 @@ class Inbox:
         return Release(rid, queue=self._queue, partition=partition, group=self._options.group, leases=leases)
 
 
-def leases_no_more(received: Received, most: int) -> bool:
+def leases_no_more(received: Received | Delivered, most: int) -> bool:
     """Whether a server's word can be believed. Ranges that are none would be taken for memory to fill."""
     ranges = [leased for part in received.parts for leased in part.ranges]
     return all(start < end for start, end, _ in ranges) and sum(end - start for start, end, _ in ranges) <= most

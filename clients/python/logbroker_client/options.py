@@ -87,3 +87,34 @@ class ConsumerOptions:
         check_range("max_bytes", self.max_bytes, 1, 16 * 1024 * 1024)
         check_range("prefetch_count", self.prefetch_count, 1, 1000)
         check_range("timeout", self.timeout_s, 0.001, 86_400)
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SubscriptionOptions:
+    group: str = "default"
+    hide_s: float | None = None
+    """How long a delivered message stays hidden from others; None takes the queue's setting."""
+    credit_count: int = 1000
+    """Messages of a partition that are pushed, arrived, or worked on."""
+    credit_bytes: int = 4 * 1024 * 1024
+    """The same in bytes of batches, compressed."""
+    max_messages: int = 1000
+    """Of one delivery; half of the credit at the most."""
+    max_bytes: int = 1024 * 1024
+    """Of one delivery, compressed; a single batch may be larger."""
+    timeout_s: float = 30.0
+    """For acks and the like."""
+    name: str = ""
+    """What this consumer is called in traces."""
+
+    def __post_init__(self) -> None:
+        if not self.group:
+            raise InvalidArgumentError("the name of a consumer group cannot be empty")
+        if self.hide_s is not None:
+            check_range("hide", self.hide_s, 1, 43_200)
+        check_range("credit", self.credit_count, 1, 1_000_000)
+        check_range("credit_bytes", self.credit_bytes, 4096, 1 << 30)
+        check_range("max_messages", self.max_messages, 1, 10_000)
+        check_range("max_bytes", self.max_bytes, 1, 16 * 1024 * 1024)
+        check_range("timeout", self.timeout_s, 0.001, 86_400)

@@ -9,9 +9,10 @@ from logbroker.errors import LogBrokerError, UnavailableError
 from logbroker_client.consuming import ConsumerCore
 from logbroker_client.core import ClientCore
 from logbroker_client.links import LinkState
-from logbroker_client.options import ClientOptions, ConsumerOptions, ProducerOptions
+from logbroker_client.options import ClientOptions, ConsumerOptions, ProducerOptions, SubscriptionOptions
 from logbroker_client.pending import Environment
 from logbroker_client.producing import OutgoingBatch, ProducerCore
+from logbroker_client.streaming import StreamCore
 from tests.fake_broker import FakeCluster, FakeConnection, FakeNode
 
 if TYPE_CHECKING:
@@ -147,6 +148,13 @@ class World:
     def consumer(self, queue: str = "orders", **options: object) -> ConsumerCore:
         self.learn(queue)
         consumer = ConsumerCore(self.core, queue, ConsumerOptions(**options))  # type: ignore[arg-type]  # as written
+        consumer.start()
+        self.settle()
+        return consumer
+
+    def subscribe(self, queue: str = "orders", **options: object) -> StreamCore:
+        self.learn(queue)
+        consumer = StreamCore(self.core, queue, SubscriptionOptions(**options))  # type: ignore[arg-type]  # as written
         consumer.start()
         self.settle()
         return consumer
