@@ -45,6 +45,7 @@ class _Taken:
 @click.option("--wait", type=DURATION, default="2s", show_default=True, help="Stop when none comes for this long.")
 @click.option("--hide", type=DURATION, help="Hide what is received for this long; the queue's setting if not given.")
 @click.option("--ack/--no-ack", "acks", default=True, help="Ack each message once it is written; else it comes again.")
+@click.option("--stream", "streams", is_flag=True, help="Subscribe: have messages pushed, and ask for none.")
 @output_options
 @connection_options
 def consume(
@@ -55,6 +56,7 @@ def consume(
     wait: int,
     hide: int | None,
     acks: bool,
+    streams: bool,
     output: Output,
     connection: Connection,
 ) -> int:
@@ -66,17 +68,21 @@ def consume(
       logbroker consume orders
       logbroker consume orders -n 10 -o ndjson --no-ack --hide 5m > batch
       logbroker consume orders --group audit --follow -o ndjson | jq .value
+      logbroker consume orders --stream --follow
     """
     taken = _Taken()
 
     async def work(client: Client) -> None:
         import trio
 
-        per_receive = min(count or 1_000, 1_000)
+        most = min(count or 1_000, 1_000)
         hide_s = None if hide is None else hide / 1000
-        async with client.consumer(
-            queue, group=group, hide=hide_s, max_messages=per_receive, prefetch=1, name="logbroker-cli"
-        ) as consumer:
+        name = "logbroker-cli"
+        if streams:
+            opened = client.subscribe(queue, group=group, hide=hide_s, credit=most, name=name)
+        else:
+            opened = client.consumer(queue, group=group, hide=hide_s, max_messages=most, prefetch=1, name=name)
+        async with opened as consumer:
             while count is None or taken.count < count:
                 with trio.move_on_after(float("inf") if follow else wait / 1000) as patience:
                     batch = await consumer.receive()

@@ -159,6 +159,10 @@ class FakeCluster:
         self.asked.append(("consumer", queue, options))
         return self
 
+    def subscribe(self, queue: str, **options: Any) -> Self:  # noqa: ANN401  as the client's
+        self.asked.append(("subscribe", queue, options))
+        return self
+
     async def receive(self) -> list[FakeMessage]:
         if not self.batches:
             await trio.sleep_forever()

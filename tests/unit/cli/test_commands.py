@@ -169,6 +169,14 @@ def test_messages_are_written_and_then_acked(cluster: FakeCluster) -> None:
     )
 
 
+def test_messages_may_be_pushed_by_a_stream(cluster: FakeCluster) -> None:
+    cluster.batches = [[FakeMessage(0, b"one"), FakeMessage(1, b"two")]]
+    ran = run("consume", "orders", "--stream", "-n", "2", "--hide", "5m")
+    assert (ran.out, cluster.acked) == ("one\ntwo\n", [0, 1])
+    options = {"group": "default", "hide": 300.0, "credit": 2, "name": "logbroker-cli"}
+    assert cluster.asked[0] == ("subscribe", "orders", options)
+
+
 def test_values_are_lines_unless_objects_are_asked_for(cluster: FakeCluster) -> None:
     cluster.batches = [[FakeMessage(0, b"one"), FakeMessage(1, b"two")]]
     assert run("consume", "orders", "--wait", "10ms").out == "one\ntwo\n"

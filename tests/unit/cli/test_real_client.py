@@ -55,6 +55,13 @@ def test_what_is_produced_is_consumed_once(env: dict[str, str]) -> None:
     assert (again.code, again.out, again.err) == (0, "", "0 messages\n")
 
 
+def test_a_stream_brings_what_is_produced_once(env: dict[str, str]) -> None:
+    run("produce", "orders", stdin=b"one\ntwo\nthree\n", env=env)
+    assert run("consume", "orders", "--stream", "-n", "3", env=env).out == "one\ntwo\nthree\n"
+    again = run("consume", "orders", "--stream", "--wait", "150ms", env=env)
+    assert (again.code, again.out, again.err) == (0, "", "0 messages\n")
+
+
 def test_a_batch_is_acked_later_by_what_consume_wrote(env: dict[str, str]) -> None:
     run("produce", "orders", "one", "two", env=env)
     taken = run("consume", "orders", "-n", "2", "--no-ack", "-o", "ndjson", env=env)
