@@ -212,8 +212,8 @@ async def test_one_message_alone_takes_no_message_turn_or_task_too_many(
     assert cost["APPEND"] <= 2.1 * count + cost["ticks"], cost
     assert cost["APPEND_RESPONSE"] <= 2.1 * count + cost["ticks"], cost
     assert cost["EMPTY_APPEND"] <= 0.1 * count + cost["ticks"], cost
-    # Leader: request, own sync, two answers. Follower: entry, own sync. A tick: its own, two readers, two answers; those
-    # fall between the others where a message takes long, and logs are sealed there too.
+    # Leader: request, own sync, two answers. Follower: entry, own sync. A tick: its own, two readers, two answers. If
+    # a message takes long they fall between its own, and logs are sealed there too.
     seals = max(0, cost["commits"] - 3 * count)
     assert cost["turns"] <= 8.2 * count + 5 * cost["ticks"] + 3 * seals, cost
     # The sender; its link's reader and writer; the server's reader and writer; links; turns; the wakes of the threads.
