@@ -739,6 +739,9 @@ class PartitionLog:
                 yield entry
                 taken += entry.size_bytes
                 start = Index(entry.index + 1)
+                if start > segment.last_index:
+                    # Whatever stands behind it, where writes landed before their places, is no entry of this log.
+                    break
             if taken >= max_bytes:
                 return
             if start == before:

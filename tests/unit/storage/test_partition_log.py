@@ -348,6 +348,16 @@ def test_a_read_stops_before_what_is_damaged() -> None:
     assert [one.index for one in made.log.entries(Index(4), Index(14), max_bytes=1 << 20)] == list(range(4, 14))
 
 
+def test_entries_that_landed_before_their_places_are_read_to_the_last_and_not_beyond() -> None:
+    made = segmented()
+    path, place = made.position(8)
+    with made.disk.open(path) as file:
+        file.pwrite([file.pread(made.log.state.segments[-1].length_bytes - place, place)], place - 8)
+        file.sync()
+    assert [one.index for one in made.log.entries(Index(9), Index(14), max_bytes=1 << 20)] == list(range(9, 14))
+    assert [one.index for one in made.log.entries(Index(6), Index(14), max_bytes=1 << 20)] == [6]
+
+
 def test_a_rotten_head_is_known_loss_by_its_neighbours() -> None:
     made = segmented()
     made.flip(3, at=20)
