@@ -179,11 +179,26 @@ class PartitionService:
             self._forgotten.add(answer)
 
     def _refuse(self, error: RequestError, answer: Answer) -> None:
-        """Tell a refusal once what it rests on is committed: until then a lost term could make it untrue."""
-        if self._replica.is_serving:
-            self._replica.when_applied(self._ahead().applied_index, lambda: answer(error), answer)
-        else:
+        """Tell a refusal once what it rests on is certain; of what is wrong by itself nothing has to be."""
+        if isinstance(error, InvalidArgumentError) or not self._replica.is_serving:
             answer(error)
+        else:
+            self._confirm(self._ahead().applied_index, lambda: answer(error), answer)
+
+    def _confirm(self, index: Index, on_certain: Callable[[], None], on_lost: Answer) -> None:
+        """Call `on_certain` when the log is committed through `index`, and no other leader began before this was asked.
+
+        For what is answered from the state and appends nothing. Before it is committed a lost term could make it
+        untrue; and a leader that was paused, or cut off, knows nothing of what the one after it has committed.
+        """
+
+        def ask() -> None:
+            try:
+                self._replica.read(on_certain, on_lost)
+            except LogBrokerError as error:
+                on_lost(error)
+
+        self._replica.when_applied(index, ask, on_lost)
 
     def on_leading(self) -> None:
         self._oldest_ms = self._quiet_until_ms = 0
@@ -510,7 +525,7 @@ class PartitionService:
                     results.append(len(proposed))
         if not changes:
             ready = SettleReply(tuple(result for result in results if isinstance(result, SettleResult)))
-            self._replica.when_applied(self._ahead().applied_index, lambda: answer(ready), answer)
+            self._confirm(self._ahead().applied_index, lambda: answer(ready), answer)
             return
         self._propose_changes(changes, lambda applied: answer(_settle_reply(results, applied)), answer)
 
@@ -726,7 +741,7 @@ class PartitionService:
             case decide.Refused(error):
                 raise error
             case decide.Answer(outcome, after_index):
-                self._replica.when_applied(after_index, lambda: on_outcome(outcome), on_lost)
+                self._confirm(after_index, lambda: on_outcome(outcome), on_lost)
             case decide.Propose(changes):
                 self._propose_changes(changes, lambda applied: on_outcome(applied.outcomes[-1]), on_lost)
             case _:

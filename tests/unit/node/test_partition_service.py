@@ -850,6 +850,30 @@ def test_what_waits_is_answered_when_the_leadership_ends() -> None:
     assert isinstance(cluster.ask(receive(), node=old), NotLeaderError)
 
 
+@pytest.mark.parametrize(
+    "request_",
+    [
+        AckRequest(DEFAULT_GROUP, ((LeaseId(99 << 16), ((0, 1),)),)),
+        NackRequest(DEFAULT_GROUP, ((LeaseId(99 << 16), ((0, 1),)),)),
+        ReleaseRequest(DEFAULT_GROUP, LeaseId(99 << 16)),
+        ProduceRequest(batch(b"later", producer=7, sequence=5)),
+        receive(GroupName("unknown")),
+    ],
+    ids=lambda request: type(request).__name__,
+)
+def test_what_a_leader_that_may_be_deposed_does_not_know_it_does_not_deny(request_: Request) -> None:
+    """Found by `tools/simulate --seed 485`: it was paused, and had not heard of a lease that another one gave."""
+    cluster = KitCluster(3)
+    old = cluster.elect()
+    cluster.produce(b"a", producer=7, sequence=0)
+    cut(cluster, old.number)
+    asked = cluster.submit(request_, node=old)
+    cluster.settle()
+    assert asked.answer is None
+    cluster.tick(60)
+    assert isinstance(asked.answer, NotLeaderError)
+
+
 def test_a_new_leader_keeps_leases_and_forgets_what_was_never_committed() -> None:
     cluster = KitCluster(3)
     old = cluster.elect()
