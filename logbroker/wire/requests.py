@@ -164,6 +164,45 @@ class GroupCounts(Struct, frozen=True, array_like=True, gc=False, kw_only=True):
 
 
 @final
+class GroupPartition(Struct, frozen=True, array_like=True, gc=False, kw_only=True):
+    """One consumer group in one partition, as of the request."""
+
+    partition: Number
+    available: Number = 0
+    leased: Number = 0
+    delayed: Number = 0
+    dead: Number = 0
+    lag_count: Number = 0
+    """Messages that are not settled: available, leased and delayed."""
+    lag_ms: Number = 0
+    """How much older than the newest entry of the log the oldest of these is, in log time, which stands still while
+    nothing happens; 0 where all is settled."""
+    oldest_offset: Number = 0
+    """Of the oldest of these; the log end where all is settled."""
+    oldest_ms: Number = 0
+    """Its log time; 0 where all is settled."""
+    problem: Text = ""
+    """Why counts or times are missing, when they are."""
+
+
+@final
+class GroupDescription(Struct, frozen=True, array_like=True, gc=False, kw_only=True):
+    """One consumer group: the sums of `partitions`, of which one with a `problem` may be missing; the largest lag in
+    time, and the oldest message.
+    """
+
+    name: Name
+    available: Number
+    leased: Number
+    delayed: Number
+    dead: Number
+    lag_count: Number
+    lag_ms: Number
+    oldest_ms: Number
+    partitions: list[GroupPartition]
+
+
+@final
 class DeadRow(Struct, frozen=True, array_like=True, gc=False, kw_only=True):
     """Neighbouring messages, offsets [start, end), that died together."""
 
@@ -520,6 +559,15 @@ class Unsubscribe(Request, frozen=True, gc=False, tag=27, kw_only=True):
     """The rid of the Subscribe."""
 
 
+@final
+class DescribeGroups(Request, frozen=True, gc=False, tag=28, kw_only=True):
+    """How far consumer groups are, exact as of this request. Nothing is leased or changed by it."""
+
+    queue: Name
+    group: Name = ""
+    """Only this one; all of them when it is empty."""
+
+
 # --- replies ---
 
 
@@ -660,6 +708,12 @@ class Unsubscribed(Reply, frozen=True, gc=False, tag=81, kw_only=True):
     """Messages that it delivered in all."""
 
 
+@final
+class GroupDescriptions(Reply, frozen=True, gc=False, tag=82, kw_only=True):
+    groups: list[GroupDescription]
+    """By name."""
+
+
 AnyRequest: TypeAlias = (
     Hello
     | Ping
@@ -688,6 +742,7 @@ AnyRequest: TypeAlias = (
     | Subscribe
     | Credit
     | Unsubscribe
+    | DescribeGroups
 )
 
 AnyReply: TypeAlias = (
@@ -709,6 +764,7 @@ AnyReply: TypeAlias = (
     | Revived
     | Delivered
     | Unsubscribed
+    | GroupDescriptions
 )
 
 REPLY_OF: dict[type[Request], type[Reply]] = {
@@ -739,6 +795,7 @@ REPLY_OF: dict[type[Request], type[Reply]] = {
     Subscribe: Unsubscribed,
     Credit: Done,
     Unsubscribe: Done,
+    DescribeGroups: GroupDescriptions,
 }
 """The reply each request gets; any of them may get `Error` instead."""
 

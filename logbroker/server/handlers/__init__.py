@@ -16,6 +16,7 @@ from logbroker.server.handlers.admin import (
     metadata,
     status,
 )
+from logbroker.server.handlers.group_figures import describe_groups
 from logbroker.server.handlers.groups import create_group, delete_group, rewind
 from logbroker.server.handlers.produce import produce
 from logbroker.server.handlers.queues import alter_queue, create_queue, delete_queue, describe_queue
@@ -32,6 +33,7 @@ from logbroker.wire.requests import (
     DeleteGroup,
     DeleteQueue,
     DeleteToken,
+    DescribeGroups,
     DescribeQueue,
     Extend,
     ListDead,
@@ -80,5 +82,6 @@ HANDLERS: dict[type[Request], Handler] = {
     Subscribe: subscribe,
     Credit: credit,
     Unsubscribe: unsubscribe,
+    DescribeGroups: describe_groups,
 }
 """Every kind of request but Hello and Ping, which the session answers by itself."""
