@@ -46,10 +46,13 @@ from logbroker.wire.requests import (
     DeleteQueue,
     DeleteToken,
     Delivered,
+    DescribeGroups,
     DescribeQueue,
     Done,
     Error,
     Extend,
+    GroupDescription,
+    GroupDescriptions,
     Hello,
     ListDead,
     ListQueues,
@@ -348,6 +351,10 @@ class FakeNode:
                 if request.name not in cluster.queues:
                     raise NotFoundError(f"queue {request.name} does not exist")
                 return QueueDescription(0, info=self._info(request.name), partitions=[]), b""
+            case DescribeGroups():
+                if request.group == "nobody":
+                    raise NotFoundError(f"queue {request.queue} has no consumer group {request.group}")
+                return GroupDescriptions(0, groups=[_no_lag(request.group or "default")]), b""
             case AlterQueue() | DeleteQueue() | CreateGroup() | DeleteGroup() | DeleteToken():
                 self._lead_meta()
                 return Done(0), b""
@@ -384,6 +391,12 @@ class FakeNode:
             for number, partition in enumerate(queue.partitions)
         ]
         return QueueInfo(name=name, queue_id=1, settings=queue.settings, partitions=partitions)
+
+
+def _no_lag(name: str) -> GroupDescription:
+    return GroupDescription(
+        name=name, available=0, leased=0, delayed=0, dead=0, lag_count=0, lag_ms=0, oldest_ms=0, partitions=[]
+    )
 
 
 @dataclass

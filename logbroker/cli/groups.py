@@ -1,4 +1,4 @@
-"""`logbroker group`: create, list and delete consumer groups of a queue."""
+"""`logbroker group`: create, list, describe and delete consumer groups of a queue."""
 
 from __future__ import annotations
 
@@ -8,18 +8,20 @@ from typing import TYPE_CHECKING
 import rich_click as click
 
 from logbroker.cli.connection import Connection, connection_options
-from logbroker.cli.output import Output, confirm, output_options
-from logbroker.cli.queues import group_rows
+from logbroker.cli.output import Format, Output, Row, confirm, output_options
 from logbroker.cli.targets import TARGET_FORMS, parse_target
+from logbroker.cli.times import format_time
 
 if TYPE_CHECKING:
-    from logbroker.wire.requests import QueueDescription
+    from logbroker.wire.requests import GroupDescription, GroupPartition
     from logbroker_client import Client
+
+_FIGURES = ("lag", "lag_s", "oldest_age_s", "available", "leased", "delayed", "dead")
 
 
 @click.group()
 def group() -> None:
-    """Create, list and delete consumer groups; `default` is always there."""
+    """Create, list, describe and delete consumer groups; `default` is always there."""
 
 
 @group.command(epilog="Example: logbroker group create orders billing --start -1h")
@@ -30,7 +32,7 @@ def group() -> None:
 @connection_options
 def create(queue: str, name: str, start: str, output: Output, connection: Connection) -> None:
     """Create a consumer group, which gets its own copy of every message from START on."""
-    position = parse_target(start, queue=queue, now_ms=time.time_ns() // 1_000_000)
+    position = parse_target(start, queue=queue, now_ms=_now_ms())
 
     async def work(client: Client) -> None:
         await client.create_group(queue, name, start=position)
@@ -44,13 +46,50 @@ def create(queue: str, name: str, start: str, output: Output, connection: Connec
 @output_options
 @connection_options
 def list_groups(queue: str, output: Output, connection: Connection) -> None:
-    """Show the consumer groups of a queue and how far each is, by partition."""
+    """Show the consumer groups of a queue and how far behind each is: in messages, in log time, and by the clock."""
 
-    async def work(client: Client) -> QueueDescription:
-        return await client.describe_queue(queue)
+    async def work(client: Client) -> list[GroupDescription]:
+        return await client.describe_groups(queue)
 
-    rows = group_rows(connection.run(work))
-    output.rows(rows, ("group", "partition", "available", "leased", "delayed", "dead", "oldest"))
+    found = connection.run(work)
+    now_ms = _now_ms()
+    output.rows([{"group": row.name, **_figures(row, now_ms)} for row in found], ("group", *_FIGURES))
+    # A partition that does not answer says the same of every group.
+    for problem in dict.fromkeys(problem for row in found for problem in _problems(row)):
+        output.warn(problem)
+
+
+@group.command(epilog="Example: logbroker group describe orders billing -o json")
+@click.argument("queue")
+@click.argument("name")
+@output_options
+@connection_options
+def describe(queue: str, name: str, output: Output, connection: Connection) -> None:
+    """Show how far behind a consumer group is, as a whole and by partition."""
+
+    async def work(client: Client) -> GroupDescription:
+        return await client.describe_group(queue, name)
+
+    found = connection.run(work)
+    now_ms = _now_ms()
+    whole: Row = {"queue": queue, "group": found.name, **_figures(found, now_ms)}
+    partitions: list[Row] = [
+        {
+            "partition": row.partition,
+            **_figures(row, now_ms),
+            "oldest_offset": row.oldest_offset,
+            "problem": row.problem or None,
+        }
+        for row in found.partitions
+    ]
+    if output.format is not Format.TABLE:
+        output.one({**whole, "partitions": partitions})
+    else:
+        output.one({key: value for key, value in whole.items() if key != "oldest_ms"})
+        print()
+        output.rows(partitions, ("partition", *_FIGURES, "oldest_offset"))
+    for problem in _problems(found):
+        output.warn(problem)
 
 
 @group.command(epilog="Example: logbroker group delete orders billing --yes")
@@ -68,3 +107,26 @@ def delete(queue: str, name: str, yes: bool, output: Output, connection: Connect
 
     connection.run(work)
     output.say(f"group {name} of queue {queue} deleted")
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000
+
+
+def _figures(found: GroupDescription | GroupPartition, now_ms: int) -> Row:
+    """Counts and times of a group or of its part; the age is by the clock of this machine."""
+    return {
+        "lag": found.lag_count,
+        "lag_s": found.lag_ms / 1_000,
+        "oldest_age_s": max(now_ms - found.oldest_ms, 0) / 1_000 if found.oldest_ms else 0.0,
+        "available": found.available,
+        "leased": found.leased,
+        "delayed": found.delayed,
+        "dead": found.dead,
+        "oldest_ms": found.oldest_ms,
+        "oldest": format_time(found.oldest_ms) if found.oldest_ms else None,
+    }
+
+
+def _problems(found: GroupDescription) -> list[str]:
+    return [f"partition {row.partition}: {row.problem}" for row in found.partitions if row.problem]

@@ -348,7 +348,15 @@ def test_queues_and_groups_are_made_listed_and_deleted(face: Face, node: str, qu
             await client.create_group(queue, "billing", start="earliest")
             found = [row for row in await client.list_queues() if row.name == queue]
             assert [row.settings.hide_ms for row in found] == [7000]
+            groups = await client.describe_groups(queue)
+            assert [(group.name, group.lag_count, group.lag_ms) for group in groups] == [
+                ("billing", 0, 0),
+                ("default", 0, 0),
+            ]
+            assert (await client.queue(queue).describe_group("billing")).name == "billing"
             await client.queue(queue).delete_group("billing")
+            with pytest.raises(NotFoundError, match="no consumer group billing"):
+                await client.describe_group(queue, "billing")
             await client.delete_queue(queue)
             with pytest.raises(NotFoundError, match="there is no queue"):
                 async with client.producer(queue):

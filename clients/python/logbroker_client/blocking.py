@@ -320,6 +320,8 @@ class Queue(_Face[coroutines.Queue]):
     rewind = _blocking(coroutines.Queue.rewind)
     skip_to = _blocking(coroutines.Queue.skip_to)
     create_group = _blocking(coroutines.Queue.create_group)
+    describe_groups = _blocking(coroutines.Queue.describe_groups)
+    describe_group = _blocking(coroutines.Queue.describe_group)
     delete_group = _blocking(coroutines.Queue.delete_group)
 
 
@@ -338,6 +340,8 @@ class Client(_Face[coroutines.Client]):
     list_queues = _blocking(coroutines.Client.list_queues)
     describe_queue = _blocking(coroutines.Client.describe_queue)
     create_group = _blocking(coroutines.Client.create_group)
+    describe_groups = _blocking(coroutines.Client.describe_groups)
+    describe_group = _blocking(coroutines.Client.describe_group)
     delete_group = _blocking(coroutines.Client.delete_group)
     rewind = _blocking(coroutines.Client.rewind)
     skip_to = _blocking(coroutines.Client.skip_to)

@@ -18,9 +18,12 @@ from logbroker.wire.requests import (
     DeleteGroup,
     DeleteQueue,
     DeleteToken,
+    DescribeGroups,
     DescribeQueue,
     Done,
     EarliestTarget,
+    GroupDescription,
+    GroupDescriptions,
     LatestTarget,
     ListDead,
     ListQueues,
@@ -243,6 +246,30 @@ class Client:
         target = target_of(start)
         await self._ask(lambda rid: CreateGroup(rid, queue=queue, group=group, start=target), Done, is_repeatable=False)
 
+    async def describe_groups(self, queue: str) -> list[GroupDescription]:
+        """The consumer groups of a queue by name, with counts and lag, exact as of this moment.
+
+        A partition that has not answered is there with its `problem`, and is in no sum.
+        """
+        return await self._describe_groups(queue, "")
+
+    async def describe_group(self, queue: str, group: str) -> GroupDescription:
+        """One consumer group; as `describe_groups`.
+
+        Raises:
+            NotFoundError: the queue has none of this name.
+        """
+        if not group:
+            raise InvalidArgumentError("a consumer group has a name")
+        [found] = await self._describe_groups(queue, group)
+        return found
+
+    async def _describe_groups(self, queue: str, group: str) -> list[GroupDescription]:
+        reply = await self._ask(
+            lambda rid: DescribeGroups(rid, queue=queue, group=group), GroupDescriptions, is_repeatable=True
+        )
+        return reply.groups
+
     async def delete_group(self, queue: str, group: str) -> None:
         await self._ask(lambda rid: DeleteGroup(rid, queue=queue, group=group), Done, is_repeatable=False)
 
@@ -436,6 +463,14 @@ class Queue:
 
     async def create_group(self, group: str, *, start: Position = "latest") -> None:
         await self._client.create_group(self.name, group, start=start)
+
+    async def describe_groups(self) -> list[GroupDescription]:
+        """As `Client.describe_groups`."""
+        return await self._client.describe_groups(self.name)
+
+    async def describe_group(self, group: str) -> GroupDescription:
+        """As `Client.describe_group`."""
+        return await self._client.describe_group(self.name, group)
 
     async def delete_group(self, group: str) -> None:
         await self._client.delete_group(self.name, group)

@@ -13,6 +13,8 @@ from click.testing import CliRunner
 from logbroker.cli.main import cli
 from logbroker.wire.requests import (
     GroupCounts,
+    GroupDescription,
+    GroupPartition,
     GroupStatus,
     NodeStatus,
     PartitionDescription,
@@ -197,6 +199,31 @@ class FakeCluster:
         return FakeCall(self.settled(request), self.fails)
 
 
+BILLING = GroupDescription(
+    name="billing",
+    available=7,
+    leased=2,
+    delayed=1,
+    dead=3,
+    lag_count=10,
+    lag_ms=90_500,
+    oldest_ms=1_800_000_000_000,
+    partitions=[
+        GroupPartition(
+            partition=0,
+            available=7,
+            leased=2,
+            delayed=1,
+            dead=3,
+            lag_count=10,
+            lag_ms=90_500,
+            oldest_offset=4,
+            oldest_ms=1_800_000_000_000,
+        ),
+        GroupPartition(partition=1, problem="no answer within 2 s"),
+    ],
+)
+
 _ANSWERS: dict[str, Callable[[FakeCluster], object]] = {
     "create_queue": lambda _: None,
     "alter_queue": lambda _: None,
@@ -204,6 +231,8 @@ _ANSWERS: dict[str, Callable[[FakeCluster], object]] = {
     "create_group": lambda _: None,
     "delete_group": lambda _: None,
     "delete_token": lambda _: None,
+    "describe_groups": lambda _: [BILLING],
+    "describe_group": lambda _: BILLING,
     "load_queue": lambda _: None,
     "create_token": lambda _: "lb1_secret",
     "list_tokens": lambda _: [TokenInfo(name="shop", rights=["orders:produce"])],

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from logbroker.errors import AlreadyExistsError, CorruptBatchError, UnknownOutcomeError
+from logbroker.errors import AlreadyExistsError, CorruptBatchError, NotFoundError, UnknownOutcomeError
 from logbroker.wire.requests import Ack, Nack, Reject, Settled, SettleResult
 from logbroker_client import MessageId
 from tests.unit.cli.kit import FakeMessage, run
@@ -94,7 +94,42 @@ def test_a_queue_and_a_group_are_deleted_once_that_is_confirmed(cluster: FakeClu
 def test_a_group_starts_where_it_is_told(cluster: FakeCluster) -> None:
     run("group", "create", "orders", "billing", "--start", "-1h")
     assert cluster.asked == [("create_group", "orders", "billing", {"start": timedelta(hours=1)})]
-    assert run("group", "list", "orders", "-o", "json").json()[0]["group"] == "default"
+
+
+def test_groups_are_listed_with_their_lag_in_messages_and_time(
+    cluster: FakeCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("logbroker.cli.groups.time.time_ns", lambda: 1_800_000_100_000 * 1_000_000)
+    listed = run("group", "list", "orders")
+    head, row = [line.split() for line in listed.out.splitlines()]
+    assert head == ["group", "lag", "lag_s", "oldest_age_s", "available", "leased", "delayed", "dead"]
+    assert row == ["billing", "10", "90.5", "100.0", "7", "2", "1", "3"]
+    assert listed.err == "warning: partition 1: no answer within 2 s\n"
+    assert cluster.asked == [("describe_groups", "orders", {})]
+    [found] = run("group", "list", "orders", "-o", "json").json()
+    assert (found["group"], found["lag_s"], found["oldest"]) == ("billing", 90.5, "2027-01-15T08:00:00.000Z")
+
+
+def test_a_group_is_described_as_a_whole_and_by_partition(
+    cluster: FakeCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("logbroker.cli.groups.time.time_ns", lambda: 1_800_000_100_000 * 1_000_000)
+    found = run("group", "describe", "orders", "billing", "-o", "json").json()
+    assert cluster.asked == [("describe_group", "orders", "billing", {})]
+    assert (found["group"], found["lag"], found["oldest_age_s"], found["dead"]) == ("billing", 10, 100.0, 3)
+    first, second = found["partitions"]
+    assert (first["lag"], first["oldest_offset"], first["problem"]) == (10, 4, None)
+    assert (second["lag"], second["oldest_age_s"], second["problem"]) == (0, 0.0, "no answer within 2 s")
+    table = run("group", "describe", "orders", "billing")
+    assert "lag           10\n" in table.out
+    assert table.err == "warning: partition 1: no answer within 2 s\n"
+
+
+def test_a_group_that_is_not_there_is_said_to_be_missing(cluster: FakeCluster) -> None:
+    cluster.fails = NotFoundError("queue orders has no consumer group billing")
+    ran = run("group", "describe", "orders", "billing")
+    assert (ran.out, "no consumer group billing" in ran.err) == ("", True)
+    assert ran.code != 0
 
 
 def test_values_of_the_command_line_are_a_message_each(cluster: FakeCluster) -> None:

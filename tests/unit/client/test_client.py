@@ -35,6 +35,7 @@ from logbroker.wire.requests import (
     AnyRequest,
     BatchPart,
     CreateGroup,
+    DescribeGroups,
     EarliestTarget,
     LatestTarget,
     MessageTarget,
@@ -714,6 +715,15 @@ async def test_groups_tokens_and_status(autojump_clock: MockClock) -> None:
         await queue.create_group("audit", start="earliest")
         [group] = node.of(CreateGroup)
         assert (group.queue, group.group, group.start) == ("orders", "audit", EarliestTarget())
+        assert [found.name for found in await queue.describe_groups()] == ["default"]
+        assert (await queue.describe_group("audit")).name == "audit"
+        # Any node answers these.
+        asked = [request for each in cluster.nodes.values() for request in each.of(DescribeGroups)]
+        assert sorted((request.queue, request.group) for request in asked) == [("orders", ""), ("orders", "audit")]
+        with pytest.raises(NotFoundError, match="no consumer group nobody"):
+            await client.describe_group("orders", "nobody")
+        with pytest.raises(InvalidArgumentError, match="has a name"):
+            await client.describe_group("orders", "")
         await queue.delete_group("audit")
         await queue.skip_to(to=100)
         await client.alter_queue("orders", partitions=4, retention=timedelta(days=2), hide=5, max_wait=10)

@@ -139,6 +139,47 @@ async def test_groups_queues_and_tokens_are_those_of_a_node() -> None:
             broker.create_queue("orders", partitions=7)
 
 
+async def test_a_group_is_as_far_behind_as_its_oldest_unsettled_message_is_old() -> None:
+    broker = broker_with()
+    async with broker.connect() as client:
+        assert (await client.describe_group("orders", "default")).lag_ms == 0
+        await send(client, b"a", b"b")
+        sent_ms = round(broker.now.timestamp() * 1000)
+        broker.advance(60)
+        await send(client, b"c")
+        found = await client.describe_group("orders", "default")
+        assert (found.available, found.lag_count, found.lag_ms, found.oldest_ms) == (3, 3, 60_000, sent_ms)
+        async with client.consumer("orders") as consumer:
+            first, second, third = await consumer.receive()
+            await first.ack()
+            await second.reject(reason="no account")
+            found = await client.describe_group("orders", "default")
+            assert (found.leased, found.dead, found.lag_count, found.lag_ms) == (1, 1, 1, 0)
+            await third.nack(delay=30)
+        broker.advance(10)
+        await send(client, b"d")
+        found = await client.describe_group("orders", "default")
+        assert (found.available, found.delayed, found.lag_count, found.lag_ms) == (1, 1, 2, 10_000)
+        assert found.partitions[0].oldest_offset == 2
+        assert [row.name for row in await client.describe_groups("orders")] == ["default"]
+
+
+async def test_looking_at_groups_changes_nothing() -> None:
+    broker = broker_with()
+    async with broker.connect() as client:
+        await send(client, b"a", b"b")
+        (partition,) = broker._broker._of("orders")
+        before = partition.machine.digest(), partition.machine.applied_index
+        await client.describe_groups("orders")
+        with pytest.raises(NotFoundError, match="queue orders has no consumer group nobody"):
+            await client.describe_group("orders", "nobody")
+        with pytest.raises(NotFoundError):
+            await client.describe_group("nowhere", "default")
+        with pytest.raises(InvalidArgumentError):
+            await client.describe_group("orders", "")
+        assert (partition.machine.digest(), partition.machine.applied_index) == before
+
+
 async def test_who_waits_at_a_queue_that_is_deleted_is_told() -> None:
     broker = broker_with()
     async with broker.connect() as client, client.consumer("orders") as consumer, trio.open_nursery() as nursery:
