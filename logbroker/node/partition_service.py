@@ -34,6 +34,7 @@ from logbroker.errors import (
 )
 from logbroker.ids import GroupName, Index, LeaseId, Offset
 from logbroker.node.dead_messages import list_dead
+from logbroker.node.peeking import first, look
 from logbroker.node.requests import (
     AckRequest,
     Answer,
@@ -49,6 +50,8 @@ from logbroker.node.requests import (
     NackRequest,
     OffsetTarget,
     Part,
+    PeekReply,
+    PeekRequest,
     ProduceReply,
     ProduceRequest,
     ReceiveReply,
@@ -87,6 +90,7 @@ _MAX_QUIET_MS = 1_000
 _NEVER_MS = 1 << 62
 MAX_DEAD_ROWS = 100
 """Of one answer: each may cost two entries of the log to be read."""
+MAX_PEEK_COUNT = 1_000
 NO_LEASE = LeaseId(0)
 
 _SettleRequest = AckRequest | NackRequest | RejectRequest | ExtendRequest
@@ -267,6 +271,8 @@ class PartitionService:
                 self._list_dead(request, answer)
             case ReviveRequest():
                 self._revive(request, answer)
+            case PeekRequest():
+                self._peek(request, answer)
             case StateRequest():
                 self._replica.read(lambda: answer(self._state()), answer)
             case _:
@@ -580,6 +586,46 @@ class PartitionService:
     def _revive(self, request: ReviveRequest, answer: Answer) -> None:
         decision = decide.decide_revive(self._ahead(), request.group, ranges=request.ranges)
         self._propose_decided(decision, lambda outcome: answer(_revive_reply(outcome)), answer)
+
+    # Peek.
+
+    def _peek(self, request: PeekRequest, answer: Answer) -> None:
+        decide.check_range("max_count", request.max_count, least=1, most=MAX_PEEK_COUNT)
+        decide.check_range("max_bytes", request.max_bytes, least=1, most=1 << 30)
+        self._ahead().group(request.group)
+        start, _ = self._resolve(request.start, clamp=True)
+        start = max(start, self._first_kept())
+
+        def tell() -> None:
+            try:
+                answer(self._peeked(request, start))
+            except RequestError as error:
+                answer(error)
+            except StorageError as error:
+                answer(UnavailableError(f"group {self._replica.group} cannot be read on this node: {error.message}"))
+
+        self._replica.read(tell, answer)
+
+    def _first_kept(self) -> Offset:
+        """Where retention is by now. A receive has it made the log start, but who only looks has nothing proposed."""
+        if not self._host.may_floor():
+            return self._ahead().log_start_offset
+        return self._first_offset_at(first_kept_ms(self._replica.stamp_ms(), retention_s=self.settings.retention_s))
+
+    def _peeked(self, request: PeekRequest, start: Offset) -> PeekReply:
+        machine = self._applied()
+        log_end = machine.next_offset
+        start = min(max(start, machine.log_start_offset), log_end)
+        ranges, next_offset = look(machine.group(request.group).table, request, start, log_end)
+        fitting = self._count_that_fits([(shown.start, shown.end) for shown in ranges], request.max_bytes)
+        if fitting < sum([shown.end - shown.start for shown in ranges]):
+            begin = ranges[0].start
+            ranges = first(ranges, fitting)
+            next_offset = ranges[-1].end if ranges else begin
+        parts = self._parts(
+            [outcomes.LeasedRange(shown.start, shown.end, shown.deliveries, shown.visible_at_ms) for shown in ranges]
+        )
+        return PeekReply(tuple(parts), tuple(ranges), next_offset, log_end)
 
     # Rewind and groups.
 

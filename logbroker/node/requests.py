@@ -11,6 +11,7 @@ from logbroker.ids import GroupName, LeaseId, Offset
 
 if TYPE_CHECKING:
     from logbroker.partition.commands import Cause
+    from logbroker.partition.runs import RunState
 
 Ranges = tuple[tuple[int, int], ...]
 """Half-open offset ranges, ascending."""
@@ -174,6 +175,22 @@ class ReviveRequest:
 
 @final
 @dataclass(frozen=True, slots=True)
+class PeekRequest:
+    """Show messages from `start` on as a group has them, and change nothing. What is gone of the start is not shown.
+
+    At most `max_count` messages and `max_bytes` of batches, though at least one batch where there is one.
+    """
+
+    group: GroupName
+    start: Target
+    max_count: int
+    max_bytes: int = MAX_RECEIVE_BYTES
+    with_settled: bool = False
+    """Acked and dead ones too."""
+
+
+@final
+@dataclass(frozen=True, slots=True)
 class StateRequest:
     """Counts and positions, exact as of the moment it was asked (read index)."""
 
@@ -191,6 +208,7 @@ Request = (
     | DeleteGroupRequest
     | DeadRequest
     | ReviveRequest
+    | PeekRequest
     | StateRequest
 )
 
@@ -322,6 +340,29 @@ class ReviveReply:
 
 @final
 @dataclass(frozen=True, slots=True)
+class PeekedRange:
+    """Messages [start, end) of one state; `visible_at_ms` of leased and delayed ones is when that ends, or else 0."""
+
+    start: Offset
+    end: Offset
+    state: RunState
+    deliveries: int
+    visible_at_ms: int
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class PeekReply:
+    """`parts` are the batches of `ranges`. More may follow at `next_offset` while that is below `log_end`."""
+
+    parts: tuple[Part, ...]
+    ranges: tuple[PeekedRange, ...]
+    next_offset: Offset
+    log_end: Offset
+
+
+@final
+@dataclass(frozen=True, slots=True)
 class StateReply:
     log_start: Offset
     log_end: Offset
@@ -329,6 +370,16 @@ class StateReply:
     groups: tuple[GroupState, ...]
 
 
-Reply = ProduceReply | ReceiveReply | SettleReply | RewindReply | GroupReply | DeadReply | ReviveReply | StateReply
+Reply = (
+    ProduceReply
+    | ReceiveReply
+    | SettleReply
+    | RewindReply
+    | GroupReply
+    | DeadReply
+    | ReviveReply
+    | PeekReply
+    | StateReply
+)
 Answer = Callable[[Reply | LogBrokerError], None]
 """Called exactly once for every request, perhaps before `submit` returns."""

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from logbroker.record.batch import Headers
-    from logbroker.wire.requests import BatchPart, Delivered, Received
+    from logbroker.wire.requests import BatchPart, Delivered, Peeked, Received
 
 MAX_GIVEN_MESSAGES = 10_000
 MAX_SHOWN_BYTES = 4 * 1024 * 1024
@@ -31,8 +31,8 @@ RECORD_COST_BYTES = 200
 """What opening a record costs beside its bytes."""
 
 OMITTED = (
-    f"omitted: messages shown by one reply have at most {MAX_SHOWN_BYTES} bytes; nack it and receive with a smaller "
-    "max_count"
+    f"omitted: messages shown by one reply have at most {MAX_SHOWN_BYTES} bytes; ask with a smaller max_count, "
+    "and nack it first where it is leased to you"
 )
 
 
@@ -76,7 +76,7 @@ class GivenMessages(Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
 
 @final
 class DeliveredMessage(Struct, frozen=True, omit_defaults=True, kw_only=True):
-    """A leased message. With a `problem` it cannot be shown; it can be acked or nacked like any."""
+    """A message, leased or looked at. With a `problem` it cannot be shown; a leased one can be settled like any."""
 
     offset: str
     deliveries: str
@@ -168,8 +168,8 @@ class _Left:
     opened_bytes: int = MAX_OPENED_BYTES
 
 
-def delivered(reply: Received | Delivered, body: bytes, *, limits: BatchLimits) -> list[msgspec.Raw]:
-    """Every message of a receive or a delivery as a text of JSON; `body` is that of the reply.
+def delivered(reply: Received | Delivered | Peeked, body: bytes, *, limits: BatchLimits) -> list[msgspec.Raw]:
+    """Every message of a receive, a delivery or a peek as a text of JSON; `body` is that of the reply.
 
     What cannot be read, and what is too much to be shown together, is there with the reason.
     """

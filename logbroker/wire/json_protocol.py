@@ -21,7 +21,7 @@ from logbroker.wire.json_messages import build_batch, delivered
 from logbroker.wire.json_numbers import read_number
 from logbroker.wire.json_types import Head, kind_of, read_head, read_request, to_builtins
 from logbroker.wire.protocol import MAX_REQUEST_HEADER_BYTES, RequestFrame, ServerProtocol, State
-from logbroker.wire.requests import NO_REQUEST, Delivered, Ping, Pong, Produce, Received, encode_header
+from logbroker.wire.requests import NO_REQUEST, Delivered, Peeked, Ping, Pong, Produce, Received, encode_header
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -150,7 +150,7 @@ class JsonServerProtocol:
 
     def _put(self, reply: AnyReply, body: bytes = b"") -> None:
         found = to_builtins(reply)
-        if isinstance(reply, Received | Delivered):
+        if isinstance(reply, Received | Delivered | Peeked):
             found["messages"] = delivered(reply, body, limits=self._batch_limits)
         text = msgspec.json.encode(found)
         self._texts.append(text)

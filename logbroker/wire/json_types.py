@@ -28,6 +28,8 @@ from logbroker.wire.requests import (
     Extend,
     ListDead,
     Nack,
+    Peek,
+    Peeked,
     Produce,
     QueueSettings,
     Receive,
@@ -71,6 +73,7 @@ DEFAULTS: dict[type[Struct], dict[str, object]] = {
         "max_count": 10,
         "max_bytes": 256 * 1024,
     },
+    Peek: {"partition": 0, "group": "default", "max_count": 10, "max_bytes": 256 * 1024},
     CreateQueue: {"settings": {}},
 }
 """What may be left out in JSON and not in binary."""
@@ -79,6 +82,7 @@ EXTRA: dict[type[Struct], tuple[tuple[str, Any], ...]] = {
     Produce: tuple((field.name, field) for field in msgspec.structs.fields(GivenMessages)),
     Received: (("messages", list[DeliveredMessage]),),
     Delivered: (("messages", list[DeliveredMessage]),),
+    Peeked: (("messages", list[DeliveredMessage]),),
 }
 """What stands in the body on the binary wire."""
 

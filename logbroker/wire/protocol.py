@@ -12,7 +12,7 @@ The rules, each held on both sides:
 4. At most `max_outstanding` requests are outstanding, pings aside.
 5. A reply is of the kind that its request asks for, or Error.
 6. Before its reply, a Subscribe has any number of Delivered with its rid.
-7. Bodies stand only where they mean something: Produce, and Received and Delivered, whose parts they are.
+7. Bodies stand only where they mean something: Produce, and Received, Delivered and Peeked, whose parts they are.
 8. The headers of one message of a client are at most `MAX_MESSAGE_HEADER_BYTES`, and `max_outstanding` of them pings.
 
 Whatever breaks them is RemoteProtocolError, and the connection is of no more use. Nothing here waits,
@@ -38,6 +38,7 @@ from logbroker.wire.requests import (
     Delivered,
     Error,
     Hello,
+    Peeked,
     Ping,
     Pong,
     Produce,
@@ -344,7 +345,7 @@ class ClientProtocol(Generic[_Context]):
             is_last = answer is REPLY_OF[kind] or answer is Error
             if not is_last and answer is not PUSHES_OF.get(kind):
                 raise RemoteProtocolError(f"{answer.__name__} is no answer to {kind.__name__}")
-            if isinstance(reply, Received | Delivered):
+            if isinstance(reply, Received | Delivered | Peeked):
                 _check_parts(reply, body)
             elif body:
                 raise RemoteProtocolError(f"{answer.__name__} has a body of {len(body)} bytes")
@@ -392,7 +393,7 @@ class ClientProtocol(Generic[_Context]):
         return contexts
 
 
-def _check_parts(reply: Received | Delivered, body: bytes) -> None:
+def _check_parts(reply: Received | Delivered | Peeked, body: bytes) -> None:
     stated_bytes = sum([part.size_bytes for part in reply.parts])
     if stated_bytes != len(body):
         raise RemoteProtocolError(f"parts of {stated_bytes} bytes stand for a body of {len(body)} bytes")

@@ -203,6 +203,18 @@ class GroupDescription(Struct, frozen=True, array_like=True, gc=False, kw_only=T
 
 
 @final
+class PeekedRange(Struct, frozen=True, array_like=True, gc=False, kw_only=True):
+    """Offsets [start, end) that are of one state."""
+
+    start: Number
+    end: Number
+    state: Name
+    """`available`, `leased`, `delayed`, `acked` or `dead`."""
+    visible_at_ms: Number = 0
+    """When a lease or delay ends, in log time; else 0."""
+
+
+@final
 class DeadRow(Struct, frozen=True, array_like=True, gc=False, kw_only=True):
     """Neighbouring messages, offsets [start, end), that died together."""
 
@@ -568,6 +580,23 @@ class DescribeGroups(Request, frozen=True, gc=False, tag=28, kw_only=True):
     """Only this one; all of them when it is empty."""
 
 
+@final
+class Peek(Request, frozen=True, gc=False, tag=29, kw_only=True):
+    """Show messages as a group has them, without leasing them: nothing is changed by it."""
+
+    queue: Name
+    partition: Number
+    group: Name
+    max_count: Number
+    """Of messages; refused above the limit of a receive, as the bytes are."""
+    max_bytes: Number
+    """Of batches; a single batch may be larger."""
+    start: Target = EarliestTarget()
+    """The first message looked at. What of it has expired, or is not there yet, is not shown."""
+    with_settled: bool = False
+    """Show acked and dead messages too."""
+
+
 # --- replies ---
 
 
@@ -714,6 +743,17 @@ class GroupDescriptions(Reply, frozen=True, gc=False, tag=82, kw_only=True):
     """By name."""
 
 
+@final
+class Peeked(Reply, frozen=True, gc=False, tag=83, kw_only=True):
+    """Parts and body are as in Received, without a lease. A message never delivered has been delivered 0 times."""
+
+    parts: list[BatchPart]
+    ranges: list[PeekedRange]
+    next_offset: Number
+    """Where the next look begins; more may follow while it is below `log_end`, also after an empty answer."""
+    log_end: Number
+
+
 AnyRequest: TypeAlias = (
     Hello
     | Ping
@@ -743,6 +783,7 @@ AnyRequest: TypeAlias = (
     | Credit
     | Unsubscribe
     | DescribeGroups
+    | Peek
 )
 
 AnyReply: TypeAlias = (
@@ -765,6 +806,7 @@ AnyReply: TypeAlias = (
     | Delivered
     | Unsubscribed
     | GroupDescriptions
+    | Peeked
 )
 
 REPLY_OF: dict[type[Request], type[Reply]] = {
@@ -796,6 +838,7 @@ REPLY_OF: dict[type[Request], type[Reply]] = {
     Credit: Done,
     Unsubscribe: Done,
     DescribeGroups: GroupDescriptions,
+    Peek: Peeked,
 }
 """The reply each request gets; any of them may get `Error` instead."""
 

@@ -18,6 +18,7 @@ from logbroker.server.handlers.admin import (
 )
 from logbroker.server.handlers.group_figures import describe_groups
 from logbroker.server.handlers.groups import create_group, delete_group, rewind
+from logbroker.server.handlers.peek import peek
 from logbroker.server.handlers.produce import produce
 from logbroker.server.handlers.queues import alter_queue, create_queue, delete_queue, describe_queue
 from logbroker.server.handlers.receive import receive, release
@@ -41,6 +42,7 @@ from logbroker.wire.requests import (
     ListTokens,
     Metadata,
     Nack,
+    Peek,
     Produce,
     Receive,
     Reject,
@@ -83,5 +85,6 @@ HANDLERS: dict[type[Request], Handler] = {
     Credit: credit,
     Unsubscribe: unsubscribe,
     DescribeGroups: describe_groups,
+    Peek: peek,
 }
 """Every kind of request but Hello and Ping, which the session answers by itself."""
