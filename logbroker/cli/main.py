@@ -20,6 +20,7 @@ from logbroker.cli.dead import dead
 from logbroker.cli.doctor import doctor
 from logbroker.cli.exits import Exit, describe, exit_code
 from logbroker.cli.groups import group
+from logbroker.cli.peek import peek
 from logbroker.cli.produce import produce
 from logbroker.cli.queues import queue
 from logbroker.cli.repair import repair
@@ -124,6 +125,7 @@ for command in (
     ack,
     nack,
     reject,
+    peek,
     dead,
     rewind,
     skip_to,

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from logbroker.record.batch import Headers
-    from logbroker_client import Message
+    from logbroker_client import Message, PeekedMessage
 
 MAX_LINE_BYTES = 8 << 20
 
@@ -39,10 +39,17 @@ def to_object(message: Message) -> dict[str, object]:
         "append_ms": message.append_ms,
         "deliveries": message.deliveries,
         "lease": message.lease,
-        **_text("key", message.key),
-        **_text("value", message.value),
-        **_headers_out(message.headers),
+        **content_of(message),
     }
+
+
+def content_of(message: Message | PeekedMessage) -> dict[str, object]:
+    """Give key, value and headers as they stand in such an object.
+
+    Raises:
+        CorruptBatchError: the message cannot be read.
+    """
+    return {**_text("key", message.key), **_text("value", message.value), **_headers_out(message.headers)}
 
 
 def from_object(line: str) -> tuple[bytes | None, bytes | None, Headers]:

@@ -150,6 +150,10 @@ def test_messages_go_in_one_by_one_and_together_and_come_out_with_keys(face: Fac
                 await consumer.ack(messages[2:])
                 await consumer.flush()
             assert await counts(client, queue) == (0, 0)
+            assert await client.peek(queue) == []
+            seen = await client.peek(queue, start="earliest")
+            assert {message.id: message.state for message in seen} == dict.fromkeys([first, second, *ids], "acked")
+            assert [message.key for message in seen if message.id == first] == [b"k"]
 
     face.run(scenario)
 

@@ -28,6 +28,7 @@ from logbroker_client.client import Client, Position, Queue
 from logbroker_client.consumer import Consumer
 from logbroker_client.dead import DeadMessages
 from logbroker_client.messages import Message, MessageBatch, MessageId, NewMessage
+from logbroker_client.peeking import PeekedMessage
 from logbroker_client.producer import Producer
 
 if TYPE_CHECKING:
@@ -48,6 +49,7 @@ __all__ = [
     "NewMessage",
     "NotFoundError",
     "OffsetOutOfRangeError",
+    "PeekedMessage",
     "Position",
     "Producer",
     "Queue",

@@ -19,6 +19,7 @@ from logbroker_client.core import ClientCore
 from logbroker_client.dead import DeadMessages
 from logbroker_client.endpoints import checked_urls, options_of, trust_of
 from logbroker_client.messages import Message, MessageBatch, MessageId, NewMessage
+from logbroker_client.peeking import PeekedMessage
 from logbroker_client.producer import Producer
 from logbroker_client.waits import system_environment
 
@@ -36,6 +37,7 @@ __all__ = [
     "MessageBatch",
     "MessageId",
     "NewMessage",
+    "PeekedMessage",
     "Position",
     "Producer",
     "Queue",

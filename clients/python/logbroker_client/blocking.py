@@ -31,6 +31,7 @@ from logbroker_client.messages import (
     reason_of,
     reject_order,
 )
+from logbroker_client.peeking import PeekedMessage
 from logbroker_client.settling import ACK
 
 if TYPE_CHECKING:
@@ -50,6 +51,7 @@ __all__ = [
     "MessageBatch",
     "MessageId",
     "NewMessage",
+    "PeekedMessage",
     "Position",
     "Producer",
     "Queue",
@@ -345,6 +347,7 @@ class Client(_Face[coroutines.Client]):
     delete_group = _blocking(coroutines.Client.delete_group)
     rewind = _blocking(coroutines.Client.rewind)
     skip_to = _blocking(coroutines.Client.skip_to)
+    peek = _blocking(coroutines.Client.peek)
     dead = _blocking(coroutines.Client.dead)
     revive = _blocking(coroutines.Client.revive)
     create_token = _blocking(coroutines.Client.create_token)

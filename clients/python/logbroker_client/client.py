@@ -30,6 +30,8 @@ from logbroker.wire.requests import (
     ListTokens,
     MessageTarget,
     OffsetTarget,
+    Peek,
+    Peeked,
     QueueChanges,
     QueueDescription,
     QueueInfo,
@@ -54,6 +56,7 @@ from logbroker_client.consumer import Consumer
 from logbroker_client.dead import DEAD_PAGE, DeadMessages, revival_ranges
 from logbroker_client.messages import MessageId
 from logbroker_client.options import ConsumerOptions, ProducerOptions, SubscriptionOptions
+from logbroker_client.peeking import PEEK_PAGE, PEEK_PAGE_BYTES, PeekedMessage, opened
 from logbroker_client.producer import Producer
 from logbroker_client.settling import join_ranges
 
@@ -303,6 +306,82 @@ class Client:
             Rewound,
             is_repeatable=True,
         )
+
+    async def peek(
+        self,
+        queue: str,
+        *,
+        group: str = "default",
+        start: Position | None = None,
+        max_count: int = 10,
+        max_bytes: int = 1024 * 1024,
+    ) -> list[PeekedMessage]:
+        """Look at messages as a group has them, by partition and offset, without leasing them or changing anything.
+
+        Without `start` these are the next ones that are not settled; from a `start` on, acked and dead ones too. At
+        most `max_count` messages, and batches of `max_bytes`, though the last batch may go beyond that.
+
+        Raises:
+            InvalidArgumentError: a bound is not positive, or one page is above what the server allows.
+        """
+        _natural("max_count", max_count)
+        _natural("max_bytes", max_bytes)
+        target = EarliestTarget() if start is None else target_of(start)
+        await self.load_queue(queue)
+        partitions = range(self.core.routes.partition_count(queue))
+        if isinstance(target, MessageTarget):
+            partitions = range(target.offsets[0][0], target.offsets[0][0] + 1)
+        found: list[PeekedMessage] = []
+        for partition in partitions:
+            place: Target | None = target
+            while place is not None and len(found) < max_count and max_bytes > 0:
+                page = min(max_count - len(found), PEEK_PAGE)
+                reply, body = await self._peek_page(
+                    queue,
+                    partition,
+                    group,
+                    place,
+                    page,
+                    min(max_bytes, PEEK_PAGE_BYTES),
+                    with_settled=start is not None,
+                )
+                found += opened(queue, partition, reply, body, max_count=page)
+                max_bytes -= len(body)
+                is_new = not isinstance(place, OffsetTarget) or reply.next_offset > place.offset
+                place = OffsetTarget(reply.next_offset) if reply.next_offset < reply.log_end and is_new else None
+        return found
+
+    async def _peek_page(
+        self,
+        queue: str,
+        partition: int,
+        group: str,
+        start: Target,
+        max_count: int,
+        max_bytes: int,
+        *,
+        with_settled: bool,
+    ) -> tuple[Peeked, bytes]:
+        call = self.core.call(
+            lambda rid: Peek(
+                rid,
+                queue=queue,
+                partition=partition,
+                group=group,
+                start=start,
+                max_count=max_count,
+                max_bytes=max_bytes,
+                with_settled=with_settled,
+            ),
+            route=(queue, partition),
+            timeout_s=self.core.options.timeout_s,
+            is_repeatable=True,
+        )
+        await self._wait(call)
+        if not isinstance(call.reply, Peeked):
+            # The protocol has checked it.
+            raise UnavailableError("no Peeked in answer")
+        return call.reply, call.body
 
     async def dead(self, queue: str, *, group: str = "default", max_count: int = 1_000) -> list[DeadMessages]:
         """The dead messages of a group, by partition and offset, at most `max_count` runs of neighbours."""

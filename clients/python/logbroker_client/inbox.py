@@ -16,7 +16,7 @@ from logbroker_client.settling import Settler
 
 if TYPE_CHECKING:
     from logbroker.errors import LogBrokerError
-    from logbroker.wire.requests import AnyRequest, Delivered, Received
+    from logbroker.wire.requests import AnyRequest, Delivered, Peeked, Received
     from logbroker_client.calls import Call
     from logbroker_client.core import ClientCore
     from logbroker_client.options import ConsumerOptions, SubscriptionOptions
@@ -134,7 +134,7 @@ class Inbox:
         return Release(rid, queue=self._queue, partition=partition, group=self._options.group, leases=leases)
 
 
-def leases_no_more(received: Received | Delivered, most: int) -> bool:
+def leases_no_more(received: Received | Delivered | Peeked, most: int) -> bool:
     """Whether a server's word can be believed. Ranges that are none would be taken for memory to fill."""
     ranges = [leased for part in received.parts for leased in part.ranges]
     return all(start < end for start, end, _ in ranges) and sum(end - start for start, end, _ in ranges) <= most

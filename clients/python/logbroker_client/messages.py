@@ -320,7 +320,7 @@ class DeliveredBatch(Generic[_M]):
         position = 0
         for part in self.delivery.received.parts:
             end = position + part.size_bytes
-            contents = _contents(part, body[position:end])
+            contents = contents_of(part, body[position:end])
             position = end
             append_ms = part.append_ms
             for (start, stop, deliveries), records in contents:
@@ -385,7 +385,9 @@ def extend_order(hide_s: float) -> Order:
     return Order(Verb.EXTEND, int(hide_s * 1000))
 
 
-def _contents(part: BatchPart, data: bytes) -> Iterator[tuple[tuple[int, int, int], Sequence[Record | LogBrokerError]]]:
+def contents_of(
+    part: BatchPart, data: bytes
+) -> Iterator[tuple[tuple[int, int, int], Sequence[Record | LogBrokerError]]]:
     """Give each leased range with its contents, one for each offset."""
     try:
         offsets, records = _read_part(part, data)

@@ -28,7 +28,7 @@ from logbroker.wire.requests import (
     StatusReply,
     TokenInfo,
 )
-from logbroker_client import DeadMessages, MessageId
+from logbroker_client import DeadMessages, MessageId, PeekedMessage
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterable
@@ -102,6 +102,7 @@ class FakeCluster:
         self.batches: list[list[FakeMessage]] = []
         self.acked: list[int] = []
         self.nacked: list[int] = []
+        self.peeked: list[PeekedMessage] = []
         self.fails: Exception | None = None
         self.max_sends = 1 << 30
         self.settled: Callable[[AnyRequest], object] | None = None
@@ -231,6 +232,7 @@ _ANSWERS: dict[str, Callable[[FakeCluster], object]] = {
     "create_group": lambda _: None,
     "delete_group": lambda _: None,
     "delete_token": lambda _: None,
+    "peek": lambda cluster: cluster.peeked,
     "describe_groups": lambda _: [BILLING],
     "describe_group": lambda _: BILLING,
     "load_queue": lambda _: None,

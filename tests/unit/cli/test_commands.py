@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from logbroker.errors import AlreadyExistsError, CorruptBatchError, NotFoundError, UnknownOutcomeError
+from logbroker.record.batch import Record
 from logbroker.wire.requests import Ack, Nack, Reject, Settled, SettleResult
-from logbroker_client import MessageId
+from logbroker_client import MessageId, PeekedMessage
 from tests.unit.cli.kit import FakeMessage, run
 
 if TYPE_CHECKING:
@@ -123,6 +124,32 @@ def test_a_group_is_described_as_a_whole_and_by_partition(
     table = run("group", "describe", "orders", "billing")
     assert "lag           10\n" in table.out
     assert table.err == "warning: partition 1: no answer within 2 s\n"
+
+
+def peeked(offset: int, content: Record | CorruptBatchError) -> PeekedMessage:
+    return PeekedMessage(MessageId("orders", 0, offset), "leased", 2, 1_800_000_000_000, 1_800_000_030_000, content)
+
+
+def test_messages_are_looked_at_with_their_state(cluster: FakeCluster) -> None:
+    cluster.peeked = [peeked(3, Record(b"one\x1b[2J", b"k")), peeked(4, Record(b"x" * 100))]
+    ran = run("peek", "orders", "-n", "2", "-g", "audit", "--from", "offset:3")
+    options = {"group": "audit", "start": 3, "max_count": 2, "max_bytes": 1 << 20}
+    assert (ran.code, cluster.asked) == (0, [("peek", "orders", options)])
+    head, first, second = ran.out.splitlines()
+    assert head.split() == ["id", "state", "deliveries", "append_time", "value"]
+    assert first.split() == ["orders/0/3", "leased", "2", "2027-01-15T08:00:00.000Z", "one\\x1b[2J"]
+    assert second.endswith("x" * 60 + "...")
+    rows = run("peek", "orders", "-o", "json").json()
+    assert cluster.asked[1][2]["start"] is None
+    assert (rows[0]["value"], rows[0]["key"], rows[0]["state"]) == ("one\x1b[2J", "k", "leased")
+    assert "lease" not in rows[0]
+
+
+def test_a_message_that_cannot_be_read_is_shown_with_its_problem(cluster: FakeCluster) -> None:
+    cluster.peeked = [peeked(3, CorruptBatchError("the log has lost it"))]
+    ran = run("peek", "orders", "-o", "json")
+    assert (ran.code, ran.json()[0]["problem"]) == (9, "the log has lost it")
+    assert ran.err == "warning: 1 of 1 messages cannot be read: the log has lost it\n"
 
 
 def test_a_group_that_is_not_there_is_said_to_be_missing(cluster: FakeCluster) -> None:

@@ -164,6 +164,38 @@ async def test_a_group_is_as_far_behind_as_its_oldest_unsettled_message_is_old()
         assert [row.name for row in await client.describe_groups("orders")] == ["default"]
 
 
+async def test_messages_are_looked_at_and_stay_as_they_are() -> None:
+    broker = broker_with(partitions=2)
+    async with broker.connect() as client:
+        ids = [*await send(client, b"a", b"b"), *await send(client, b"c")]
+        partitions = broker._broker._of("orders")
+        async with client.consumer("orders") as consumer:
+            taken = await consumer.receive()
+            await taken[0].ack()
+            before = [partition.machine.digest() for partition in partitions]
+            found = await client.peek("orders")
+            assert {message.id for message in found} == set(ids) - {taken[0].id}
+            every = await client.peek("orders", start="earliest")
+            assert {message.id: message.value for message in every}[taken[0].id] == taken[0].value
+            assert {message.state for message in every if message.id == taken[0].id} == {"acked"}
+            assert len(await client.peek("orders", max_count=1)) == 1
+            assert (await client.peek("orders", start=ids[2]))[0].id == ids[2]
+            with pytest.raises(NotFoundError):
+                await client.peek("orders", group="nobody")
+            with pytest.raises(InvalidArgumentError, match="max_count is 0"):
+                await client.peek("orders", max_count=0)
+            assert [partition.machine.digest() for partition in partitions] == before
+
+
+async def test_a_look_at_many_messages_goes_page_by_page() -> None:
+    broker = broker_with()
+    async with broker.connect() as client:
+        await send(client, *[b"%d" % number for number in range(250)])
+        found = await client.peek("orders", max_count=240)
+        assert [message.offset for message in found] == list(range(240))
+        assert {(message.state, message.deliveries) for message in found} == {("available", 0)}
+
+
 async def test_looking_at_groups_changes_nothing() -> None:
     broker = broker_with()
     async with broker.connect() as client:
