@@ -45,6 +45,8 @@ class ProgressChecker:
         self._droppable_us: dict[tuple[NodeId, int, ReplicaId, Index], int] = {}
         self._stray: set[NodeId] = set()
         self._disturbed_us: dict[NodeId, int] = {}
+        # When a node's disk was last not full, or something else could hold up what the node is asked.
+        self._not_just_full_us: dict[NodeId, int] = {}
         self.counts: dict[str, int] = {}
 
     def start(self) -> None:
@@ -69,6 +71,8 @@ class ProgressChecker:
         for node in self._cluster.nodes.values():
             if not node.is_running or node.is_paused or not node.has_good_disk:
                 self._disturbed_us[node.node] = now_us
+            if node.is_paused or not node.full_us or not self._hears_all(node):
+                self._not_just_full_us[node.node] = now_us
         for group in self._cluster.groups:
             self._look_for_leader(group)
             for node in self._cluster.nodes.values():
@@ -164,7 +168,8 @@ class ProgressChecker:
             kept = node.kept_waiting(group, _LET_GO_WITHIN_US)
             if kept:
                 broken("who does not lead keeps nobody waiting", kept[0].describe())
-        if node.full_us > _ACKS_GO_ON_US and node.leads(group) and self._hears_all(node):
+        just_full_us = now_us - self._not_just_full_us.get(node.node, 0)
+        if just_full_us > _ACKS_GO_ON_US and node.leads(group):
             self._count("looks at a leader whose disk is full")
             for operation in node.kept_waiting(group, _ACKS_GO_ON_US):
                 if isinstance(operation.request, AckRequest | NackRequest | RejectRequest | ExtendRequest):

@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import pytest
 
+from logbroker.ids import LeaseId
 from logbroker.node import engine
 from logbroker.node.partition_service import PartitionService
+from logbroker.node.replica import Replica
+from logbroker.node.requests import ReceiveReply
 from logbroker.raft import leader as leader_module
 from logbroker.storage.segment import segment_path
+from logbroker.testing.history import Verdict
 from logbroker.testing.network import Cut
 from logbroker.testing.scenarios.cluster_script import ClusterScript
-from logbroker.testing.scheduler import US_PER_S
+from logbroker.testing.scheduler import US_PER_MS, US_PER_S
 from logbroker.testing.violation import Violation
+
+if TYPE_CHECKING:
+    from logbroker.testing.node import SimulatedNode
 
 
 @pytest.fixture
@@ -76,6 +85,44 @@ def test_a_request_that_a_follower_keeps_is_noticed(script: ClusterScript) -> No
     script.ask(follower, script.batch())
     with pytest.raises(Violation, match="who does not lead keeps nobody waiting"):
         script.run(6_000)
+
+
+@pytest.fixture
+def full(script: ClusterScript, monkeypatch: pytest.MonkeyPatch) -> SimulatedNode:
+    """The leader; its disk is full from now on, and it leads on though others have room."""
+    monkeypatch.setattr(Replica, "hand_over", lambda *_: False)
+    leader = script.leader()
+    leader.fill_disk(leave_bytes=0)
+    return leader
+
+
+def test_an_ack_that_a_full_disk_holds_up_is_noticed(script: ClusterScript, full: SimulatedNode) -> None:
+    assert full.engine is not None
+    full.engine.submit = lambda group, request, answer: None  # type: ignore[method-assign]  # the planted bug
+    script.ack(full, LeaseId(1), [(0, 1)])
+    with pytest.raises(Violation, match="a full disk holds up no acks"):
+        script.run(6_000)
+
+
+def test_an_ack_that_waits_for_a_process_that_stands_still_waits_for_no_room(
+    script: ClusterScript, full: SimulatedNode
+) -> None:
+    lease = script.answer(script.receive(full), ReceiveReply).lease
+    full.pause(6 * US_PER_S)
+    ack = script.ack(full, lease, [(0, 1)])
+    script.run(8_000)
+    assert ack.verdict is not Verdict.PENDING
+
+
+def test_an_ack_that_waited_for_another_disk_waits_for_no_room(script: ClusterScript, full: SimulatedNode) -> None:
+    lease = script.answer(script.receive(full), ReceiveReply).lease
+    # Looked at in the very moment in which the disks move again.
+    until_look_us = -script.scheduler.now_us % (500 * US_PER_MS)
+    for follower in script.followers():
+        follower.stall_disk(4 * US_PER_S + until_look_us)
+    script.ack(full, lease, [(0, 1)])
+    script.run(8_000)
+    assert script.cluster.progress.counts["looks at a leader whose disk is full"]
 
 
 def test_a_poll_that_sleeps_through_what_comes_is_noticed(
