@@ -178,7 +178,9 @@ class ProgressChecker:
         if undisturbed and node.serves(group):
             for operation in node.overdue(_POLL_ENDS_WITHIN_US):
                 request = operation.request
-                if isinstance(request, ReceiveRequest) and request.wait_ms and node.has_caught_up(group):
+                if operation.partition != group or not node.has_caught_up(group):
+                    continue
+                if isinstance(request, ReceiveRequest) and request.wait_ms:
                     broken("long polls end in time", operation.describe())
 
     def _hears_all(self, node: SimulatedNode) -> bool:
