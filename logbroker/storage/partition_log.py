@@ -694,26 +694,51 @@ class PartitionLog:
             self.note_damage(following)
 
     def note_damage(self, index: Index) -> None:
-        """Quarantine a flushed entry whose bytes turned out to be lost.
+        """Quarantine a flushed entry whose bytes turned out to be lost, and all around it whose heads are lost too.
 
-        Its term is its own head's where that is intact, otherwise that of both neighbours where they agree. Where
-        neither can tell, the entry is still named: it was flushed, so it is the one that is committed at its index.
+        Its term is its own head's where that is intact, otherwise that of the nearest intact heads on both sides where
+        they agree. Where those cannot tell, the entry is still named: it was flushed, so it is the one that is
+        committed at its index.
         """
-        # Noted before the neighbours are asked, for they may be damaged too and ask back.
-        self._state.damaged[index] = UNKNOWN_TERM
-        try:
-            term = self._head_of(index)[1].term
-        except DamageError:
-            term = self._neighbour_term(Index(index - 1))
-            if term != self._neighbour_term(Index(index + 1)):
-                return
-        self._state.damaged[index] = term
+        segment = self._segment_of(index)
+        before, after = self._heads_around(index, segment)
+        damaged = self._state.damaged
+        if after is not None and after.index == index:
+            damaged[index] = after.term
+            return
+        first = segment.base_index if before is None else before.index + 1
+        end = segment.last_index + 1 if after is None else after.index
+        term_before = self._term_before(segment) if before is None else before.term
+        term = term_before if term_before == (segment.last_term if after is None else after.term) else UNKNOWN_TERM
+        damaged[index] = term
+        for lost in range(first, end):
+            damaged.setdefault(Index(lost), term)
 
-    def _neighbour_term(self, index: Index) -> Term:
+    def _heads_around(self, index: Index, segment: SegmentRow) -> tuple[EntryHead | None, EntryHead | None]:
+        """The last intact head before `index` in its segment, and the first one at or behind it."""
+        reader = self._reader(segment)
+        row = self._verified(self._index.floor_by_index(self.group, self.replica, index))
+        position = SEGMENT_HEADER_BYTES
+        if row is not None and row.segment_base == segment.base_index:
+            position = row.position
+        before = None
         try:
-            return self.term(index)
-        except (CompactedError, UnavailableEntryError):
-            return UNKNOWN_TERM
+            for _, head in reader.heads_from(position):
+                if head.index >= index:
+                    return before, head
+                before = head
+        except DamageError:
+            if before is not None:
+                return before, None
+        found = reader.find_head(position, above=Index(index - 1))
+        return before, None if found is None else found[1]
+
+    def _term_before(self, segment: SegmentRow) -> Term:
+        """Of the entry before a segment's first one."""
+        state = self._state
+        if segment.base_index == state.previous_index + 1:
+            return state.previous_term
+        return self._segment_of(Index(segment.base_index - 1)).last_term
 
     def _index_holding(self, offset: Offset) -> Index:
         """An index at or before the DATA entry that holds `offset`, as near as the index and the tail can tell."""

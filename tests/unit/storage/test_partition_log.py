@@ -377,16 +377,28 @@ def test_a_rotten_head_between_two_terms_names_no_term(victim: int) -> None:
     assert made.log.state.damaged == {victim: UNKNOWN_TERM}
 
 
-def test_two_rotten_heads_in_a_row_hide_what_follows_but_nothing_before() -> None:
+def test_rotten_heads_in_a_row_hide_what_follows_but_nothing_before() -> None:
     made = segmented()
     for victim in (2, 3):
         made.flip(victim, at=20)
     assert [one.index for one in made.log.entries(Index(1), Index(14), max_bytes=1 << 20)] == [1]
-    for victim in (2, 3):
-        with pytest.raises(UnavailableEntryError):
-            made.log.term(Index(victim))
+    assert made.log.state.damaged == {2: 1, 3: 1}, "of one term before and after: so were they"
     assert made.log.term(Index(5)) == 1, "the record knows the last of a segment"
     assert [one.index for one in made.log.entries(Index(6), Index(14), max_bytes=1 << 20)] == list(range(6, 14))
+
+
+def test_a_lost_piece_is_named_as_a_whole_however_many_entries_it_had() -> None:
+    made = Made(count=380, flushed=380, size=0)
+    (segment,) = made.log.state.segments
+    path, first = made.position(2)
+    with made.disk.open(path) as file:
+        file.pwrite([b"\x55" * (segment.length_bytes - first)], first)
+    made.log.needs_reindex = True
+    with pytest.raises(UnavailableEntryError):
+        made.log.entries(Index(2), Index(3), max_bytes=1)
+    assert made.log.state.damaged == dict.fromkeys(range(2, 381), 1)
+    with pytest.raises(UnavailableEntryError):
+        made.log.entries(Index(300), Index(301), max_bytes=1)
 
 
 def misplaced() -> Made:
