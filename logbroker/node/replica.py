@@ -463,15 +463,15 @@ class Replica:
                 break
             if write.install is not None and self._in_flight:
                 break
+            if write.entries and entries and write.entries[0].index <= entries[-1].index:
+                # Each write is acknowledged: what takes the place of another one's entries waits until that is true.
+                break
             self._writes.popleft()
             self._in_flight.append(write)
             vote = write.vote or vote
             install = write.install
-            if write.entries:
-                keep = write.entries[0].index - entries[0].index if entries else 0
-                del entries[max(keep, 0) :]
-                entries.extend(write.entries)
-                size += added
+            entries.extend(write.entries)
+            size += added
             if install is not None:
                 break
         if not self._in_flight:

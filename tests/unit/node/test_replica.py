@@ -254,7 +254,8 @@ def test_a_configuration_that_was_left_does_not_come_back_when_all_members_lose_
 # Writes.
 
 
-def test_writes_that_wait_are_merged_and_a_conflict_keeps_the_later_one() -> None:
+def test_writes_that_wait_are_merged_up_to_one_that_takes_the_place_of_another() -> None:
+    """Each is acknowledged once it is durable: one that was overwritten in the same commit never would be."""
     cluster = trio()
     node = followers(cluster)[0]
     replica, leader = node.replica, cluster.leader.replica
@@ -289,18 +290,26 @@ def test_writes_that_wait_are_merged_and_a_conflict_keeps_the_later_one() -> Non
         )
         replica.pump()
 
-    append(term, base + 1, 3, term)
-    append(Term(term + 1), base + 2, 2, term)
+    append(term, base + 1, 1, term)
+    append(term, base + 2, 2, term)
+    append(Term(term + 1), base + 2, 1, term)
+    append(Term(term + 1), base + 3, 1, Term(term + 1))
     write = replica.take_write(1 << 20)
     assert write is not None
-    assert [(entry.index - base, entry.term - term) for entry in write.entries] == [(1, 0), (2, 1), (3, 1)]
-    assert write.vote is not None
-    assert write.vote[0] == term + 1
+    assert [(entry.index - base, entry.term - term) for entry in write.entries] == [(1, 0), (2, 0), (3, 0)]
+    assert write.vote is None
     with pytest.raises(InvariantError, match="in flight already"):
         replica.take_write(1 << 20)
     replica.on_write_refused()
     again = replica.take_write(1 << 20)
     assert again == write
+    replica.log.append(write.entries)
+    replica.on_written()
+    later = replica.take_write(1 << 20)
+    assert later is not None
+    assert [(entry.index - base, entry.term - term) for entry in later.entries] == [(2, 1), (3, 1)]
+    assert later.vote is not None
+    assert later.vote[0] == term + 1
 
 
 def test_a_write_is_cut_between_two_readies_at_the_limit() -> None:
