@@ -89,8 +89,12 @@ def small_store(*, wal_bytes: int = 192 << 10, segment_bytes: int = 48 << 10) ->
     )
 
 
-def quick_engine(*, max_commit_bytes: int = 64 << 10) -> EngineOptions:
-    """Bounds so small that runs of a minute reach them."""
+def quick_engine(*, wal_bytes: int = 192 << 10) -> EngineOptions:
+    """Bounds so small that runs of a minute reach them.
+
+    What five nodes have uncommitted fits one ring file together, as a broker sees to it.
+    """
+    max_commit_bytes = wal_bytes // 3
     return EngineOptions(
         replica=ReplicaOptions(
             max_message_bytes=16 << 10,
@@ -100,7 +104,8 @@ def quick_engine(*, max_commit_bytes: int = 64 << 10) -> EngineOptions:
             max_commit_bytes=max_commit_bytes,
             checkpoint_bytes=24 << 10,
             checkpoint_ms=5_000,
-        )
+        ),
+        max_uncommitted_bytes=(wal_bytes - max_commit_bytes) // 5,
     )
 
 

@@ -280,7 +280,7 @@ def draw_node(random: Random) -> NodeOptions:
     wal_bytes = random.choice((96 << 10, 192 << 10))
     return NodeOptions(
         store=small_store(wal_bytes=wal_bytes, segment_bytes=random.choice((8 << 10, 16 << 10, 48 << 10))),
-        engine=quick_engine(max_commit_bytes=wal_bytes // 3),
+        engine=quick_engine(wal_bytes=wal_bytes),
     )
 
 

@@ -79,7 +79,6 @@ REQUIRED = (
     "replica: log starts that were raised in time",
     "membership: lost replica replaced",
     "progress: looks at a well-connected majority without a leader",
-    "progress: looks at a leader whose disk is full",
 )
 
 
