@@ -261,16 +261,20 @@ class ClientCore:
         answering = [link for link in links if not link.is_missed]
         if answering:
             return answering[int(self.env.chance() * len(answering))]
-        for url in self.routes.urls.values():
-            self._link(url)
-        idle = [link for link in self._links.values() if link.state is LinkState.IDLE]
-        busy_count = sum(link.state is LinkState.DIALING for link in self._links.values())
-        for _ in range(min(len(idle), _SPARE_DIALS - busy_count)):
-            self._want(idle.pop(int(self.env.chance() * len(idle))))
+        self._dial_others(_SPARE_DIALS)
         if links and all(link.state is LinkState.OPEN for link in self._links.values()):
             # Nobody else is to be had, and none of them may really be gone.
             return links[int(self.env.chance() * len(links))]
         return None
+
+    def _dial_others(self, most: int) -> None:
+        """Dial nodes that there is no link to, until `most` are being dialled."""
+        for url in self.routes.urls.values():
+            self._link(url)
+        idle = [link for link in self._links.values() if link.state is LinkState.IDLE]
+        busy_count = sum(link.state is LinkState.DIALING for link in self._links.values())
+        for _ in range(min(len(idle), most - busy_count)):
+            self._want(idle.pop(int(self.env.chance() * len(idle))))
 
     def _node_link(self, node: int) -> Link | None:
         """The open link to a node; None, and it is dialled, when there is none."""
@@ -376,6 +380,8 @@ class ClientCore:
         if not self._needs(queue):
             return
         self._refreshing[queue] = failure_count
+        # Those who were asked may be the ones that hear of nothing.
+        self._dial_others(1)
         self._ask(queue)
 
     def _needs(self, queue: str) -> bool:
@@ -505,6 +511,8 @@ class ClientCore:
                 self.routes.urls[reply.leader_node] = reply.leader_url
             is_known = reply.leader_node in self.routes.urls and reply.leader_node != not_leader
             self.routes.meta_leader = reply.leader_node if is_known else 0
+            if not is_known:
+                self._dial_others(1)
         elif not isinstance(route, Anywhere):
             queue, partition = route
             self.routes.redirect(

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import pytest
+from msgspec import structs
 
 from logbroker.errors import (
     AlreadyExistsError,
@@ -21,6 +22,8 @@ from logbroker.wire.requests import (
     Hello,
     ListQueues,
     Metadata,
+    MetadataReply,
+    PartitionInfo,
     Produce,
     QueueList,
     QueueSettings,
@@ -235,6 +238,50 @@ def test_two_nodes_that_name_each_other_are_not_asked_without_pause() -> None:
     world.advance(2)
     asked = sum(len(world.node(number).of(Produce)) for number in (1, 2))
     assert 4 <= asked <= 20
+
+
+def test_who_hears_of_no_leader_is_not_the_only_one_that_is_asked() -> None:
+    cluster = FakeCluster(3)
+    cluster.add_queue("orders")
+    world = World(cluster)
+    producer = world.producer()
+    send(producer, b"0")
+    world.settle()
+    assert world.open_nodes() == [1]
+    # Node 1 led, is heard by clients alone, and will not hear who leads now.
+    cluster.move(2)
+
+    def hear_nobody(node: FakeNode, request: AnyRequest, body: bytes) -> Answer | None:
+        if isinstance(request, Produce):
+            return error_reply(NotLeaderError("not me"), rid=request.rid), b""
+        answer = node.answer(request, body)
+        if answer is not None and isinstance(answer[0], MetadataReply):
+            old = [PartitionInfo(partition=0, group=1, leader=0, term=1)]
+            queues = [structs.replace(queue, partitions=old) for queue in answer[0].queues]
+            return structs.replace(answer[0], queues=queues), b""
+        return answer
+
+    world.node(1).on_request = hear_nobody
+    # Of several nodes the last to be connected is asked.
+    world.chance = 0.99
+    batch, _ = send(producer, b"1")
+    world.advance(1)
+    assert batch.is_done
+    assert batch.error is None
+
+
+def test_who_knows_no_meta_leader_is_not_the_only_one_that_is_asked() -> None:
+    cluster = FakeCluster(3)
+    cluster.meta_leader = 2
+    world = World(cluster)
+    world.learn()
+    world.node(1).on_request = lambda node, request, body: (
+        (error_reply(NotLeaderError("not me"), rid=request.rid), b"") if isinstance(request, CreateQueue) else None
+    )
+    world.chance = 0.99
+    call = create(world)
+    world.advance(1)
+    assert isinstance(call.reply, Done)
 
 
 def test_metadata_of_a_watched_queue_is_refreshed() -> None:
