@@ -23,7 +23,7 @@ from logbroker.errors import (
     StorageError,
     UnavailableError,
 )
-from logbroker.ids import GroupId, Index, NodeId, ReplicaId, Term
+from logbroker.ids import NO_REPLICA, GroupId, Index, NodeId, ReplicaId, Term
 from logbroker.node.peer_messages import (
     Beat,
     EntryCopy,
@@ -945,17 +945,23 @@ class Engine:
     # Damage and room.
 
     def _fetch_damaged(self) -> None:
-        """Ask every member for the good copies of entries that are known to be damaged here."""
+        """Ask for the good copies of entries that are known to be damaged here."""
         for replica in self.replicas.values():
             if replica.log.is_damaged:
                 self._fetch_for(replica)
 
     def _fetch_for(self, replica: Replica) -> None:
+        members = self._who_may_help(replica)
         for index, term in replica.log.holes()[:16]:
-            for member in replica.conf.members():
+            for member in members:
                 node = self._nodes.get(member)
-                if member != replica.id and node is not None:
+                if node is not None:
                     self._send(node, EntryFetch(replica.group, replica.id, member, index, term))
+
+    def _who_may_help(self, replica: Replica) -> list[ReplicaId]:
+        """The other members, and the leader: without a checkpoint, and with a log that it cannot apply beyond a hole, a
+        replica knows the members of long ago alone, and none of them may be there any more."""
+        return sorted({*replica.conf.members(), replica.core.leader} - {replica.id, NO_REPLICA})
 
     def _answer_fetch(self, sender: NodeId, fetch: EntryFetch) -> None:
         replica = self.replicas.get(fetch.group)
@@ -1003,7 +1009,7 @@ class Engine:
         Otherwise this replica can never apply what follows, and its place is given to a new one.
         """
         replica = self.replicas.get(gone.group)
-        if replica is None or replica.id != gone.to or gone.sender not in replica.conf.members():
+        if replica is None or replica.id != gone.to or gone.sender not in self._who_may_help(replica):
             return
         if not self._is_home(gone.sender, sender):
             return

@@ -37,7 +37,7 @@ from logbroker.storage.simulated_disk import SimulatedDisk
 from logbroker.storage.wal import WalOptions
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from logbroker.node.peer_messages import PeerMessage
     from logbroker.node.requests import Ranges
@@ -171,7 +171,9 @@ class KitCluster:
         settings: PartitionSettings | None = None,
         limits: BatchLimits | None = None,
         seed: int = 1,
+        confs: Mapping[int, ConfState] | None = None,
     ) -> None:
+        """`confs` are the members that single nodes know of at first, where they differ from all nodes."""
         self.size = size
         self.store_options = store
         self.engine_options = engine
@@ -187,7 +189,7 @@ class KitCluster:
         self.nodes: dict[int, KitNode] = {}
         for number in range(1, size + 1):
             self.start(number, SimulatedDisk())
-            self.nodes[number].engine.create_replica(GROUP, ReplicaId(number), self.conf)
+            self.nodes[number].engine.create_replica(GROUP, ReplicaId(number), (confs or {}).get(number, self.conf))
         self.settle()
 
     def start(self, number: int, disk: SimulatedDisk) -> KitNode:

@@ -625,19 +625,48 @@ def test_a_restart_over_damage_applies_what_lies_before_and_fetches_the_rest() -
     cluster = trio()
     load(cluster, 30)
     cluster.tick(2)
-    node = follower(cluster)
-    victim = node.replica.log.flushed_index - 1
-    rot(node, victim)
-    disk = node.disk.kill()
-    for path in disk.paths():
-        if path.endswith(".checkpoint"):
-            disk.vanish(path)
-    node = cluster.restart(node.number, disk)
+    node, victim = restart_over_a_hole(cluster, follower(cluster))
     assert node.replica.machine.applied_index < victim
     assert node.engine.failed_groups == {}
     cluster.tick(20)
     assert not node.replica.log.is_damaged
     assert agree(cluster)
+
+
+def restart_over_a_hole(cluster: KitCluster, node: KitNode) -> tuple[KitNode, Index]:
+    """Restart a node without its checkpoints, and with a rotten entry that it has yet to apply."""
+    victim = Index(node.replica.log.flushed_index - 1)
+    rot(node, victim)
+    disk = node.disk.kill()
+    for path in disk.paths():
+        if path.endswith(".checkpoint"):
+            disk.vanish(path)
+    return cluster.restart(node.number, disk), victim
+
+
+@pytest.mark.parametrize("is_kept", [True, False])
+def test_a_replica_that_knows_none_of_the_members_asks_their_leader(is_kept: bool) -> None:
+    cluster = trio(confs={3: ConfState((ReplicaId(91), ReplicaId(92)))})
+    load(cluster, 30)
+    cluster.tick(2)
+    node, victim = restart_over_a_hole(cluster, cluster.nodes[3])
+    leader = cluster.leader.replica
+    asked: list[PeerMessage] = []
+
+    def note(sender: NodeId, to: NodeId, message: PeerMessage) -> bool:
+        if isinstance(message, EntryFetch):
+            asked.append(message)
+        return is_kept or not isinstance(message, EntryFetch)
+
+    cluster.is_passed = note
+    cluster.tick(20)
+    assert {message.to for message in asked if isinstance(message, EntryFetch)} == {leader.id}
+    if is_kept:
+        assert not node.replica.log.is_damaged
+        assert agree(cluster)
+    else:
+        node.engine.deliver(NodeId(leader.id), EntryGone(GROUP, leader.id, node.replica.id, victim, Index(victim + 1)))
+        assert list(node.engine.lost) == [ReplicaId(3)]
 
 
 def test_a_replica_that_cannot_apply_what_nobody_keeps_any_more_is_lost() -> None:
@@ -646,13 +675,7 @@ def test_a_replica_that_cannot_apply_what_nobody_keeps_any_more_is_lost() -> Non
     cluster.tick(2)
     node = follower(cluster)
     cluster.is_passed = lambda sender, to, message: not isinstance(message, EntryCopy)
-    victim = Index(node.replica.log.flushed_index - 1)
-    rot(node, victim)
-    disk = node.disk.kill()
-    for path in disk.paths():
-        if path.endswith(".checkpoint"):
-            disk.vanish(path)
-    node = cluster.restart(node.number, disk)
+    node, victim = restart_over_a_hole(cluster, node)
     cluster.tick(6)
     replica = node.replica
     assert (replica.log.holes(), replica.machine.applied_index) == ([(victim, 1)], victim - 1)
