@@ -65,7 +65,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--json", type=Path, metavar="FILE", help="append every run as a line of JSON")
     parser.add_argument("--plot", type=Path, metavar="FILE", help="draw the works that systems are compared by, as SVG")
     parser.add_argument("--quick", action="store_true", help="two short rounds: to see that it works, not to quote")
-    parser.add_argument("--large", action="store_true", help="the backlog of 10,000,000 as well: minutes, gigabytes")
+    parser.add_argument(
+        "--large",
+        action="store_true",
+        help="the backlog of 10,000,000 as well, and 1,000,000 in flight: half an hour, gigabytes",
+    )
     parser.add_argument("--rounds", type=int, default=5, metavar="N", help="runs of each work and system (%(default)s)")
     parser.add_argument("--seconds", type=float, default=4.0, metavar="S", help="of one run, about (%(default)s)")
     parser.add_argument(

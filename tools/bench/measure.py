@@ -82,13 +82,13 @@ class Driver:
             stdin.write("go\n")
             stdin.flush()
 
-    def report(self) -> Report:
-        return msgspec.json.decode(self._line(), type=Report)
+    def report(self, timeout_s: float) -> Report:
+        return msgspec.json.decode(self._line(timeout_s), type=Report)
 
-    def _line(self) -> str:
+    def _line(self, timeout_s: float = DRIVER_TIMEOUT_S) -> str:
         stdout = self._process.stdout
-        if stdout is None or not select.select([stdout], [], [], DRIVER_TIMEOUT_S)[0]:
-            raise BenchError(f"a client says nothing for {DRIVER_TIMEOUT_S:.0f} s")
+        if stdout is None or not select.select([stdout], [], [], timeout_s)[0]:
+            raise BenchError(f"a client says nothing for {timeout_s:.0f} s")
         line = stdout.readline()
         if not line:
             raise BenchError(f"a client has ended:\n{self._process.communicate()[1][-3000:]}")
@@ -109,12 +109,13 @@ def measure(
     all_pids: Sequence[int] = (),
     meanwhile: Callable[[], None] | None = None,
     reports_to: list[Report] | None = None,
+    timeout_s: float = DRIVER_TIMEOUT_S,
 ) -> Row:
     """Run the jobs at once and give what was measured, from the first start to the last end.
 
     The messages counted, and the latencies, are those of the last job's role: where messages are produced and
     consumed, the consumed ones. `all_pids` are all servers that are up, of whatever system; `meanwhile` is called once
-    the work has begun; `reports_to` gets what the clients said.
+    the work has begun; `reports_to` gets what the clients said; none of them may take longer than `timeout_s`.
 
     Raises:
         BenchError: a client failed.
@@ -135,7 +136,7 @@ def measure(
             driver.go()
         if meanwhile is not None:
             meanwhile()
-        reports = [driver.report() for driver in drivers]
+        reports = [driver.report(timeout_s) for driver in drivers]
         cpu, others = cpu_s(servers) - cpu, others_cpu_s(ours) - others
         spent_after, wall_s = Spent.now(), time.monotonic() - started
     if reports_to is not None:

@@ -24,7 +24,7 @@ READY = "ready"
 # Without any progress for this long a driver gives up: something is broken, and no rate would tell.
 IDLE_S = 60.0
 
-Role = Literal["produce", "consume", "paced"]
+Role = Literal["produce", "consume", "paced", "receive", "hold", "postpone"]
 
 
 @final
@@ -32,7 +32,9 @@ class Job(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     """One client's work.
 
     `produce` keeps at most `window` messages without their confirmation; `paced` sends `rate` messages a second
-    whatever becomes of them; `consume` receives and acks each message until it has `count`.
+    whatever becomes of them; `consume` receives and acks each message until it has `count`. `receive` asks for one
+    message at a time and acks it. `hold` and `postpone` lease one by one; they keep the leases, or nack each with a
+    delay.
     """
 
     role: Role
@@ -63,7 +65,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     cpu_s: float
     latencies: str
     """Of `produce`: from handing over to confirmation. Of `paced`: from the planned time of sending to confirmation.
-    Of `consume`: from sending to receipt."""
+    Of `consume`: from sending to receipt. Of `receive`: from asking to the answer. Of `hold` and `postpone`: none."""
     doubled_count: int = 0
     timeline: list[tuple[int, int]] = []
     """When each message was to be sent and when it was confirmed, if the job asked for it; ns."""

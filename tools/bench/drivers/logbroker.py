@@ -5,15 +5,24 @@ Messages are Python objects until the client takes them; encoding and compressio
 
 from __future__ import annotations
 
+import itertools
 import time
 from contextlib import AsyncExitStack
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import msgspec
 import trio
+from trio_websocket import open_websocket_url
 
 from logbroker_client import connect
+from logbroker_client.messages import nack_order
 from tools.bench.drivers.job import IDLE_S, Job, Received, Role, Source, Work, run_driver
 from tools.bench.latency import Latencies
+from tools.bench.systems.system import BenchError
+
+_LONG_HIDE_S = 43_200.0
+_LEASES_ON_THEIR_WAY = 100
+_MAX_TEXT_BYTES = 64 << 20
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -168,7 +177,72 @@ async def _consume_async(work: Work) -> None:
     work.report(latencies, doubled_count=doubled_count)
 
 
-_ROLES: dict[Role, Callable[[Work], None]] = {"produce": _produce, "consume": _consume, "paced": _paced}
+def _receive(work: Work) -> None:
+    trio.run(_receive_async, work)
+
+
+async def _receive_async(work: Work) -> None:
+    """One request at a time, over JSON: a consumer of the client would have the next one on its way."""
+    job = work.job
+    latencies = Latencies()
+    url = f"{job.endpoints[0]}/v1/stream"
+    async with open_websocket_url(url, subprotocols=["logbroker.v1.json"], max_message_size=_MAX_TEXT_BYTES) as socket:
+        rids = itertools.count(1)
+
+        async def ask(kind: str, **fields: object) -> dict[str, Any]:
+            request = {"kind": kind, "rid": next(rids), **fields}
+            await socket.send_message(msgspec.json.encode(request).decode())
+            reply = msgspec.json.decode(await socket.get_message())
+            if reply["kind"] == "error":
+                raise BenchError(f"{kind}: {reply['message']}")
+            return reply  # type: ignore[no-any-return]  # an object, in this protocol
+
+        await ask("hello", token="")
+        await trio.to_thread.run_sync(work.begin)
+        for _ in range(job.count):
+            asked_ns = time.perf_counter_ns()
+            reply = await ask("receive", queue=job.queues[0], max_count=1, wait_ms=5_000)
+            latencies.add_ns(time.perf_counter_ns() - asked_ns)
+            held = [item for part in reply["parts"] for item in part["ranges"]]
+            await ask("ack", queue=job.queues[0], items=[[reply["lease"], [item[:2] for item in held]]])
+        work.end()
+    work.report(latencies)
+
+
+def _hold(work: Work) -> None:
+    trio.run(_lease_each, work, None)
+
+
+def _postpone(work: Work) -> None:
+    trio.run(_lease_each, work, 3_600.0)
+
+
+async def _lease_each(work: Work, delay_s: float | None) -> None:
+    """Lease one by one: keep the leases, or nack each with a delay of its own, in steps of a millisecond."""
+    job = work.job
+    async with connect(job.endpoints) as client:
+        await trio.to_thread.run_sync(work.begin)
+        async with client.consumer(
+            job.queues[0], hide=_LONG_HIDE_S, max_messages=1, prefetch=_LEASES_ON_THEIR_WAY
+        ) as consumer:
+            for number in range(job.count):
+                with trio.fail_after(IDLE_S):
+                    batch = await consumer.receive()
+                if delay_s is not None:
+                    batch.settle_nowait(nack_order(delay_s + number % 1_000_000 / 1000, ""), batch.ranges())
+            await consumer.flush()
+            work.end()
+    work.report(Latencies())
+
+
+_ROLES: dict[Role, Callable[[Work], None]] = {
+    "produce": _produce,
+    "consume": _consume,
+    "paced": _paced,
+    "receive": _receive,
+    "hold": _hold,
+    "postpone": _postpone,
+}
 
 if __name__ == "__main__":
     run_driver(_ROLES)
