@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import trio
 from rich.console import Console
 
-from clients.examples.recharge.example import MIN_ORDER_COUNT, ExampleError, ExampleOptions, run_example
+from clients.examples.recharge.example import MIN_ORDER_COUNT, ExampleError, ExampleOptions, run_example, usual_rate
 from clients.examples.recharge.story import StoryOptions
 from logbroker.errors import LogBrokerError
 from tools.local_cluster import LocalCluster, LocalClusterError, local_cluster
@@ -47,7 +47,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--exit", action="store_true", dest="exits", help="end after the example")
     parser.add_argument("--messages", type=int, default=20_000, metavar="N", help="orders of the example (%(default)s)")
-    parser.add_argument("--rate", type=float, default=1_000, help="orders a second; 0: all it can (%(default)s)")
+    parser.add_argument(
+        "--rate", type=float, help="orders a second; 0: all it can (1,000, or more if that took longer than 20 s)"
+    )
     parser.add_argument("--seed", type=int, default=1, help="what the orders are made from (%(default)s)")
     parser.add_argument("--no-example", action="store_true", help="only the cluster")
     parser.add_argument(
@@ -94,7 +96,7 @@ async def _play(options: argparse.Namespace, cluster: LocalCluster, console: Con
         folder=folder,
         order_count=options.messages,
         seed=options.seed,
-        story=StoryOptions(rate=options.rate),
+        story=StoryOptions(rate=usual_rate(options.messages) if options.rate is None else options.rate),
     )
     return (await run_example(cluster.urls, example, console, control=cluster)).is_good
 

@@ -9,7 +9,7 @@ import rich_click as click
 import trio
 from rich.console import Console
 
-from clients.examples.recharge.example import MIN_ORDER_COUNT, ExampleError, ExampleOptions, run_example
+from clients.examples.recharge.example import MIN_ORDER_COUNT, ExampleError, ExampleOptions, run_example, usual_rate
 from clients.examples.recharge.nodes import CommandControl, NodeControlError
 from clients.examples.recharge.orders import OrderFileError
 from clients.examples.recharge.story import StoryOptions
@@ -36,7 +36,9 @@ from logbroker_client import LogBrokerError
     help="Take these orders, one JSON object a line, and make none.",
 )
 @click.option(
-    "--rate", type=click.FloatRange(0), default=1_000, show_default=True, help="Orders a second; 0: all it can."
+    "--rate",
+    type=click.FloatRange(0),
+    help="Orders a second; 0: all it can. Else 1,000, or more if that took longer than 20 s.",
 )
 @click.option("--partitions", type=click.IntRange(1), default=3, show_default=True, help="Of each of the two queues.")
 @click.option("--prefix", default="recharge", show_default=True, help="Names of the queues begin with it.")
@@ -55,7 +57,7 @@ def main(
     messages: int,
     seed: int,
     orders_file: Path | None,
-    rate: float,
+    rate: float | None,
     partitions: int,
     prefix: str,
     folder: Path,
@@ -83,7 +85,9 @@ def main(
         seed=seed,
         orders_file=orders_file,
         token=token,
-        story=StoryOptions(prefix=prefix, partition_count=partitions, rate=rate),
+        story=StoryOptions(
+            prefix=prefix, partition_count=partitions, rate=usual_rate(messages) if rate is None else rate
+        ),
     )
 
     async def run() -> bool:

@@ -12,7 +12,7 @@ import trio
 
 from clients.examples.recharge.orders import Order
 from clients.examples.recharge.receipts import Receipt
-from clients.examples.recharge.receiving import ack, next_batch
+from clients.examples.recharge.receiving import ack, gather, next_batch
 from logbroker_client import NewMessage, UnavailableError
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ class Delivery:
         """Work off the queue `orders` until `is_enough`."""
         async with (
             client.producer(receipts) as producer,
-            client.consumer(orders, max_messages=_MAX_BATCH_COUNT, name="delivery") as consumer,
+            client.consumer(orders, max_messages=_MAX_BATCH_COUNT, prefetch=1, name="delivery") as consumer,
             trio.open_nursery() as nursery,
         ):
             for _ in range(_WORKER_COUNT):
@@ -68,6 +68,7 @@ class Delivery:
         while (batch := await next_batch(consumer, self._progress, is_enough)) is not None:
             await self._perform(batch, producer)
             await ack(batch, self._progress)
+            await gather(batch, _MAX_BATCH_COUNT)
 
     async def _perform(self, batch: MessageBatch, producer: Producer) -> None:
         orders = [Order.decode(message.value or b"") for message in batch]

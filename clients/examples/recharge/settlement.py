@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, final
 import trio
 
 from clients.examples.recharge.receipts import Receipt
-from clients.examples.recharge.receiving import ack, next_batch
+from clients.examples.recharge.receiving import ack, gather, next_batch
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -55,6 +55,7 @@ class Settlement:
                         self._progress.unbooked += len(receipts)
                 await ack(batch, self._progress)
                 self._count(batch, receipts)
+                await gather(batch, self._max_batch_count)
 
     async def _book(self, receipts: list[Receipt]) -> None:
         # In a thread: it syncs a disk, and the queue's connections must not wait for that.
