@@ -270,6 +270,9 @@ class MemoryBroker:
     def leader_node(self, group: GroupId) -> NodeId | None:
         return _NODE
 
+    def is_led(self, group: GroupId) -> bool:
+        return True
+
     def term(self, group: GroupId) -> int:
         return TERM
 

@@ -411,6 +411,13 @@ class Broker:
         """The node thought to lead a group; None where that is not known here."""
         return None if self._engine is None else self._engine.leader_node(group)
 
+    def is_led(self, group: GroupId) -> bool:
+        """Whether a node is thought to lead a group, and takes its requests already if it is this one."""
+        replica = None if self._engine is None else self._engine.replicas.get(group)
+        if replica is not None and replica.core.is_leader:
+            return replica.is_serving
+        return self.leader_node(group) is not None
+
     def term(self, group: GroupId) -> int:
         """The newest term that this node knows of a group; 0 where it holds no replica."""
         replica = None if self._engine is None else self._engine.replicas.get(group)

@@ -61,6 +61,9 @@ class Backend(Protocol):
     def leader_node(self, group: GroupId) -> NodeId | None:
         """The node thought to lead a group."""
 
+    def is_led(self, group: GroupId) -> bool:
+        """Whether a node is thought to lead a group, and takes its requests already if it is this one."""
+
     def term(self, group: GroupId) -> int:
         """The newest term that this node knows of a group; 0 where it holds no replica."""
 

@@ -99,7 +99,7 @@ async def _wait_led(service: ClientService, name: str) -> None:
     with trio.move_on_after(LEADER_WAIT_S):
         while True:
             row = backend.catalogue.queue(name)
-            if row is None or all(backend.leader_node(group) for group in row.groups):
+            if row is None or all(map(backend.is_led, row.groups)):
                 return
             await trio.sleep(LEADER_LOOK_S)
 

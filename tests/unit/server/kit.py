@@ -41,6 +41,8 @@ class FakeBackend:
     def __init__(self, *, queues: Sequence[str] = ("orders",), partitions: int = 1) -> None:
         self.node = NodeId(1)
         self.leaders: dict[int, int | None] = {}
+        # Groups that this node leads, and does not serve yet.
+        self.not_serving: set[int] = set()
         self.asked: list[tuple[GroupId, Request, Answer]] = []
         self.forgotten: list[tuple[GroupId, Answer]] = []
         self.proposed: list[Command] = []
@@ -121,6 +123,9 @@ class FakeBackend:
     def leader_node(self, group: GroupId) -> NodeId | None:
         leader = self.leaders.get(group, 1)
         return None if leader is None else NodeId(leader)
+
+    def is_led(self, group: GroupId) -> bool:
+        return group not in self.not_serving and self.leader_node(group) is not None
 
     def term(self, group: GroupId) -> int:
         return 7

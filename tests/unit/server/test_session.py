@@ -34,8 +34,10 @@ from logbroker.server.closing import CloseCode
 from logbroker.server.session import MAX_WORKS
 from logbroker.wire.requests import (
     Ack,
+    CreateQueue,
     DeadList,
     DescribeQueue,
+    Done,
     Error,
     Hello,
     ListDead,
@@ -47,6 +49,7 @@ from logbroker.wire.requests import (
     Produce,
     Produced,
     QueueList,
+    QueueSettings,
     Receive,
     Received,
     Reject,
@@ -262,6 +265,25 @@ def test_what_the_meta_leader_does_not_know_does_not_exist(queue: str, partition
     world.greet()
     world.send(Produce(2, queue=queue, partition=partition), body=b"batch")
     assert expect(Error, world.only_reply()).code == "not_found"
+
+
+async def test_who_makes_a_queue_is_answered_once_its_partitions_are_served(autojump_clock: object) -> None:
+    world = World.make()
+    world.greet()
+    young = GroupId(2)
+    world.backend.leaders[young] = None
+    world.send(CreateQueue(2, name="young", settings=QueueSettings()))
+    ((work, args),) = world.transport.tasks
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(work, *args)
+        await trio.sleep(1)
+        world.backend.leaders[young] = 1
+        world.backend.not_serving.add(young)
+        await trio.sleep(1)
+        assert world.replies() == []
+        world.backend.not_serving.clear()
+        await trio.sleep(0.1)
+        assert world.only_reply() == Done(2)
 
 
 async def test_a_follower_waits_a_moment_for_a_queue_that_another_node_may_have_made(autojump_clock: object) -> None:
