@@ -29,13 +29,6 @@ ROOT = Path(__file__).resolve().parents[3]
 _READY_TIMEOUT_S = 60.0
 _LEADER_TIMEOUT_S = 30.0
 
-# As a node's launcher should set them: recycled pages, since fresh ones are dear.
-_MALLOC = {
-    "MALLOC_TRIM_THRESHOLD_": str(256 << 20),
-    "MALLOC_MMAP_THRESHOLD_": str(128 << 20),
-    "MALLOC_TOP_PAD_": str(16 << 20),
-}
-
 
 @final
 class Logbroker(System):
@@ -83,7 +76,7 @@ class Logbroker(System):
         self._servers[number] = Server(
             [sys.executable, "-m", "logbroker", "serve", "--config", str(node.config_file)],
             log=node.log_file,
-            environment={**_MALLOC, **_storage_defaults(), **{f"LOGBROKER_{k}": v for k, v in self._extra.items()}},
+            environment={**_storage_defaults(), **{f"LOGBROKER_{k}": v for k, v in self._extra.items()}},
             # The folder stays locked while a node lives.
             pass_fds=[self._lock],
         )
