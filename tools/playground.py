@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import trio
 from rich.console import Console
 
-from clients.examples.recharge.example import MIN_ORDER_COUNT, ExampleError, ExampleOptions, run_example, usual_rate
+from clients.examples.recharge.example import MIN_ORDER_COUNT, ExampleError, ExampleOptions, run_example
 from clients.examples.recharge.story import StoryOptions
 from logbroker.errors import LogBrokerError
 from tools.local_cluster import LocalCluster, LocalClusterError, local_cluster
@@ -96,7 +96,7 @@ async def _play(options: argparse.Namespace, cluster: LocalCluster, console: Con
         folder=folder,
         order_count=options.messages,
         seed=options.seed,
-        story=StoryOptions(rate=usual_rate(options.messages) if options.rate is None else options.rate),
+        story=StoryOptions(rate=options.rate),
     )
     return (await run_example(cluster.urls, example, console, control=cluster)).is_good
 

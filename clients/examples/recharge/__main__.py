@@ -9,7 +9,7 @@ import rich_click as click
 import trio
 from rich.console import Console
 
-from clients.examples.recharge.example import MIN_ORDER_COUNT, ExampleError, ExampleOptions, run_example, usual_rate
+from clients.examples.recharge.example import MIN_ORDER_COUNT, ExampleError, ExampleOptions, run_example
 from clients.examples.recharge.nodes import CommandControl, NodeControlError
 from clients.examples.recharge.orders import OrderFileError
 from clients.examples.recharge.story import StoryOptions
@@ -85,9 +85,7 @@ def main(
         seed=seed,
         orders_file=orders_file,
         token=token,
-        story=StoryOptions(
-            prefix=prefix, partition_count=partitions, rate=usual_rate(messages) if rate is None else rate
-        ),
+        story=StoryOptions(prefix=prefix, partition_count=partitions, rate=rate),
     )
 
     async def run() -> bool:

@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
 MIN_ORDER_COUNT = 100
 """With fewer, the marks on the way lie too close together to tell a story."""
-_USUAL_RATE, _USUAL_S = 1_000.0, 20.0
 
 
 class ExampleError(Exception):
@@ -44,11 +43,6 @@ class ExampleOptions:
     """Take these orders; the two above mean nothing then."""
     token: str = ""
     story: StoryOptions
-
-
-def usual_rate(order_count: int) -> float:
-    """Orders a second where nobody says: a pace that can be watched, but no longer than a story may last."""
-    return max(_USUAL_RATE, order_count / _USUAL_S)
 
 
 async def run_example(

@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from clients.examples.recharge.progress import Progress
     from logbroker_client import Consumer, MessageBatch
 
-
 _GATHER_S = 0.1
 
 

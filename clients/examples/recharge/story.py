@@ -44,6 +44,7 @@ _SENT_BEFORE_BAD_BUILD = 60
 _BAD_BUILD_TAKES = 15
 
 _RETRY_S = 0.2
+_USUAL_RATE, _USUAL_S = 1_000.0, 20.0
 
 
 @final
@@ -52,8 +53,8 @@ class StoryOptions:
     prefix: str = "recharge"
     """Names of queues begin with it."""
     partition_count: int = 3
-    rate: float = 1_000.0
-    """Orders a second, at most; 0 is as fast as it goes."""
+    rate: float | None = None
+    """Orders a second, at most; 0 is as fast as it goes, None a pace that can be watched, but for 20 s at most."""
     hide_s: float = 10.0
     """After this, what a consumer left unsettled is delivered again."""
     away_s: float = 2.0
@@ -127,7 +128,8 @@ class Story:
         self._options = options
         self._control = control
         self._tell = tell
-        self._trade = Trade(orders, progress, rate=options.rate)
+        usual_rate = max(_USUAL_RATE, len(orders) / _USUAL_S)
+        self._trade = Trade(orders, progress, rate=usual_rate if options.rate is None else options.rate)
         self._carriers = Carriers()
         # Small enough that the marks on the way are met within some percent.
         max_batch_count = min(500, max(10, len(orders) // 40))
