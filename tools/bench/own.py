@@ -250,7 +250,7 @@ def _receive_times(system: Logbroker, queue: str, count: int) -> dict[str, float
 
 def in_flight(setting: Setting) -> Iterator[Row]:
     """Every message leased by itself, the dearest way: what so many leases, or delays, keep in memory."""
-    count = 5_000 if setting.is_quick else 1_000_000 if setting.is_large else 100_000
+    count = 2_000 if setting.is_quick else 1_000_000 if setting.is_large else 20_000
     for role in ("hold", "postpone"):
         with _cluster(setting) as system:
             system.create_queue("f")

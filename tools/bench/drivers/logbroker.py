@@ -203,8 +203,8 @@ async def _receive_async(work: Work) -> None:
             asked_ns = time.perf_counter_ns()
             reply = await ask("receive", queue=job.queues[0], max_count=1, wait_ms=5_000)
             latencies.add_ns(time.perf_counter_ns() - asked_ns)
-            held = [item for part in reply["parts"] for item in part["ranges"]]
-            await ask("ack", queue=job.queues[0], items=[[reply["lease"], [item[:2] for item in held]]])
+            held = [leased[:2] for part in reply["parts"] for leased in part["ranges"]]
+            await ask("ack", queue=job.queues[0], items=[[reply["lease"], held]])
         work.end()
     work.report(latencies)
 
