@@ -152,19 +152,32 @@ def ack(queue: str, messages: tuple[str, ...], group: str, output: Output, conne
 @click.argument("queue")
 @click.argument("messages", nargs=-1, metavar="[ID:LEASE]...")
 @click.option("-g", "--group", default="default", show_default=True, help="Consumer group that received them.")
-@click.option("--delay", type=DURATION, default="0s", show_default=True, help="Deliver again after this long.")
+@click.option("--delay", type=DURATION, help="Deliver again after this long, and not as the queue's backoff says.")
 @click.option("--reason", default="", help="Kept with the message for whoever looks later.")
 @output_options
 @connection_options
 def nack(
-    queue: str, messages: tuple[str, ...], group: str, delay: int, reason: str, output: Output, connection: Connection
+    queue: str,
+    messages: tuple[str, ...],
+    group: str,
+    delay: int | None,
+    reason: str,
+    output: Output,
+    connection: Connection,
 ) -> int:
-    """Have messages that were received with --no-ack delivered again, at once or after a delay."""
+    """Have messages that were received with --no-ack delivered again."""
     from logbroker.wire.requests import Nack
 
     def request(partition: int, items: _Items) -> Callable[[int], AnyRequest]:
         return lambda rid: Nack(
-            rid, queue=queue, partition=partition, group=group, items=items, delay_ms=delay, reason=reason
+            rid,
+            queue=queue,
+            partition=partition,
+            group=group,
+            items=items,
+            delay_ms=delay or 0,
+            reason=reason,
+            by_policy=delay is None,
         )
 
     return _settle(queue, messages, request, output, connection)

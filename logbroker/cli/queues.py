@@ -10,6 +10,7 @@ import rich_click as click
 from logbroker.cli.connection import Connection, connection_options
 from logbroker.cli.output import Format, Output, confirm, output_options
 from logbroker.cli.parameters import DURATION
+from logbroker.cli.queue_options import given_options, option_rows, queue_options
 from logbroker.cli.times import format_duration, format_time
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ def queue() -> None:
 @click.option("--hide", type=DURATION, default="30s", show_default=True, help="How long a received message is hidden.")
 @click.option("--max-wait", type=DURATION, default="30s", show_default=True, help="Longest wait of a receive.")
 @click.option("--max-deliveries", type=click.IntRange(0, 1_000), default=0, help="Then a message is dead; 0: never.")
+@queue_options
 @click.option("--if-missing", is_flag=True, help="It is no error if the queue exists.")
 @output_options
 @connection_options
@@ -45,6 +47,7 @@ def create(
     if_missing: bool,
     output: Output,
     connection: Connection,
+    **options: object,
 ) -> None:
     """Create a queue."""
     from logbroker.errors import AlreadyExistsError
@@ -58,6 +61,7 @@ def create(
                 hide=hide / 1000,
                 max_wait=max_wait / 1000,
                 max_deliveries=max_deliveries,
+                **given_options(options),
             )
         except AlreadyExistsError:
             if not if_missing:
@@ -117,6 +121,7 @@ def describe(name: str, output: Output, connection: Connection) -> None:
 @click.option("--hide", type=DURATION, help="How long a received message is hidden.")
 @click.option("--max-wait", type=DURATION, help="Longest wait of a receive.")
 @click.option("--max-deliveries", type=click.IntRange(0, 1_000), help="Then a message is dead; 0: never.")
+@queue_options
 @click.option("-y", "--yes", is_flag=True, help="Do not ask before messages are lost to a retention.")
 @output_options
 @connection_options
@@ -130,12 +135,12 @@ def alter(
     yes: bool,
     output: Output,
     connection: Connection,
+    **options: object,
 ) -> None:
     """Change settings of a queue; what is not given stays."""
-    if partitions is retention is hide is max_wait is max_deliveries is None:
-        raise click.UsageError(
-            "Nothing to change: give --partitions, --retention, --hide, --max-wait or --max-deliveries."
-        )
+    changed = given_options(options)
+    if partitions is retention is hide is max_wait is max_deliveries is None and not changed:
+        raise click.UsageError("Nothing to change: give --partitions, --retention, or another option.")
     if retention is not None:
         kept = format_duration(retention)
         confirm(f"Messages of queue {name} older than {kept} are removed for good. Go on?", is_confirmed=yes)
@@ -148,6 +153,7 @@ def alter(
             hide=None if hide is None else hide / 1000,
             max_wait=None if max_wait is None else max_wait / 1000,
             max_deliveries=max_deliveries,
+            **changed,
         )
 
     connection.run(work)
@@ -202,6 +208,7 @@ def _settings(info: QueueInfo) -> dict[str, object]:
         "retention_ms": settings.retention_ms,
         "hide_ms": settings.hide_ms,
         "max_wait_ms": settings.max_wait_ms,
+        **option_rows(settings),
     }
 
 

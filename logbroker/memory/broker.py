@@ -12,13 +12,13 @@ import trio
 from logbroker.config import Settings
 from logbroker.config.options import batch_limits
 from logbroker.errors import InvalidArgumentError, LogBrokerError, NotFoundError, UnavailableError
-from logbroker.ids import META_GROUP, GroupId, GroupName, NodeId, QueueName
+from logbroker.ids import META_GROUP, GroupId, GroupName, NodeId
 from logbroker.memory.connection import MemoryConnection
 from logbroker.memory.replica import TERM, MemoryReplica
 from logbroker.node.catalogue import Catalogue
 from logbroker.node.catalogue.bounds import CEILINGS
-from logbroker.node.catalogue.commands import Bootstrap, CreateQueue
-from logbroker.node.catalogue.rows import NodeRow, QueueSettings
+from logbroker.node.catalogue.commands import Bootstrap
+from logbroker.node.catalogue.rows import NodeRow
 from logbroker.node.catalogue_service import CatalogueService
 from logbroker.node.node_status import NodeStatus
 from logbroker.node.partition_service import PartitionService
@@ -26,6 +26,7 @@ from logbroker.node.placement import partition_settings
 from logbroker.partition.decide import next_visible_ms
 from logbroker.partition.machine import PartitionMachine
 from logbroker.record.batch import decode_batch
+from logbroker.server.handlers.queues import queue_command
 from logbroker.server.rewinds import RewindDriver
 from logbroker.server.service import ClientService
 
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from logbroker.node.requests import Answer, Reply, Request
     from logbroker.partition.groups import GroupStatus
     from logbroker.record.batch import Record
+    from logbroker.wire.requests import QueueSettings
 
 URL = "memory://broker"
 DEFAULT_START_MS = 1_767_225_600_000
@@ -59,7 +61,10 @@ class _Partition:
         # A stand-in has all that a service asks of a replica.
         stand_in = cast("Replica", self.replica)
         self.service = PartitionService(
-            stand_in, host, partition_settings(row.settings), batch_limits(host.settings.limits)
+            stand_in,
+            host,
+            partition_settings(row.settings, host.catalogue.options(row)),
+            batch_limits(host.settings.limits),
         )
         self.replica.service = self.service
 
@@ -132,13 +137,10 @@ class MemoryBroker:
         self._service.handover.sweep()
         self._settle()
 
-    def create_queue(self, name: str, *, partitions: int, retention_ms: int, hide_ms: int, max_wait_ms: int) -> None:
+    def create_queue(self, name: str, settings: QueueSettings) -> None:
         """As a client does it. Raises LogBrokerError."""
-        settings = QueueSettings(
-            partitions=partitions, retention_ms=retention_ms, hide_ms=hide_ms, max_wait_ms=max_wait_ms
-        )
         with self.turn():
-            self._propose(CreateQueue(QueueName(name), settings))
+            self._propose(queue_command(name, settings))
 
     def counts(self, queue: str, group: str) -> list[GroupStatus]:
         """The counts of a consumer group in each partition. Raises NotFoundError."""
@@ -255,7 +257,7 @@ class MemoryBroker:
             if partition is None:
                 self._partitions[group] = _Partition(group, self, row)
             else:
-                partition.service.settings = partition_settings(row.settings)
+                partition.service.settings = partition_settings(row.settings, self.catalogue.options(row))
         # Each drive does the next rewind of every consumer group and partition.
         for _ in range(len(self.catalogue.pending_rewinds())):
             self._rewinds.drive()

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
     from logbroker.node.catalogue import Catalogue
+    from logbroker.node.catalogue.options import QueueOptions
     from logbroker.node.engine import Engine
     from logbroker.node.replica import Replica
     from logbroker.raft.core import ProgressStatus
@@ -146,11 +147,16 @@ def decide_step(
     return GroupStep(report=report)
 
 
-def partition_settings(queue: QueueSettings) -> PartitionSettings:
+def partition_settings(queue: QueueSettings, options: QueueOptions) -> PartitionSettings:
     """What a partition has to know of the settings of its queue."""
-    return PartitionSettings(
-        retention_s=queue.retention_ms // 1000, failures=FailurePolicy(max_deliveries=queue.max_delivery_count)
+    failures = FailurePolicy(
+        max_deliveries=queue.max_delivery_count,
+        backoff_ms=options.backoff_ms,
+        max_backoff_ms=options.max_backoff_ms,
+        backoff_factor=options.backoff_factor,
+        jitter=options.jitter_percent / 100,
     )
+    return PartitionSettings(retention_s=queue.retention_ms // 1000, failures=failures)
 
 
 def _reports(row: GroupRow, conf: ConfState, members: set[ReplicaId]) -> tuple[Command, ...]:
@@ -263,8 +269,9 @@ class Placement:
             catalogue = cast("Catalogue", meta.machine)
             row = catalogue.group(replica.group)
             if row is not None:
-                queues = (queue for queue in catalogue.queues() if queue.queue_id == row.queue_id)
-                self._apply_settings(row, next(queues, None))
+                for queue in catalogue.queues():
+                    if queue.queue_id == row.queue_id:
+                        self._apply_settings(row, queue, catalogue.options(queue))
 
     def first_leaders(self) -> None:
         """Do not let the members of a new group wait for each other: the first of them asks for votes at once.
@@ -334,12 +341,14 @@ class Placement:
     def _set_settings(self, catalogue: Catalogue) -> None:
         queues = {queue.queue_id: queue for queue in catalogue.queues()}
         for group in catalogue.groups():
-            self._apply_settings(group, queues.get(group.queue_id))
+            queue = queues.get(group.queue_id)
+            if queue is not None:
+                self._apply_settings(group, queue, catalogue.options(queue))
 
-    def _apply_settings(self, group: GroupRow, queue: QueueRow | None) -> None:
+    def _apply_settings(self, group: GroupRow, queue: QueueRow, options: QueueOptions) -> None:
         service = self.engine.services.get(group.group)
-        if queue is not None and isinstance(service, PartitionService):
-            service.settings = partition_settings(queue.settings)
+        if isinstance(service, PartitionService):
+            service.settings = partition_settings(queue.settings, options)
 
     def _do_duties(self, catalogue: Catalogue, now_ms: int) -> None:
         engine = self.engine

@@ -75,6 +75,14 @@ class QueueSettings(Struct, frozen=True, array_like=True, gc=False, kw_only=True
     max_wait_ms: Number = 30_000
     max_delivery_count: Number = 0
     """So often a message is delivered; when it fails the last time it is dead. 0 means no limit."""
+    backoff_ms: Number = 0
+    """How long a message waits after its first failed delivery, unless the nack says; 0: not at all."""
+    max_backoff_ms: Number = 3_600_000
+    """The longest such wait."""
+    backoff_factor: Number = 2
+    """By how much each further failure lengthens it."""
+    jitter_percent: Number = 20
+    """The share of each wait that is left to chance."""
 
 
 @final
@@ -86,6 +94,10 @@ class QueueChanges(Struct, frozen=True, array_like=True, gc=False, kw_only=True)
     hide_ms: Number | None = None
     max_wait_ms: Number | None = None
     max_delivery_count: Number | None = None
+    backoff_ms: Number | None = None
+    max_backoff_ms: Number | None = None
+    backoff_factor: Number | None = None
+    jitter_percent: Number | None = None
 
 
 @final
@@ -397,6 +409,8 @@ class Nack(Request, frozen=True, gc=False, tag=7, kw_only=True):
     items: list[tuple[Number, list[Range]]]
     delay_ms: Number = 0
     reason: Name = ""
+    by_policy: bool = False
+    """Wait as the queue's backoff says, whatever `delay_ms` is."""
 
 
 @final

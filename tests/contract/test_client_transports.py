@@ -276,6 +276,29 @@ def test_what_is_rejected_or_fails_once_too_often_is_dead_until_it_is_revived(
 
 
 @everywhere
+def test_a_nack_without_a_delay_waits_as_the_queue_says(face: Face, node: str, queue: str) -> None:
+    async def scenario() -> None:
+        async with face.connect(node) as client:
+            await client.create_queue(queue, backoff=3600.0, jitter=0.0)
+            async with client.producer(queue) as producer:
+                await producer.send(b"a")
+            async with client.consumer(queue, max_messages=1) as consumer:
+                (message,) = await take(consumer, 1)
+                await message.nack()
+                group = await client.describe_group(queue, "default")
+                assert (group.available, group.delayed) == (0, 1)
+                await client.alter_queue(queue, backoff=0.0)
+            settings = (await client.describe_queue(queue)).info.settings
+            assert (settings.backoff_ms, settings.max_backoff_ms, settings.jitter_percent) == (0, 3_600_000, 0)
+            with pytest.raises(InvalidArgumentError, match="backoff_factor 11 is not between 1 and 10"):
+                await client.alter_queue(queue, backoff_factor=11)
+            with pytest.raises(InvalidArgumentError, match="jitter"):
+                await client.alter_queue(queue, jitter=-1.0)
+
+    face.run(scenario)
+
+
+@everywhere
 def test_a_block_that_ends_too_late_says_so(face: Face, node: str, queue: str) -> None:
     async def scenario() -> None:
         async with face.connect(node) as client:

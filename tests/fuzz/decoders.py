@@ -30,8 +30,15 @@ from logbroker.errors import (
 )
 from logbroker.ids import DEFAULT_GROUP, GroupId, Index, NodeId, Offset, QueueName, ReplicaId, Term
 from logbroker.node.catalogue import checkpoint as catalogue_checkpoint
-from logbroker.node.catalogue.commands import DeleteQueue, decode_commands, encode_commands
+from logbroker.node.catalogue.commands import (
+    CreateQueue,
+    CreateQueueWith,
+    DeleteQueue,
+    decode_commands,
+    encode_commands,
+)
 from logbroker.node.catalogue.rights import parse_grant
+from logbroker.node.catalogue.rows import QueueSettings
 from logbroker.node.cluster_file import COPIES as CLUSTER_COPIES
 from logbroker.node.cluster_file import ClusterFile, ClusterState
 from logbroker.node.cluster_messages import (
@@ -526,6 +533,8 @@ def _of_logs() -> dict[str, Decoder]:
     ]
     catalogue = catalogue_kit.cluster(1, 2, 3)
     catalogue_kit.create(catalogue, "orders", partitions=2)
+    optional = CreateQueueWith(CreateQueue(QueueName("slow"), QueueSettings()), ((1, 5_000), (3, 4)))
+    catalogue_kit.run(catalogue, optional)
     meta = CheckpointMeta(REPLICA, b"conf")
     proposal = ConfigProposal((ConfigChange(ChangeKind.ADD_VOTER, REPLICA),))
     return {
@@ -537,7 +546,7 @@ def _of_logs() -> dict[str, Decoder]:
         "commands of the catalogue": Decoder(
             decode_commands,
             corrupt,
-            [encode_commands([catalogue_kit.bootstrap(1, 2, 3), DeleteQueue(QueueName("q"))])],
+            [encode_commands([catalogue_kit.bootstrap(1, 2, 3), optional, DeleteQueue(QueueName("q"))])],
         ),
         "checkpoint of the catalogue": Decoder(
             catalogue_checkpoint.decode, corrupt, [_sections(catalogue_checkpoint.encode_slices(catalogue, meta))]

@@ -12,9 +12,11 @@ from logbroker.node.catalogue.bounds import CEILINGS
 from logbroker.node.catalogue.checkpoint import decode, encode_slices
 from logbroker.node.catalogue.commands import (
     AlterQueue,
+    AlterQueueWith,
     BeginRewind,
     Command,
     CreateQueue,
+    CreateQueueWith,
     CreateToken,
     DeleteQueue,
     DeleteToken,
@@ -48,6 +50,7 @@ targets = st.one_of(
     st.builds(OffsetTarget, small),
     st.just(EarliestTarget()),
 )
+pairs = st.sampled_from([(), ((1, 5_000),), ((1, 0), (3, 4)), ((3, 11),)])
 commands: st.SearchStrategy[Command] = st.one_of(
     st.builds(JoinNode, st.builds(node, nodes, alive=st.integers(1, 3))),
     st.builds(SetMembers, st.lists(nodes, max_size=4).map(tuple)),
@@ -58,6 +61,8 @@ commands: st.SearchStrategy[Command] = st.one_of(
     st.builds(RemoveReplica, groups, replicas),
     st.builds(CreateQueue, queues, st.builds(QueueSettings, partitions=st.integers(0, 3))),
     st.builds(AlterQueue, queues, st.one_of(st.none(), st.integers(0, 4)), hide_ms=st.sampled_from([None, 1, 5_000])),
+    st.builds(CreateQueueWith, st.builds(CreateQueue, queues, st.builds(QueueSettings, partitions=st.just(1))), pairs),
+    st.builds(AlterQueueWith, st.builds(AlterQueue, queues), pairs),
     st.builds(DeleteQueue, queues),
     st.builds(
         CreateToken, st.sampled_from(["ann", "bob"]), st.sampled_from([b"1" * 32, b"2" * 32]), st.just((Grant("*", 1),))

@@ -30,6 +30,7 @@ from logbroker_client.dead import DeadMessages
 from logbroker_client.messages import Message, MessageBatch, MessageId, NewMessage
 from logbroker_client.peeking import PeekedMessage
 from logbroker_client.producer import Producer
+from logbroker_client.queue_options import QueueOptions
 
 if TYPE_CHECKING:
     from logbroker_client.trio_connect import connect
@@ -53,6 +54,7 @@ __all__ = [
     "Position",
     "Producer",
     "Queue",
+    "QueueOptions",
     "RequestError",
     "RequestTooLargeError",
     "StaleLeaseError",

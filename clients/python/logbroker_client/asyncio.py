@@ -21,6 +21,7 @@ from logbroker_client.endpoints import checked_urls, options_of, trust_of
 from logbroker_client.messages import Message, MessageBatch, MessageId, NewMessage
 from logbroker_client.peeking import PeekedMessage
 from logbroker_client.producer import Producer
+from logbroker_client.queue_options import QueueOptions
 from logbroker_client.waits import system_environment
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ __all__ = [
     "Position",
     "Producer",
     "Queue",
+    "QueueOptions",
     "connect",
 ]
 

@@ -32,6 +32,7 @@ from logbroker_client.messages import (
     reject_order,
 )
 from logbroker_client.peeking import PeekedMessage
+from logbroker_client.queue_options import QueueOptions
 from logbroker_client.settling import ACK
 
 if TYPE_CHECKING:
@@ -55,6 +56,7 @@ __all__ = [
     "Position",
     "Producer",
     "Queue",
+    "QueueOptions",
     "connect",
 ]
 
@@ -152,8 +154,8 @@ class Message(DeliveredMessage[_Read_co]):
         """
         self._settle(ACK)
 
-    def nack(self, *, delay: float = 0.0, reason: str = "") -> None:
-        """Have it delivered again, at once or after `delay` seconds; as `ack` otherwise."""
+    def nack(self, *, delay: float | None = None, reason: str = "") -> None:
+        """Have it delivered again after `delay` seconds, or as the queue's backoff says; as `ack` otherwise."""
         self._is_given_back = True
         self._settle(nack_order(delay, reason))
 
@@ -183,8 +185,8 @@ class MessageBatch(DeliveredBatch[Message[_Read_co]], Generic[_Read_co]):
         """Settle all of them; as `Message.ack`. Those whose lease was current are settled in any case."""
         self.settle(ACK, self.ranges())
 
-    def nack(self, *, delay: float = 0.0, reason: str = "") -> None:
-        """Have all of them delivered again."""
+    def nack(self, *, delay: float | None = None, reason: str = "") -> None:
+        """Have all of them delivered again; as `Message.nack`."""
         self.settle(nack_order(delay, reason), self.ranges())
 
     def reject(self, *, reason: str = "") -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Literal, TypeAlias, final
 
-from typing_extensions import TypeVar
+from typing_extensions import TypeVar, Unpack
 
 from logbroker.errors import InvalidArgumentError, NotFoundError, UnavailableError
 from logbroker.wire.requests import (
@@ -36,7 +36,6 @@ from logbroker.wire.requests import (
     QueueDescription,
     QueueInfo,
     QueueList,
-    QueueSettings,
     RelativeTarget,
     Reply,
     Revive,
@@ -58,6 +57,7 @@ from logbroker_client.messages import MessageId
 from logbroker_client.options import ConsumerOptions, ProducerOptions, SubscriptionOptions
 from logbroker_client.peeking import PEEK_PAGE, PEEK_PAGE_BYTES, PeekedMessage, opened
 from logbroker_client.producer import Producer
+from logbroker_client.queue_options import QueueOptions, milliseconds, natural, queue_settings, wire_options
 from logbroker_client.settling import join_ranges
 
 if TYPE_CHECKING:
@@ -196,19 +196,16 @@ class Client:
         hide: float = 30.0,
         max_wait: float = 30.0,
         max_deliveries: int = 0,
+        **options: Unpack[QueueOptions],
     ) -> None:
         """Create a queue. `hide` and `max_wait` are in seconds; a message that fails `max_deliveries` times is dead.
+
+        What else there is to choose is in `QueueOptions`.
 
         Raises:
             AlreadyExistsError: there is one of this name.
         """
-        settings = QueueSettings(
-            partitions=_natural("partitions", partitions),
-            retention_ms=milliseconds("retention", retention.total_seconds()),
-            hide_ms=milliseconds("hide", hide),
-            max_wait_ms=milliseconds("max_wait", max_wait),
-            max_delivery_count=max_deliveries,
-        )
+        settings = queue_settings(partitions, retention, hide, max_wait, max_deliveries, options)
         await self._ask(lambda rid: CreateQueue(rid, name=name, settings=settings), Done, is_repeatable=False)
 
     async def alter_queue(
@@ -220,14 +217,16 @@ class Client:
         hide: float | None = None,
         max_wait: float | None = None,
         max_deliveries: int | None = None,
+        **options: Unpack[QueueOptions],
     ) -> None:
-        """Change settings of a queue; None leaves one as it is. Partitions can only become more."""
+        """Change settings of a queue; what is None or not given stays. Partitions can only become more."""
         changes = QueueChanges(
-            partitions=None if partitions is None else _natural("partitions", partitions),
+            partitions=None if partitions is None else natural("partitions", partitions),
             retention_ms=None if retention is None else milliseconds("retention", retention.total_seconds()),
             hide_ms=None if hide is None else milliseconds("hide", hide),
             max_wait_ms=None if max_wait is None else milliseconds("max_wait", max_wait),
             max_delivery_count=max_deliveries,
+            **wire_options(options),
         )
         await self._ask(lambda rid: AlterQueue(rid, name=name, changes=changes), Done, is_repeatable=True)
 
@@ -324,8 +323,8 @@ class Client:
         Raises:
             InvalidArgumentError: a bound is not positive, or one page is above what the server allows.
         """
-        _natural("max_count", max_count)
-        _natural("max_bytes", max_bytes)
+        natural("max_count", max_count)
+        natural("max_bytes", max_bytes)
         target = EarliestTarget() if start is None else target_of(start)
         await self.load_queue(queue)
         partitions = range(self.core.routes.partition_count(queue))
@@ -581,16 +580,3 @@ def target_of(position: object) -> Target:
             return OffsetTarget(position) if position >= 0 else RelativeTarget(count=-position)
         case _:
             raise InvalidArgumentError(f"{position!r} is no position in a queue")
-
-
-def milliseconds(name: str, seconds: float) -> int:
-    """A duration in the wire's unit. Raises InvalidArgumentError outside of what makes sense."""
-    if not 0 < seconds <= 1e10:
-        raise InvalidArgumentError(f"{name} is {seconds} s, outside 0 to 10000000000")
-    return round(seconds * 1000)
-
-
-def _natural(name: str, value: int) -> int:
-    if not 1 <= value < 1 << 32:
-        raise InvalidArgumentError(f"{name} is {value}, outside 1 to {(1 << 32) - 1}")
-    return value

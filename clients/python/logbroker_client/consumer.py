@@ -165,8 +165,10 @@ class Consumer(Generic[_B]):
         for partition, lease, ranges in _grouped(messages):
             self.settle_nowait(ACK, partition, lease, ranges)
 
-    async def nack(self, messages: Iterable[DeliveredMessage[Any]], *, delay: float = 0.0, reason: str = "") -> None:
-        """Have messages delivered again, at once or after `delay` seconds."""
+    async def nack(
+        self, messages: Iterable[DeliveredMessage[Any]], *, delay: float | None = None, reason: str = ""
+    ) -> None:
+        """Have messages delivered again after `delay` seconds, or as the queue's backoff says."""
         await self._settle_messages(nack_order(delay, reason), messages)
 
     async def reject(self, messages: Iterable[DeliveredMessage[Any]], *, reason: str = "") -> None:

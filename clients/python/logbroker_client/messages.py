@@ -251,8 +251,8 @@ class Message(DeliveredMessage[_B_co]):
         """
         await self._settle(ACK)
 
-    async def nack(self, *, delay: float = 0.0, reason: str = "") -> None:
-        """Have it delivered again, at once or after `delay` seconds; as `ack` otherwise."""
+    async def nack(self, *, delay: float | None = None, reason: str = "") -> None:
+        """Have it delivered again after `delay` seconds, or as the queue's backoff says; as `ack` otherwise."""
         self._is_given_back = True
         await self._settle(nack_order(delay, reason))
 
@@ -351,8 +351,8 @@ class MessageBatch(DeliveredBatch[Message[_B_co]], Generic[_B_co]):
         """Settle all of them; as `Message.ack`. Those whose lease was current are settled in any case."""
         await self.settle(ACK, self.ranges())
 
-    async def nack(self, *, delay: float = 0.0, reason: str = "") -> None:
-        """Have all of them delivered again."""
+    async def nack(self, *, delay: float | None = None, reason: str = "") -> None:
+        """Have all of them delivered again; as `Message.nack`."""
         await self.settle(nack_order(delay, reason), self.ranges())
 
     async def reject(self, *, reason: str = "") -> None:
@@ -364,10 +364,10 @@ class MessageBatch(DeliveredBatch[Message[_B_co]], Generic[_B_co]):
         await self.settle(extend_order(hide), self.ranges())
 
 
-def nack_order(delay_s: float, reason: str) -> Order:
-    if not 0 <= delay_s <= 1_296_000:
+def nack_order(delay_s: float | None, reason: str) -> Order:
+    if delay_s is not None and not 0 <= delay_s <= 1_296_000:
         raise InvalidArgumentError(f"delay is {delay_s} s, outside 0 to 1296000")
-    return Order(Verb.NACK, int(delay_s * 1000), reason[:MAX_REASON_LENGTH])
+    return Order(Verb.NACK, None if delay_s is None else int(delay_s * 1000), reason[:MAX_REASON_LENGTH])
 
 
 def reason_of(error: BaseException) -> str:

@@ -38,10 +38,13 @@ class Verb(IntEnum):
 
 @final
 class Order(NamedTuple):
-    """What to do with messages; only equal orders share a request. `delay_ms` is EXTEND's hide time."""
+    """What to do with messages; only equal orders share a request.
+
+    `delay_ms` is EXTEND's hide time; of NACK it is None where the queue's backoff says how long.
+    """
 
     verb: Verb
-    delay_ms: int = 0
+    delay_ms: int | None = 0
     reason: str = ""
 
 
@@ -182,8 +185,9 @@ class Settler:
                     partition=self.partition,
                     group=self._group,
                     items=items,
-                    delay_ms=order.delay_ms,
+                    delay_ms=order.delay_ms or 0,
                     reason=order.reason,
+                    by_policy=order.delay_ms is None,
                 )
             case Verb.REJECT:
                 return Reject(
@@ -201,7 +205,7 @@ class Settler:
                     partition=self.partition,
                     group=self._group,
                     items=items,
-                    hide_ms=order.delay_ms,
+                    hide_ms=order.delay_ms or 0,
                 )
 
     def _on_done(self, batch: SettleBatch, call: Call) -> None:

@@ -26,11 +26,11 @@ from logbroker.errors import InvalidArgumentError, LogBrokerError, UnavailableEr
 from logbroker.memory import broker as memory
 from logbroker_client import asyncio as coroutines
 from logbroker_client import asyncio_transport, blocking, transport, trio_connect
-from logbroker_client.client import milliseconds
 from logbroker_client.core import ClientCore
 from logbroker_client.endpoints import options_of
 from logbroker_client.loop_thread import LoopThread
 from logbroker_client.pending import Environment
+from logbroker_client.queue_options import QueueOptions, queue_settings
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
@@ -105,15 +105,12 @@ class MemoryBroker:
         retention: timedelta = timedelta(days=4),
         hide: float = 30.0,
         max_wait: float = 30.0,
+        max_deliveries: int = 0,
+        **options: Unpack[QueueOptions],
     ) -> None:
         """As `Client.create_queue`, without a client."""
-        self._broker.create_queue(
-            name,
-            partitions=partitions,
-            retention_ms=milliseconds("retention", retention.total_seconds()),
-            hide_ms=milliseconds("hide", hide),
-            max_wait_ms=milliseconds("max_wait", max_wait),
-        )
+        settings = queue_settings(partitions, retention, hide, max_wait, max_deliveries, options)
+        self._broker.create_queue(name, settings)
 
     def counts(self, queue: str, *, group: str = "default") -> Counts:
         """How many messages are in which state, over all partitions.

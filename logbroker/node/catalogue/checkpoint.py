@@ -19,12 +19,14 @@ from logbroker.errors import CorruptBatchError
 from logbroker.ids import META_GROUP, NO_REPLICA, GroupId, Index, QueueName, ReplicaId, Term
 from logbroker.node.catalogue.bounds import MAX_CHECKPOINT_BYTES
 from logbroker.node.catalogue.machine import Catalogue
+from logbroker.node.catalogue.options import DEFAULT_OPTIONS, changed, options_fault
 from logbroker.node.catalogue.rows import Number, Row
 from logbroker.node.catalogue.state import CatalogueState
 from logbroker.node.catalogue.state_form import (
     GroupSlice,
     Head,
     NodeSlice,
+    OptionSlice,
     QueueSlice,
     RetiredSlice,
     RewindSlice,
@@ -173,6 +175,8 @@ class _Builder:
                 state.tokens |= {row.name: row for row in section.rows}
             case RewindSlice():
                 state.rewinds |= {row.rewind_id: row for row in section.rows}
+            case OptionSlice():
+                state.options |= {queue_id: changed(DEFAULT_OPTIONS, pairs) for queue_id, pairs in section.rows}
 
     def build(self) -> Catalogue:
         fault = _fault(self._state)
@@ -195,6 +199,12 @@ def _fault(state: CatalogueState) -> str | None:
     stray = owned ^ (state.groups.keys() - {META_GROUP})
     if stray:
         return f"group {min(stray)} belongs to no queue, or does not exist"
+    unknown = state.options.keys() - {queue.queue_id for queue in state.queues.values()}
+    if unknown:
+        return f"queue {min(unknown)} has options and does not exist"
+    beyond = next((fault for fault in map(options_fault, state.options.values()) if fault is not None), None)
+    if beyond is not None:
+        return beyond
     if state.is_bootstrapped != (META_GROUP in state.groups):
         return "the meta group and the bootstrap go together"
     for what, used, following in (

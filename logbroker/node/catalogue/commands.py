@@ -12,6 +12,7 @@ import msgspec
 
 from logbroker.errors import CorruptBatchError
 from logbroker.node.catalogue.bounds import MAX_COMMANDS_PER_ENTRY, MAX_MEMBERS
+from logbroker.node.catalogue.options import Pairs, pairs_fault
 from logbroker.node.catalogue.rights import Grant
 from logbroker.node.catalogue.rows import (
     ConsumerGroup,
@@ -128,6 +129,22 @@ class DeleteQueue(_Command, frozen=True, tag=18):
 
 
 @final
+class CreateQueueWith(_Command, frozen=True, tag=19):
+    """As `CreateQueue`, with options that are not the default."""
+
+    queue: CreateQueue
+    options: Pairs
+
+
+@final
+class AlterQueueWith(_Command, frozen=True, tag=20):
+    """As `AlterQueue`, and the options named get these values."""
+
+    queue: AlterQueue
+    options: Pairs
+
+
+@final
 class CreateToken(_Command, frozen=True, tag=24):
     name: Text
     digest: Digest
@@ -177,6 +194,8 @@ Command: TypeAlias = (
     | CreateQueue
     | AlterQueue
     | DeleteQueue
+    | CreateQueueWith
+    | AlterQueueWith
     | CreateToken
     | DeleteToken
     | BeginRewind
@@ -196,9 +215,13 @@ def decode_commands(payload: bytes) -> tuple[Command, ...]:
     """Decode the payload of a STATE entry of the meta group.
 
     Raises:
-        CorruptBatchError: it is not the encoding of at most 1,024 commands.
+        CorruptBatchError: it is not the encoding of at most 1,024 commands with options that are known here.
     """
     commands = decode_with(_decoder, payload, "commands of the meta group")
     if len(commands) > MAX_COMMANDS_PER_ENTRY:
         raise CorruptBatchError(f"{len(commands)} commands in one entry; the most is {MAX_COMMANDS_PER_ENTRY}")
+    for command in commands:
+        fault = pairs_fault(command.options) if isinstance(command, (CreateQueueWith, AlterQueueWith)) else None
+        if fault is not None:
+            raise CorruptBatchError(fault)
     return commands

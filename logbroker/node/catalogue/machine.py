@@ -17,10 +17,12 @@ from logbroker.node.catalogue import membership, queues, rewinds
 from logbroker.node.catalogue.bounds import CEILINGS, CatalogueLimits
 from logbroker.node.catalogue.commands import (
     AlterQueue,
+    AlterQueueWith,
     BeginRewind,
     Bootstrap,
     Command,
     CreateQueue,
+    CreateQueueWith,
     CreateToken,
     DeleteQueue,
     DeleteToken,
@@ -34,6 +36,7 @@ from logbroker.node.catalogue.commands import (
     StopMove,
     decode_commands,
 )
+from logbroker.node.catalogue.options import DEFAULT_OPTIONS
 from logbroker.node.catalogue.outcomes import (
     Applied,
     Done,
@@ -54,6 +57,7 @@ from logbroker.partition.commands import decode_floor
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from logbroker.node.catalogue.options import QueueOptions
     from logbroker.node.catalogue.rows import (
         GroupRow,
         NodeRow,
@@ -208,6 +212,10 @@ class Catalogue:
                 return queues.create_queue(state, command, limits, at_ms)
             case AlterQueue():
                 return queues.alter_queue(state, command, limits, at_ms)
+            case CreateQueueWith(queue, options):
+                return queues.create_queue(state, queue, limits, at_ms, options)
+            case AlterQueueWith(queue, options):
+                return queues.alter_queue(state, queue, limits, at_ms, options)
             case DeleteQueue():
                 return queues.delete_queue(state, command)
             case CreateToken():
@@ -284,6 +292,9 @@ class Catalogue:
 
     def queue(self, name: str) -> QueueRow | None:
         return self._state.queues.get(QueueName(name))
+
+    def options(self, queue: QueueRow) -> QueueOptions:
+        return self._state.options.get(queue.queue_id, DEFAULT_OPTIONS)
 
     def tokens(self) -> list[TokenRow]:
         return in_order(self._state.tokens)

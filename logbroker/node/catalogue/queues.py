@@ -18,6 +18,7 @@ from logbroker.node.catalogue.bounds import (
     CatalogueLimits,
     name_fault,
 )
+from logbroker.node.catalogue.options import DEFAULT_OPTIONS, QueueOptions, changed, options_fault
 from logbroker.node.catalogue.outcomes import (
     Done,
     Outcome,
@@ -35,6 +36,7 @@ from logbroker.node.catalogue.rows import QueueRow, QueueSettings, TokenRow
 if TYPE_CHECKING:
     from logbroker.ids import GroupId
     from logbroker.node.catalogue.commands import AlterQueue, CreateQueue, CreateToken, DeleteQueue, DeleteToken
+    from logbroker.node.catalogue.options import Pairs
     from logbroker.node.catalogue.state import CatalogueState
 
 _BOUNDS = (
@@ -45,14 +47,17 @@ _BOUNDS = (
 )
 
 
-def create_queue(state: CatalogueState, command: CreateQueue, limits: CatalogueLimits, at_ms: int) -> Outcome:
-    """Idempotent for the same settings: a retry of a lost reply finds its queue."""
-    fault = name_fault("queue", command.name) or settings_fault(command.settings)
+def create_queue(
+    state: CatalogueState, command: CreateQueue, limits: CatalogueLimits, at_ms: int, pairs: Pairs = ()
+) -> Outcome:
+    """Idempotent for the same settings and options: a retry of a lost reply finds its queue."""
+    options = changed(DEFAULT_OPTIONS, pairs)
+    fault = name_fault("queue", command.name) or settings_fault(command.settings) or options_fault(options)
     if fault is not None:
         return invalid(fault)
     present = state.queues.get(command.name)
     if present is not None:
-        if present.settings == command.settings:
+        if (present.settings, _options_of(state, present)) == (command.settings, options):
             return QueueStands(present, already=True)
         return exists(f"queue {command.name} exists with other settings", hint="alter it, or take another name")
     if len(state.queues) >= limits.max_queues:
@@ -72,18 +77,22 @@ def create_queue(state: CatalogueState, command: CreateQueue, limits: CatalogueL
     state.next_queue += 1
     queue = _grow(state, queue, command.settings.partitions)
     state.queues[queue.name] = queue
+    _set_options(state, queue, options)
     return QueueStands(queue)
 
 
-def alter_queue(state: CatalogueState, command: AlterQueue, limits: CatalogueLimits, at_ms: int) -> Outcome:
+def alter_queue(
+    state: CatalogueState, command: AlterQueue, limits: CatalogueLimits, at_ms: int, pairs: Pairs = ()
+) -> Outcome:
     queue = state.queues.get(command.name)
     if queue is None:
         return not_found(f"there is no queue {command.name}")
     settings = _changed(queue.settings, command)
-    fault = settings_fault(settings)
+    options = changed(_options_of(state, queue), pairs)
+    fault = settings_fault(settings) or options_fault(options)
     if fault is not None:
         return invalid(f"queue {queue.name}: {fault}")
-    if settings == queue.settings:
+    if (settings, options) == (queue.settings, _options_of(state, queue)):
         return QueueStands(queue, already=True)
     present = len(queue.groups)
     if settings.partitions < present:
@@ -98,6 +107,7 @@ def alter_queue(state: CatalogueState, command: AlterQueue, limits: CatalogueLim
     epoch = queue.routing_epoch + 1 if grows else queue.routing_epoch
     queue = replace(queue, settings=settings, changed_ms=at_ms, routing_epoch=epoch)
     state.queues[queue.name] = _grow(state, queue, settings.partitions)
+    _set_options(state, queue, options)
     return QueueStands(state.queues[queue.name])
 
 
@@ -105,6 +115,7 @@ def delete_queue(state: CatalogueState, command: DeleteQueue) -> Outcome:
     queue = state.queues.pop(command.name, None)
     if queue is None:
         return not_found(f"there is no queue {command.name}")
+    state.options.pop(queue.queue_id, None)
     for group in queue.groups:
         del state.groups[group]
     state.rewinds = {key: row for key, row in state.rewinds.items() if row.queue_id != queue.queue_id}
@@ -144,6 +155,17 @@ def settings_fault(settings: QueueSettings) -> str | None:
         if not smallest <= value <= largest:
             return f"{name} {value:,} is not between {smallest:,} and {largest:,}"
     return None
+
+
+def _options_of(state: CatalogueState, queue: QueueRow) -> QueueOptions:
+    return state.options.get(queue.queue_id, DEFAULT_OPTIONS)
+
+
+def _set_options(state: CatalogueState, queue: QueueRow, options: QueueOptions) -> None:
+    if options == DEFAULT_OPTIONS:
+        state.options.pop(queue.queue_id, None)
+    else:
+        state.options[queue.queue_id] = options
 
 
 def _grants_fault(command: CreateToken, limits: CatalogueLimits) -> str | None:

@@ -10,6 +10,7 @@ from logbroker.ids import GroupId, NodeId, QueueName, ReplicaId
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from logbroker.node.catalogue.options import QueueOptions
     from logbroker.node.catalogue.rows import GroupRow, NodeRow, QueueRow, RewindRow, TokenRow
 
 _Key = TypeVar("_Key", int, str, GroupId, NodeId, QueueName)
@@ -37,6 +38,8 @@ class CatalogueState:
     nodes: dict[NodeId, NodeRow] = field(default_factory=dict)
     groups: dict[GroupId, GroupRow] = field(default_factory=dict)
     queues: dict[QueueName, QueueRow] = field(default_factory=dict)
+    # By queue id, of those alone that have some that are not the default.
+    options: dict[int, QueueOptions] = field(default_factory=dict)
     tokens: dict[str, TokenRow] = field(default_factory=dict)
     rewinds: dict[int, RewindRow] = field(default_factory=dict)
     retired: tuple[tuple[NodeId, bytes], ...] = ()
@@ -63,6 +66,7 @@ class CatalogueState:
             nodes=dict(self.nodes),
             groups=dict(self.groups),
             queues=dict(self.queues),
+            options=dict(self.options),
             tokens=dict(self.tokens),
             rewinds=dict(self.rewinds),
             retired=self.retired,

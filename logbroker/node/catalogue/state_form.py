@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, TypeAlias, TypeVar, final
 import msgspec
 
 from logbroker.node.catalogue.bounds import MAX_MEMBERS, MAX_RETIRED_INCARNATIONS
+from logbroker.node.catalogue.options import Pairs, encode_options
 from logbroker.node.catalogue.rows import (
     GroupRow,
     Incarnation,
@@ -81,7 +82,14 @@ class RewindSlice(Row, frozen=True, tag=7):
     rows: tuple[RewindRow, ...]
 
 
-Section: TypeAlias = Head | RetiredSlice | NodeSlice | GroupSlice | QueueSlice | TokenSlice | RewindSlice
+@final
+class OptionSlice(Row, frozen=True, tag=8):
+    """(queue id, options), of the queues that have some."""
+
+    rows: tuple[tuple[Number, Pairs], ...]
+
+
+Section: TypeAlias = Head | RetiredSlice | NodeSlice | GroupSlice | QueueSlice | TokenSlice | RewindSlice | OptionSlice
 
 section_decoder = msgspec.msgpack.Decoder(Section)
 _encoder = msgspec.msgpack.Encoder()
@@ -101,6 +109,9 @@ def state_slices(head: Head, state: CatalogueState) -> Iterator[bytes]:
         yield _encoder.encode(TokenSlice(tokens))
     for rewinds in _slices(in_order(state.rewinds), REWINDS_PER_SLICE):
         yield _encoder.encode(RewindSlice(rewinds))
+    options = [(queue_id, encode_options(state.options[queue_id])) for queue_id in sorted(state.options)]
+    for pairs in _slices(options, ROWS_PER_SLICE):
+        yield _encoder.encode(OptionSlice(pairs))
 
 
 def head_of(state: CatalogueState, *, index: int, term: int, append_ms: int, log_start_index: int, epoch: int) -> Head:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from logbroker.errors import InvalidArgumentError, NotFoundError
 from logbroker.ids import META_GROUP
 from logbroker.node.catalogue import commands
@@ -56,6 +58,7 @@ def list_queues(exchange: Exchange, request: ListQueues, body: bytes) -> None:
 
 def queue_info(service: ClientService, row: QueueRow) -> QueueInfo:
     backend, settings = service.backend, row.settings
+    options = backend.catalogue.options(row)
     return QueueInfo(
         name=row.name,
         queue_id=row.queue_id,
@@ -65,6 +68,7 @@ def queue_info(service: ClientService, row: QueueRow) -> QueueInfo:
             hide_ms=settings.hide_ms,
             max_wait_ms=settings.max_wait_ms,
             max_delivery_count=settings.max_delivery_count,
+            **msgspec.structs.asdict(options),
         ),
         partitions=[
             PartitionInfo(

@@ -9,6 +9,7 @@ import trio
 from logbroker.errors import LogBrokerError
 from logbroker.ids import META_GROUP, QueueName
 from logbroker.node.catalogue import commands, rows
+from logbroker.node.catalogue.options import DEFAULT_OPTIONS, OPTION_NAMES, encode_changes
 from logbroker.node.catalogue.rows import ReplicaState
 from logbroker.node.requests import StateReply, StateRequest
 from logbroker.server.fan_out import ask_partitions
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from logbroker.node.requests import Reply
     from logbroker.server.service import ClientService
     from logbroker.server.session import Exchange
-    from logbroker.wire.requests import AlterQueue, CreateQueue, DeleteQueue, DescribeQueue
+    from logbroker.wire.requests import AlterQueue, CreateQueue, DeleteQueue, DescribeQueue, QueueSettings
 
 LEADER_WAIT_S = 5.0
 """How long the maker of a queue waits for its partitions to be led; they will be, so it is no error if they are not."""
@@ -39,17 +40,8 @@ DESCRIBE_WAIT_S = 2.0
 
 def create_queue(exchange: Exchange, request: CreateQueue, body: bytes) -> None:
     """The same queue once more is no error: the first reply may have been lost."""
-    service, settings = exchange.service, request.settings
-    command = commands.CreateQueue(
-        QueueName(request.name),
-        rows.QueueSettings(
-            partitions=settings.partitions,
-            retention_ms=settings.retention_ms,
-            hide_ms=settings.hide_ms,
-            max_wait_ms=settings.max_wait_ms,
-            max_delivery_count=settings.max_delivery_count,
-        ),
-    )
+    service = exchange.service
+    command = queue_command(request.name, request.settings)
 
     async def work() -> Done:
         await service.backend.propose_catalogue(command)
@@ -60,9 +52,26 @@ def create_queue(exchange: Exchange, request: CreateQueue, body: bytes) -> None:
     exchange.start(work)
 
 
+def queue_command(name: str, settings: QueueSettings) -> commands.Command:
+    """What makes a queue of these settings."""
+    queue = commands.CreateQueue(
+        QueueName(name),
+        rows.QueueSettings(
+            partitions=settings.partitions,
+            retention_ms=settings.retention_ms,
+            hide_ms=settings.hide_ms,
+            max_wait_ms=settings.max_wait_ms,
+            max_delivery_count=settings.max_delivery_count,
+        ),
+    )
+    given = {name: getattr(settings, name) for name in OPTION_NAMES}
+    options = encode_changes({name: value for name, value in given.items() if value != getattr(DEFAULT_OPTIONS, name)})
+    return commands.CreateQueueWith(queue, options) if options else queue
+
+
 def alter_queue(exchange: Exchange, request: AlterQueue, body: bytes) -> None:
     service, changes = exchange.service, request.changes
-    command = commands.AlterQueue(
+    queue = commands.AlterQueue(
         QueueName(request.name),
         partitions=changes.partitions,
         retention_ms=changes.retention_ms,
@@ -70,6 +79,8 @@ def alter_queue(exchange: Exchange, request: AlterQueue, body: bytes) -> None:
         max_wait_ms=changes.max_wait_ms,
         max_delivery_count=changes.max_delivery_count,
     )
+    options = encode_changes({name: getattr(changes, name) for name in OPTION_NAMES})
+    command = commands.AlterQueueWith(queue, options) if options else queue
 
     async def work() -> Done:
         await service.backend.propose_catalogue(command)

@@ -30,7 +30,8 @@ def ack(exchange: Exchange, request: Ack, body: bytes) -> None:
 
 
 def nack(exchange: Exchange, request: Nack, body: bytes) -> None:
-    asked = NackRequest(GroupName(request.group), _items(request), delay_ms=request.delay_ms, reason=request.reason)
+    delay_ms = None if request.by_policy else request.delay_ms
+    asked = NackRequest(GroupName(request.group), _items(request), delay_ms=delay_ms, reason=request.reason)
     _settle(exchange, request, asked)
 
 

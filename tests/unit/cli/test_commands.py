@@ -46,6 +46,21 @@ def test_a_queue_is_created_with_its_settings(cluster: FakeCluster) -> None:
     ]
 
 
+def test_options_of_a_queue_are_told_in_the_units_of_the_client(cluster: FakeCluster) -> None:
+    assert run("queue", "create", "orders", "--backoff", "1m", "--jitter", "0.5").code == 0
+    assert run("queue", "alter", "orders", "--max-backoff", "2h", "--backoff-factor", "3").code == 0
+    (_, _, created), (_, _, altered) = cluster.asked
+    assert {name: value for name, value in created.items() if name in ("backoff", "jitter", "max_backoff")} == {
+        "backoff": 60.0,
+        "jitter": 0.5,
+    }
+    assert {name: value for name, value in altered.items() if value is not None} == {
+        "max_backoff": 7200.0,
+        "backoff_factor": 3,
+    }
+    assert run("queue", "create", "orders", "--backoff-factor", "11").code == 2
+
+
 def test_a_queue_that_exists_is_a_conflict_unless_that_is_fine(cluster: FakeCluster) -> None:
     cluster.fails = AlreadyExistsError("queue orders exists")
     assert run("queue", "create", "orders").code == 8

@@ -1,0 +1,84 @@
+"""What may be chosen for a queue, and how it is said on the wire."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, TypedDict, final
+
+from logbroker.errors import InvalidArgumentError
+from logbroker.wire.requests import QueueSettings
+
+if TYPE_CHECKING:
+    from datetime import timedelta
+
+
+@final
+class QueueOptions(TypedDict, total=False):
+    """Keywords of `create_queue` and `alter_queue` that most queues do without.
+
+    What is not given is the default, or stays as it is. Times are in seconds.
+    """
+
+    backoff: float
+    """How long a message waits after its first failed delivery where `nack` gets no delay. The default, 0, is not at
+    all."""
+    max_backoff: float
+    """The longest such wait; one hour by default."""
+    backoff_factor: int
+    """By how much each further failure lengthens the wait, 1 to 10; 2 by default."""
+    jitter: float
+    """The share of each wait that is left to chance, 0 to 1; 0.2 by default."""
+
+
+def queue_settings(
+    partitions: int, retention: timedelta, hide: float, max_wait: float, max_deliveries: int, options: QueueOptions
+) -> QueueSettings:
+    """Settings of a new queue; as `wire_options`."""
+    return QueueSettings(
+        partitions=natural("partitions", partitions),
+        retention_ms=milliseconds("retention", retention.total_seconds()),
+        hide_ms=milliseconds("hide", hide),
+        max_wait_ms=milliseconds("max_wait", max_wait),
+        max_delivery_count=max_deliveries,
+        **wire_options(options),
+    )
+
+
+def milliseconds(name: str, seconds: float) -> int:
+    """A duration in the wire's unit. Raises InvalidArgumentError outside of what makes sense."""
+    if not 0 < seconds <= 1e10:
+        raise InvalidArgumentError(f"{name} is {seconds} s, outside 0 to 10000000000")
+    return round(seconds * 1000)
+
+
+def natural(name: str, value: int) -> int:
+    """The value, if it is a count. Raises InvalidArgumentError."""
+    if not 1 <= value < 1 << 32:
+        raise InvalidArgumentError(f"{name} is {value}, outside 1 to {(1 << 32) - 1}")
+    return value
+
+
+def wire_options(options: QueueOptions) -> dict[str, int]:
+    """The fields of QueueSettings and QueueChanges for the options given.
+
+    Raises:
+        InvalidArgumentError: one is unknown, or no number of its kind; bounds are the broker's to check.
+    """
+    fields: dict[str, int] = {}
+    for name, value in options.items():
+        if name not in _FIELDS:
+            raise InvalidArgumentError(f"there is no option {name!r} of a queue; there are {', '.join(_FIELDS)}")
+        field, factor = _FIELDS[name]
+        if not isinstance(value, (int, float)) or not 0 <= value < _TOO_LARGE:
+            raise InvalidArgumentError(f"{name} {value!r} is not a number of 0 or more")
+        fields[field] = round(value * factor)
+    return fields
+
+
+_TOO_LARGE = 1e12
+# Of each option its field on the wire, and how many of the field's units one of its own has.
+_FIELDS = {
+    "backoff": ("backoff_ms", 1000),
+    "max_backoff": ("max_backoff_ms", 1000),
+    "backoff_factor": ("backoff_factor", 1),
+    "jitter": ("jitter_percent", 100),
+}

@@ -1,0 +1,54 @@
+"""Options of queues that `queue create` and `queue alter` share."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, TypeVar, cast
+
+import rich_click as click
+
+from logbroker.cli.parameters import DURATION
+from logbroker.cli.times import format_duration
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from logbroker.wire.requests import QueueSettings
+    from logbroker_client import QueueOptions
+
+_F = TypeVar("_F", bound="Callable[..., Any]")
+
+_DURATIONS = ("backoff", "max_backoff")
+
+_OPTIONS = (
+    click.option("--backoff", type=DURATION, help="Wait after a first failed delivery, unless the nack says. [0s]"),
+    click.option("--max-backoff", type=DURATION, help="The longest such wait. [1h]"),
+    click.option("--backoff-factor", type=click.IntRange(1, 10), help="Growth with each further failure. [2]"),
+    click.option("--jitter", type=click.FloatRange(0, 1), help="The share of a wait that is left to chance. [0.2]"),
+)
+
+
+def queue_options(command: _F) -> _F:
+    """Give a command the options; it gets them as keywords, None where one is not given."""
+    for option in reversed(_OPTIONS):
+        command = option(command)
+    return command
+
+
+def given_options(values: Mapping[str, object]) -> QueueOptions:
+    """What the client is to be told of them: durations are milliseconds here and seconds there."""
+    given = {
+        name: value / 1000 if name in _DURATIONS and isinstance(value, int) else value
+        for name, value in values.items()
+        if value is not None
+    }
+    return cast("QueueOptions", given)
+
+
+def option_rows(settings: QueueSettings) -> dict[str, object]:
+    """What is shown of them."""
+    return {
+        "backoff": format_duration(settings.backoff_ms) if settings.backoff_ms else None,
+        "max_backoff": format_duration(settings.max_backoff_ms),
+        "backoff_factor": settings.backoff_factor,
+        "jitter": settings.jitter_percent / 100,
+    }

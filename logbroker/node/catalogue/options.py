@@ -1,0 +1,103 @@
+"""Settings of a queue that most queues leave as they are: numbered, and kept only where they are not the default.
+
+On disk and in commands they are pairs of number and value in ascending order. A number is never used again; one that
+is not known is an error, because an old node must not skip what it does not know.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias, final
+
+import msgspec
+
+from logbroker.errors import CorruptBatchError
+from logbroker.node.catalogue.rows import Number
+from logbroker.partition.failures import DEFAULT_MAX_BACKOFF_MS
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+Pairs: TypeAlias = tuple[tuple[Number, Number], ...]
+"""(number of an option, value), ascending, each number once."""
+
+MAX_BACKOFF_MS = 43_200_000
+MAX_BACKOFF_FACTOR = 10
+
+
+@final
+class QueueOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """All options of a queue."""
+
+    backoff_ms: int = 0
+    """How long a message waits after its first failed delivery, where the nack does not say; 0: not at all."""
+    max_backoff_ms: int = DEFAULT_MAX_BACKOFF_MS
+    backoff_factor: int = 2
+    """By how much each further failure lengthens the wait."""
+    jitter_percent: int = 20
+    """The share of each wait that is left to chance."""
+
+
+class _Option(NamedTuple):
+    number: int
+    least: int
+    most: int
+
+
+_OPTIONS = {
+    "backoff_ms": _Option(1, 0, MAX_BACKOFF_MS),
+    "max_backoff_ms": _Option(2, 0, MAX_BACKOFF_MS),
+    "backoff_factor": _Option(3, 1, MAX_BACKOFF_FACTOR),
+    "jitter_percent": _Option(4, 0, 100),
+}
+OPTION_NAMES = tuple(_OPTIONS)
+_NAMES = {option.number: name for name, option in _OPTIONS.items()}
+
+DEFAULT_OPTIONS = QueueOptions()
+
+
+def encode_changes(changes: Mapping[str, int | None]) -> Pairs:
+    """The pairs of the options given, by name; None leaves one out."""
+    pairs = [(_OPTIONS[name].number, value) for name, value in changes.items() if value is not None]
+    return tuple(sorted(pairs))
+
+
+def encode_options(options: QueueOptions) -> Pairs:
+    """The pairs that are not the default."""
+    return tuple(
+        [
+            (option.number, getattr(options, name))
+            for name, option in _OPTIONS.items()
+            if getattr(options, name) != getattr(DEFAULT_OPTIONS, name)
+        ]
+    )
+
+
+def changed(options: QueueOptions, pairs: Pairs) -> QueueOptions:
+    """The options with other values.
+
+    Raises:
+        CorruptBatchError: a number is unknown, or out of order.
+    """
+    fault = pairs_fault(pairs)
+    if fault is not None:
+        raise CorruptBatchError(fault)
+    return msgspec.structs.replace(options, **{_NAMES[number]: value for number, value in pairs})
+
+
+def pairs_fault(pairs: Pairs) -> str | None:
+    """Say why these are not the pairs of options, or None."""
+    last = 0
+    for number, _ in pairs:
+        if number not in _NAMES or number <= last:
+            return f"option {number} after option {last} is unknown or out of order"
+        last = number
+    return None
+
+
+def options_fault(options: QueueOptions) -> str | None:
+    """Say which option lies outside its bounds, or None."""
+    for name, option in _OPTIONS.items():
+        value = getattr(options, name)
+        if not option.least <= value <= option.most:
+            return f"{name} {value:,} is not between {option.least:,} and {option.most:,}"
+    return None

@@ -1,0 +1,111 @@
+"""Options of queues: what is kept of them, and what is refused."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+
+from logbroker.errors import AlreadyExistsError, CorruptBatchError, InvalidArgumentError
+from logbroker.ids import QueueName
+from logbroker.node.catalogue import Catalogue, QueueStands, Refused
+from logbroker.node.catalogue.checkpoint import decode, encode_slices
+from logbroker.node.catalogue.commands import (
+    AlterQueue,
+    AlterQueueWith,
+    CreateQueue,
+    CreateQueueWith,
+    DeleteQueue,
+    decode_commands,
+    encode_commands,
+)
+from logbroker.node.catalogue.options import (
+    OPTION_NAMES,
+    QueueOptions,
+    changed,
+    encode_changes,
+    encode_options,
+    options_fault,
+)
+from logbroker.node.catalogue.rows import QueueSettings
+from tests.unit.node.catalogue.kit import cluster, create, expect, run
+
+Q = QueueName("q")
+PLAIN = CreateQueue(Q, QueueSettings())
+
+
+def slow(backoff_ms: int = 5_000) -> CreateQueueWith:
+    return CreateQueueWith(PLAIN, encode_changes({"backoff_ms": backoff_ms}))
+
+
+def restored(catalogue: Catalogue) -> Catalogue:
+    return decode(b"".join(encode_slices(catalogue)))[0]
+
+
+def test_options_stand_beside_the_queue_and_in_its_checkpoint() -> None:
+    catalogue = cluster()
+    queue = expect(QueueStands, run(catalogue, slow())).queue
+    for place in (catalogue, catalogue.clone(), restored(catalogue)):
+        assert place.options(queue) == QueueOptions(backoff_ms=5_000)
+        assert place.digest() == catalogue.digest()
+
+
+def test_a_queue_without_options_has_the_bytes_that_it_had_before_there_were_any() -> None:
+    plain, given = cluster(), cluster()
+    run(plain, PLAIN)
+    run(given, CreateQueueWith(PLAIN, encode_changes({"backoff_ms": 0, "backoff_factor": 2})))
+    assert given.digest() == plain.digest()
+
+
+def test_the_same_queue_once_more_is_found_only_with_the_same_options() -> None:
+    catalogue = cluster()
+    run(catalogue, slow())
+    assert expect(QueueStands, run(catalogue, slow())).already
+    for other in (slow(6_000), PLAIN):
+        assert expect(Refused, run(catalogue, other)).kind is AlreadyExistsError
+
+
+def test_an_alteration_leaves_the_options_that_it_does_not_name() -> None:
+    catalogue = cluster()
+    run(catalogue, slow())
+    alter = AlterQueueWith(AlterQueue(Q, hide_ms=5_000), encode_changes({"jitter_percent": 0, "backoff_ms": None}))
+    queue = expect(QueueStands, run(catalogue, alter)).queue
+    assert queue.settings.hide_ms == 5_000
+    assert catalogue.options(queue) == QueueOptions(backoff_ms=5_000, jitter_percent=0)
+    assert expect(QueueStands, run(catalogue, alter)).already
+    run(catalogue, AlterQueue(Q, hide_ms=6_000))
+    assert catalogue.options(queue) == QueueOptions(backoff_ms=5_000, jitter_percent=0)
+
+
+def test_options_go_with_their_queue() -> None:
+    catalogue = cluster()
+    run(catalogue, slow())
+    run(catalogue, DeleteQueue(Q))
+    assert catalogue.options(create(catalogue, "q")) == QueueOptions()
+    assert restored(catalogue).digest() == catalogue.digest()
+
+
+@pytest.mark.parametrize("name", OPTION_NAMES)
+def test_a_value_beyond_its_bounds_is_refused_with_them(name: str) -> None:
+    options = msgspec.structs.replace(QueueOptions(), **{name: 1 << 60})
+    assert f"{name} 1,152,921,504,606,846,976 is not between" in (options_fault(options) or "")
+    catalogue = cluster()
+    create(catalogue, "q")
+    before = catalogue.options(expect(QueueStands, run(catalogue, PLAIN)).queue)
+    refused = expect(Refused, run(catalogue, AlterQueueWith(AlterQueue(Q), encode_changes({name: 1 << 60}))))
+    assert (refused.kind, name in refused.message) == (InvalidArgumentError, True)
+    assert catalogue.options(expect(QueueStands, run(catalogue, PLAIN)).queue) == before
+
+
+@pytest.mark.parametrize("name", OPTION_NAMES)
+def test_every_option_comes_back_from_its_pairs(name: str) -> None:
+    options = msgspec.structs.replace(QueueOptions(), **{name: getattr(QueueOptions(), name) + 1})
+    assert changed(QueueOptions(), encode_options(options)) == options
+    assert len(encode_options(options)) == 1
+
+
+@pytest.mark.parametrize("pairs", [((99_999, 1),), ((2, 1), (1, 1)), ((1, 1), (1, 2)), ((0, 0),)])
+def test_pairs_that_are_unknown_or_out_of_order_are_no_options(pairs: tuple[tuple[int, int], ...]) -> None:
+    with pytest.raises(CorruptBatchError):
+        changed(QueueOptions(), pairs)
+    with pytest.raises(CorruptBatchError):
+        decode_commands(encode_commands([CreateQueueWith(PLAIN, pairs)]))
