@@ -29,6 +29,7 @@ from logbroker.partition.state_form import (
     GroupHead,
     Head,
     LeaseSlice,
+    PauseSlice,
     ProducerSlice,
     RunSlice,
     VoidSlice,
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
 
     from logbroker.partition.leases import LeaseRecord
     from logbroker.partition.outcomes import Range
+    from logbroker.partition.pause import PauseRecord
     from logbroker.partition.producers import ProducerState
     from logbroker.partition.runs import Run
     from logbroker.partition.state_form import Section
@@ -156,6 +158,7 @@ class _Builder:
         self._group: GroupHead | None = None
         self._runs: list[Run] = []
         self._leases: list[LeaseRecord] = []
+        self._pause: PauseRecord | None = None
 
     def add(self, section: Section) -> None:
         match section:
@@ -172,6 +175,8 @@ class _Builder:
                 self._runs += runs
             case LeaseSlice(leases):
                 self._leases += leases
+            case PauseSlice(pause):
+                self._add_pause(pause)
 
     def build(self) -> PartitionMachine:
         self._close_group()
@@ -198,17 +203,25 @@ class _Builder:
         machine.append_ms = head.append_ms
         return machine
 
+    def _add_pause(self, pause: PauseRecord) -> None:
+        if self._pause is not None:
+            raise CorruptBatchError("a group has two pauses")
+        if 0 < pause.until_ms <= pause.since_ms:
+            raise CorruptBatchError(f"a pause from {pause.since_ms} ends at {pause.until_ms}, before it began")
+        self._pause = pause
+
     def _close_group(self) -> None:
         head = self._group
         if head is None:
-            if self._runs or self._leases:
-                raise CorruptBatchError("runs or leases stand before the first group")
+            if self._runs or self._leases or self._pause:
+                raise CorruptBatchError("runs, leases or a pause stand before the first group")
             return
         group = ConsumerGroup(
             head.name,
             RunTable.decode(head.floor, self._runs),
             LeaseTable.decode(self._leases),
             RewindHistory(head.rewinds, forgotten_id=head.forgotten_rewind_id),
+            self._pause,
         )
         held: dict[int, int] = {}
         for run in self._runs:
@@ -217,4 +230,4 @@ class _Builder:
         if held != {record.lease: record.held for record in self._leases}:
             raise CorruptBatchError(f"runs and leases of group {head.name!r} contradict each other")
         self._groups[head.name] = group
-        self._runs, self._leases = [], []
+        self._runs, self._leases, self._pause = [], [], None

@@ -145,6 +145,28 @@ class Revive(_Change, frozen=True, tag=13):
     ranges: Ranges
 
 
+@final
+class Pause(_Change, frozen=True, tag=14):
+    """Nothing of the group is leased until `until_ms` in log time; 0: until it is resumed."""
+
+    reason: Text
+    until_ms: Number
+
+
+@final
+class Resume(_Change, frozen=True, tag=15):
+    pass
+
+
+@final
+class Purge(_Change, frozen=True, tag=16):
+    """All below `end_offset` counts as acked, the dead too. `requested` is what the operator said, for the trace."""
+
+    rewind_id: Number
+    end_offset: Number
+    requested: Text
+
+
 Change: TypeAlias = (
     CreateGroup
     | DeleteGroup
@@ -159,6 +181,9 @@ Change: TypeAlias = (
     | Bury
     | BuryExpired
     | Revive
+    | Pause
+    | Resume
+    | Purge
 )
 
 

@@ -37,7 +37,10 @@ from logbroker.partition.commands import (
     Floor,
     Lease,
     Nack,
+    Pause,
+    Purge,
     Release,
+    Resume,
     Revive,
     Rewind,
     SkipTo,
@@ -45,10 +48,10 @@ from logbroker.partition.commands import (
 )
 from logbroker.partition.failures import NO_POLICY, FailurePolicy
 from logbroker.partition.machine import MAX_GROUPS, MAX_OFFSET, PartitionMachine
-from logbroker.partition.outcomes import Leased, Nothing, Produced, Revived, Settled
+from logbroker.partition.outcomes import Leased, Nothing, Produced, Resumed, Revived, Settled
 from logbroker.partition.producers import NO_PRODUCER, Duplicate, Fenced, OutOfOrder
 from logbroker.partition.retention import MAX_RETENTION_S
-from logbroker.partition.rewind import rewound, skipped
+from logbroker.partition.rewind import FIRST_PURGE_ID, purged, rewound, skipped
 from logbroker.partition.runs import Run, RunState
 
 if TYPE_CHECKING:
@@ -64,6 +67,9 @@ MIN_HIDE_MS = 1_000
 MAX_HIDE_MS = 43_200_000
 """Twelve hours; with extensions too, from when the lease began."""
 MAX_DELAY_MS = MAX_RETENTION_S * 1000
+MIN_PAUSE_MS = 1_000
+MAX_PAUSE_MS = MAX_RETENTION_S * 1000
+"""Of a pause that has an end: after so long nothing of what it held back is left."""
 MAX_TEXT_LENGTH = 256
 MAX_RUNS_PER_REVIVE = 10_000
 """As many ranges as an expiry ends at once; both take some milliseconds to apply."""
@@ -207,8 +213,9 @@ def decide_receive(
     """Choose up to `max_count` messages, lowest offsets first, to hide for `hide_ms`.
 
     A retry of a (session, request id) whose lease is current gets that lease and the time that is left; session 0 means
-    no retries. Messages below `not_below` have expired and only wait for their FLOOR entry. Those whose last delivery
-    has run out are buried on the way; where nothing else is found, that is left to `decide_expire`.
+    no retries. A paused group leases nothing beyond that. Messages below `not_below` have expired and only wait for
+    their FLOOR entry. Those whose last delivery has run out are buried on the way; where nothing else is found, that is
+    left to `decide_expire`.
     """
     state = machine.group(group)
     check_range("max_count", max_count, least=1, most=limits.max_receive_count)
@@ -226,6 +233,8 @@ def decide_receive(
         # The request's first lease has run out; it must be over before the request can hold another.
         for held in state.holdings(record.lease):
             ended.add(held, record)
+    if state.pause_at(now_ms) is not None:
+        return NothingAvailable(next_visible_ms(machine, group))
     if len(state.table) >= limits.max_runs_per_group:
         raise OverloadedError(
             f"group {group!r} has {len(state.table)} runs of unlike messages; the most is {limits.max_runs_per_group}",
@@ -424,6 +433,38 @@ def decide_skip_to(
 
 
 @_refusing
+def decide_pause(machine: PartitionMachine, group: GroupName, *, reason: str, duration_ms: int, now_ms: int) -> Propose:
+    """Lease nothing for `duration_ms`, 0 is until it is resumed; a pause that there is already is replaced."""
+    check_text("reason", reason)
+    if duration_ms:
+        check_range("duration_ms", duration_ms, least=MIN_PAUSE_MS, most=MAX_PAUSE_MS)
+    machine.group(group)
+    until_ms = max(now_ms, machine.append_ms) + duration_ms if duration_ms else 0
+    return Propose((Pause(group, reason, until_ms),))
+
+
+@_refusing
+def decide_resume(machine: PartitionMachine, group: GroupName) -> Propose | Answer:
+    if machine.group(group).pause is None:
+        return Answer(Resumed(group), machine.applied_index)
+    return Propose((Resume(group),))
+
+
+@_refusing
+def decide_purge(machine: PartitionMachine, group: GroupName, *, purge_id: int, requested: str) -> Propose | Answer:
+    """Ack everything up to the log end, the dead too. `purge_id` is whoever asks's own, from FIRST_PURGE_ID on."""
+    check_range("purge_id", purge_id, least=FIRST_PURGE_ID, most=MAX_NUMBER)
+    check_text("requested", requested)
+    state = machine.group(group)
+    known = state.remembered_purge(purge_id)
+    if isinstance(known, Nothing):
+        raise InvalidArgumentError(f"purge_id {purge_id} of group {group!r}: {known.detail}")
+    if known is not None:
+        return Answer(purged(known, group, repeated=True), machine.applied_index)
+    return Propose((Purge(group, purge_id, machine.next_offset, requested),))
+
+
+@_refusing
 def decide_floor(machine: PartitionMachine, *, start_offset: Offset, start_index: Index) -> ProposeFloor:
     """Raise the log start; refused with OffsetOutOfRangeError where it would go back, stay, or pass the log end."""
     floor = Floor(start_offset, start_index)
@@ -457,8 +498,14 @@ def decide_expire(
 
 
 def next_visible_ms(machine: PartitionMachine, group: GroupName) -> int | None:
-    """Return the log time at which a leased or delayed message will be visible, up to 100 ms late, or None."""
-    table = machine.group(group).table
+    """Return the log time at which a leased or delayed message will be visible, up to 100 ms late, or None.
+
+    In a paused group that is when the pause ends; a pause that is over is named as long as nothing was leased after it.
+    """
+    state = machine.group(group)
+    if state.pause is not None:
+        return state.pause.until_ms or None
+    table = state.table
     times = [time for time in (table.leased.next_ms(), table.delayed.next_ms()) if time is not None]
     return min(times, default=None)
 
@@ -498,7 +545,7 @@ def check_offset(field: str, offset: int, machine: PartitionMachine) -> None:
 def _check_move(
     machine: PartitionMachine, group: GroupName, rewind_id: int, start_offset: int, requested: str
 ) -> ConsumerGroup:
-    check_range("rewind_id", rewind_id, least=1, most=MAX_NUMBER)
+    check_range("rewind_id", rewind_id, least=1, most=FIRST_PURGE_ID - 1)
     check_range("start_offset", start_offset, least=0, most=MAX_OFFSET)
     check_text("requested", requested)
     return machine.group(group)

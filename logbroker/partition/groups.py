@@ -18,19 +18,23 @@ from logbroker.partition.outcomes import (
     LeasedRange,
     Misfit,
     Nothing,
+    Paused,
+    Purged,
     Released,
+    Resumed,
     Revived,
     Rewound,
     Settled,
     Skipped,
 )
-from logbroker.partition.rewind import RewindHistory, RewindRecord, rewound, skipped
+from logbroker.partition.pause import PauseRecord
+from logbroker.partition.rewind import FIRST_PURGE_ID, RewindHistory, RewindRecord, purged, rewound, skipped
 from logbroker.partition.runs import Run, RunState, RunTable, acked, fresh
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from logbroker.partition.commands import Bury, Extend, Lease, Nack, Ranges, Rewind, SkipTo
+    from logbroker.partition.commands import Bury, Extend, Lease, Nack, Pause, Purge, Ranges, Rewind, SkipTo
     from logbroker.partition.outcomes import Range
 
 _AVAILABLE = RunState.AVAILABLE
@@ -79,22 +83,35 @@ class Selection:
 
 @final
 class ConsumerGroup:
-    """A name, the run table, the current leases and the remembered rewinds."""
+    """A name, the run table, the current leases, the remembered rewinds, and the pause if there is one."""
 
-    __slots__ = ("leases", "name", "rewinds", "table")
+    __slots__ = ("leases", "name", "pause", "rewinds", "table")
 
-    def __init__(self, name: GroupName, table: RunTable, leases: LeaseTable, rewinds: RewindHistory) -> None:
+    def __init__(
+        self,
+        name: GroupName,
+        table: RunTable,
+        leases: LeaseTable,
+        rewinds: RewindHistory,
+        pause: PauseRecord | None = None,
+    ) -> None:
         self.name = name
         self.table = table
         self.leases = leases
         self.rewinds = rewinds
+        # One that is over may stand here until the next lease.
+        self.pause = pause
 
     @classmethod
     def new(cls, name: GroupName, start_offset: int) -> ConsumerGroup:
         return cls(name, RunTable(start_offset), LeaseTable(), RewindHistory())
 
     def clone(self) -> ConsumerGroup:
-        return ConsumerGroup(self.name, self.table.clone(), self.leases.clone(), self.rewinds.clone())
+        return ConsumerGroup(self.name, self.table.clone(), self.leases.clone(), self.rewinds.clone(), self.pause)
+
+    def pause_at(self, log_ms: int) -> PauseRecord | None:
+        """Return the pause that holds at that log time, or None."""
+        return self.pause if self.pause is not None and self.pause.holds_at(log_ms) else None
 
     def status(self, next_offset: int) -> GroupStatus:
         table = self.table
@@ -129,6 +146,9 @@ class ConsumerGroup:
 
     def lease(self, change: Lease, *, lease: LeaseId, append_ms: int, next_offset: int) -> Leased | Nothing:
         """Hand out all of the ranges, or nothing if any message in them may not be leased at `append_ms`."""
+        paused = self.pause_at(append_ms)
+        if paused is not None:
+            return Nothing(Misfit.PAUSED, f"group {self.name!r} is paused until {paused.until_ms or 'it is resumed'}")
         if change.visible_at_ms <= append_ms:
             return Nothing(Misfit.NOT_AVAILABLE, f"lease until {change.visible_at_ms} is over at {append_ms}")
         if self.leases.find(change.session, change.request_id) is not None:
@@ -147,6 +167,7 @@ class ConsumerGroup:
                     Run(run.start, run.end, _LEASED, run.deliveries + 1, change.visible_at_ms, lease, append_ms)
                 )
             taken.append(pieces)
+        self.pause = None
         for pieces in taken:
             self.table.put(pieces)
         held = sum(end - start for start, end in change.ranges)
@@ -272,6 +293,17 @@ class ConsumerGroup:
             self.table.put([fresh(run.start, run.end)])
         return Revived(self.name, sum(run.end - run.start for run in dead))
 
+    def put_pause(self, change: Pause, *, append_ms: int) -> Paused | Nothing:
+        """Lease nothing from here on; of two pauses the later one counts."""
+        if 0 < change.until_ms <= append_ms:
+            return Nothing(Misfit.STALE, f"pause until {change.until_ms} is over at {append_ms}")
+        self.pause = PauseRecord(change.reason, append_ms, change.until_ms)
+        return Paused(self.name, change.until_ms)
+
+    def resume(self) -> Resumed:
+        self.pause = None
+        return Resumed(self.name)
+
     def rewind(
         self,
         change: Rewind,
@@ -349,8 +381,40 @@ class ConsumerGroup:
         self.rewinds.add(record)
         return skipped(record, self.name, repeated=False)
 
+    def purge(self, change: Purge, *, index: int, next_offset: int) -> Purged | Nothing:
+        """Ack everything below the end, the dead too; leases below it end."""
+        known = self.remembered_purge(change.rewind_id)
+        if known is not None:
+            return known if isinstance(known, Nothing) else purged(known, self.name, repeated=True)
+        end = min(change.end_offset, next_offset)
+        passed = self.table.overlap(self.table.floor, end)
+        if passed:
+            self.table.put([acked(passed[0].start, end)])
+        revoked = self._revoke(run for run in passed if run.state is _LEASED)
+        dead = sum(run.end - run.start for run in passed if run.state is _DEAD)
+        record = RewindRecord(
+            change.rewind_id,
+            index,
+            True,
+            change.requested,
+            end,
+            next_offset,
+            end != change.end_offset,
+            (_unsettled_count(passed) + dead, revoked, dead),
+        )
+        self.rewinds.add(record)
+        return purged(record, self.name, repeated=False)
+
+    def remembered_purge(self, rewind_id: int) -> RewindRecord | Nothing | None:
+        """As `remembered`, of a purge."""
+        if rewind_id < FIRST_PURGE_ID:
+            return Nothing(Misfit.OLD_REWIND, f"id {rewind_id} is below {FIRST_PURGE_ID}, the first of a purge")
+        return self.rewinds.find(rewind_id)
+
     def remembered(self, rewind_id: int, *, is_skip: bool) -> RewindRecord | Nothing | None:
         """Return what an operation with this id did before, or why it may not be done, or None if it may."""
+        if rewind_id >= FIRST_PURGE_ID:
+            return Nothing(Misfit.OLD_REWIND, f"id {rewind_id} is not below {FIRST_PURGE_ID}, the first of a purge")
         record = self.rewinds.find(rewind_id)
         if record is None:
             if rewind_id > self.rewinds.forgotten_id:

@@ -24,7 +24,10 @@ from logbroker.partition.commands import (
     Floor,
     Lease,
     Nack,
+    Pause,
+    Purge,
     Release,
+    Resume,
     Revive,
     Rewind,
     SkipTo,
@@ -303,6 +306,12 @@ class PartitionMachine:
                 return group.bury_expired(change.ranges, burial=name, append_ms=append_ms)
             case Revive():
                 return group.revive(change.ranges)
+            case Pause():
+                return group.put_pause(change, append_ms=append_ms)
+            case Resume():
+                return group.resume()
+            case Purge():
+                return group.purge(change, index=name >> 16, next_offset=self.next_offset)
             case Rewind():
                 return group.rewind(
                     change,
@@ -369,7 +378,7 @@ class PartitionMachine:
         """Name each group once in which these changes may have made something available."""
         woken: dict[GroupName, None] = {}
         for change, outcome in zip(changes, outcomes, strict=True):
-            if isinstance(change, (Expire, Nack, Release, Revive, Rewind, CreateGroup)) and not isinstance(
+            if isinstance(change, (Expire, Nack, Release, Resume, Revive, Rewind, CreateGroup)) and not isinstance(
                 outcome, Nothing
             ):
                 woken[change.group] = None

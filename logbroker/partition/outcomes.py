@@ -28,6 +28,7 @@ class Misfit(Enum):
     STALE = "stale"
     OLD_REWIND = "old_rewind"
     OLD_FLOOR = "old_floor"
+    PAUSED = "paused"
     UNREADABLE = "unreadable"
     DUPLICATE = "duplicate"
     OUT_OF_ORDER = "out_of_order"
@@ -184,6 +185,40 @@ class Skipped:
 
 @final
 @dataclass(frozen=True, slots=True)
+class Paused:
+    """Nothing is leased before `until_ms`; 0: before the group is resumed."""
+
+    group: GroupName
+    until_ms: int
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Resumed:
+    """The group is not paused, whether it was or not."""
+
+    group: GroupName
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Purged:
+    """All below `end_offset` counts as acked. `purged_count` messages did not before.
+
+    Of these, `revoked_count` were leased and `dead_count` dead.
+    """
+
+    group: GroupName
+    rewind_id: int
+    end_offset: Offset
+    purged_count: int
+    revoked_count: int
+    dead_count: int
+    repeated: bool = False
+
+
+@final
+@dataclass(frozen=True, slots=True)
 class GroupCreated:
     group: GroupName
     start_offset: Offset
@@ -217,6 +252,9 @@ Outcome: TypeAlias = (
     | Revived
     | Rewound
     | Skipped
+    | Paused
+    | Resumed
+    | Purged
     | GroupCreated
     | GroupDeleted
     | FloorMoved

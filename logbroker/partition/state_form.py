@@ -13,6 +13,7 @@ import msgspec
 
 from logbroker.partition.commands import Name, Number
 from logbroker.partition.leases import LeaseRecord
+from logbroker.partition.pause import PauseRecord
 from logbroker.partition.producers import ProducerState
 from logbroker.partition.rewind import RewindRecord
 from logbroker.partition.runs import Run
@@ -77,7 +78,14 @@ class LeaseSlice(_Section, frozen=True, tag=6):
     leases: tuple[LeaseRecord, ...]
 
 
-Section: TypeAlias = Head | ProducerSlice | VoidSlice | GroupHead | RunSlice | LeaseSlice
+@final
+class PauseSlice(_Section, frozen=True, tag=7):
+    """The pause of the group whose runs and leases come before it; not there in a group that has none."""
+
+    pause: PauseRecord
+
+
+Section: TypeAlias = Head | ProducerSlice | VoidSlice | GroupHead | RunSlice | LeaseSlice | PauseSlice
 
 section_decoder = msgspec.msgpack.Decoder(Section)
 _encoder = msgspec.msgpack.Encoder()
@@ -110,6 +118,8 @@ def _sections(machine: PartitionMachine) -> Iterator[Section]:
             yield RunSlice(runs)
         for leases in _lease_pieces(group.leases.records()):
             yield LeaseSlice(leases)
+        if group.pause is not None:
+            yield PauseSlice(group.pause)
 
 
 def _pieces(items: Iterable[T], size: int) -> Iterator[tuple[T, ...]]:

@@ -502,6 +502,9 @@ def _compare_groups(model: PartitionModel, group: ModelGroup, tested: ConsumerGr
     held = group.held_leases(model.log_start_offset, model.next_offset)
     if kept != held:
         broken("state follows from the log", f"{place}, group {group.name}, has leases {kept}, the model {held}")
+    pause = None if tested.pause is None else (tested.pause.reason, tested.pause.since_ms, tested.pause.until_ms)
+    if pause != (None if group.pause is None else (group.pause.reason, group.pause.since_ms, group.pause.until_ms)):
+        broken("state follows from the log", f"{place}, group {group.name}, has {pause}, the model {group.pause}")
     for run in tested.table.overlap(model.log_start_offset, model.next_offset):
         for offset in range(run.start, run.end):
             message = group.message(offset)

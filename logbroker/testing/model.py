@@ -26,7 +26,10 @@ from logbroker.partition.commands import (
     Extend,
     Lease,
     Nack,
+    Pause,
+    Purge,
     Release,
+    Resume,
     Revive,
     Rewind,
     SkipTo,
@@ -140,6 +143,19 @@ class Move:
 
 
 @final
+@dataclass(frozen=True, slots=True)
+class ModelPause:
+    """A pause as it was committed; `until_ms` 0 is until it is resumed."""
+
+    reason: str
+    since_ms: int
+    until_ms: int
+
+    def holds_at(self, log_ms: int) -> bool:
+        return not self.until_ms or log_ms < self.until_ms
+
+
+@final
 class ModelGroup:
     """One consumer group."""
 
@@ -159,6 +175,10 @@ class ModelGroup:
         self.burials: dict[int, list[Burial]] = {}
         self.revivals: list[tuple[Index, int]] = []
         """Where something was revived, and how many messages."""
+        self.pauses: list[tuple[Index, ModelPause | None]] = []
+        """Where the group was paused, and where that was ended or forgotten."""
+        self.purges: dict[int, tuple[Index, tuple[int, int, int]]] = {}
+        """Purges that took effect, by id: where, and the messages that were not acked, leased and dead."""
 
     def message(self, offset: int) -> ModelMessage:
         message = self.messages.get(offset)
@@ -174,6 +194,15 @@ class ModelGroup:
         message.lease = lease
         self.moments.setdefault(offset, []).append(Moment(index, state, lease))
         return message
+
+    @property
+    def pause(self) -> ModelPause | None:
+        return self.pauses[-1][1] if self.pauses else None
+
+    def pauses_between(self, first: Index, last: Index) -> list[ModelPause | None]:
+        """What paused the group at `first`, and everything that did, or ended it, up to `last`, inclusive."""
+        at_first = next((pause for index, pause in reversed(self.pauses) if index <= first), None)
+        return [at_first, *(pause for index, pause in self.pauses if first < index <= last)]
 
     def has_dead(self, start: int, end: int) -> bool:
         return any(self.message(offset).state is MessageState.DEAD for offset in range(start, end))
@@ -241,6 +270,8 @@ class PartitionModel:
         self.applied_counts: dict[str, int] = {}
         self.failure_counts: dict[str, int] = {}
         """Messages that died, by how, and that were revived."""
+        self.log_times: list[int] = []
+        """Log time of each entry, from index 1."""
         self._producers: dict[int, list[SentBatch]] = {}
 
     def apply(self, entry: Entry) -> None:
@@ -266,6 +297,7 @@ class PartitionModel:
         self.last_index = entry.index
         self.last_term = entry.term
         self.append_ms = entry.append_ms
+        self.log_times.append(entry.append_ms)
         match entry.kind:
             case EntryKind.DATA:
                 self._append(entry)
@@ -433,10 +465,58 @@ class PartitionModel:
                 self._rewind(group, entry, change)
             case SkipTo():
                 self._skip_to(group, entry, change)
+            case Pause():
+                self._pause(group, entry, change)
+            case Resume():
+                self._set_pause(group, entry, None)
+            case Purge():
+                self._purge(group, entry, change)
             case CreateGroup() | DeleteGroup():
                 raise TypeError(change)
 
+    def _set_pause(self, group: ModelGroup, entry: Entry, pause: ModelPause | None) -> None:
+        if pause != group.pause:
+            group.pauses.append((entry.index, pause))
+
+    def _pause(self, group: ModelGroup, entry: Entry, change: Pause) -> None:
+        if 0 < change.until_ms <= entry.append_ms:
+            self._does_not_fit(entry, change, "it is over already")
+        else:
+            self._set_pause(group, entry, ModelPause(change.reason, entry.append_ms, change.until_ms))
+
+    def _check_not_paused(self, group: ModelGroup, entry: Entry) -> None:
+        """A leader knows every pause in its log; and the first lease after the end of one forgets it."""
+        pause = group.pause
+        if pause is None:
+            return
+        if pause.holds_at(entry.append_ms):
+            broken(
+                "nothing is leased while a group is paused",
+                f"entry {entry.index} (log time {entry.append_ms}) leases of {group.name}: {pause}",
+            )
+        self._count("Lease after the end of a pause")
+        self._set_pause(group, entry, None)
+
+    def _purge(self, group: ModelGroup, entry: Entry, change: Purge) -> None:
+        if change.rewind_id in group.purges:
+            return
+        purged = revoked = dead = 0
+        for offset in range(self.log_start_offset, min(change.end_offset, self.next_offset)):
+            message = group.message(offset)
+            if message.state is MessageState.ACKED:
+                continue
+            purged += 1
+            revoked += message.state is MessageState.LEASED
+            dead += message.state is MessageState.DEAD
+            group.become(offset, entry.index, MessageState.ACKED)
+        if dead:
+            self._count("Purge of dead messages")
+        if revoked:
+            self._count("Purge of leased messages")
+        group.purges[change.rewind_id] = entry.index, (purged, revoked, dead)
+
     def _lease(self, group: ModelGroup, entry: Entry, lease: LeaseId, change: Lease) -> None:
+        self._check_not_paused(group, entry)
         granted: list[tuple[int, int, int]] = []
         for start, end in change.ranges:
             if not self.log_start_offset <= start < end <= self.next_offset:

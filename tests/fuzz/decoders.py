@@ -89,6 +89,9 @@ from logbroker.partition.commands import (
     CreateGroup,
     Floor,
     Lease,
+    Pause,
+    Purge,
+    Resume,
     Revive,
     decode_changes,
     decode_floor,
@@ -530,6 +533,9 @@ def _of_logs() -> dict[str, Decoder]:
         Bury(DEFAULT_GROUP, 7, ((3, 4),), Cause.REJECTED, "no account"),
         BuryExpired(DEFAULT_GROUP, ((4, 6),), "c"),
         Revive(DEFAULT_GROUP, ((3, 4),)),
+        Pause(DEFAULT_GROUP, "night", 9_000),
+        Resume(DEFAULT_GROUP),
+        Purge(DEFAULT_GROUP, 1 << 62, 9, "all"),
     ]
     catalogue = catalogue_kit.cluster(1, 2, 3)
     catalogue_kit.create(catalogue, "orders", partitions=2)

@@ -19,8 +19,11 @@ from logbroker.partition.commands import (
     Extend,
     Lease,
     Nack,
+    Pause,
+    Purge,
     Ranges,
     Release,
+    Resume,
     Revive,
     Rewind,
     SkipTo,
@@ -30,6 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 TWELVE_HOURS_MS = 43_200_000
+FIRST_PURGE_ID = 1 << 62
 
 
 @dataclass(frozen=True)
@@ -53,6 +57,11 @@ class Group:
     messages: dict[int, Message]
     requests: dict[int, tuple[int, int]] = field(default_factory=dict)
     rewinds: dict[int, tuple[str, tuple[int, ...]]] = field(default_factory=dict)
+    pause: tuple[str, int, int] | None = None
+    """Reason, since and until; 0 is for ever."""
+
+    def is_paused(self, now_ms: int) -> bool:
+        return self.pause is not None and (self.pause[2] == 0 or now_ms < self.pause[2])
 
     def held(self, lease: int) -> list[int]:
         return [o for o, message in self.messages.items() if message.lease == lease and message.state == "leased"]
@@ -184,6 +193,16 @@ class Model:
                 return ("revived", len(dead))
             case Rewind() | SkipTo():
                 return self._move(group, change)
+            case Pause():
+                if 0 < change.until_ms <= self.now_ms:
+                    return ("nothing",)
+                group.pause = (change.reason, self.now_ms, change.until_ms)
+                return ("paused", change.until_ms)
+            case Resume():
+                group.pause = None
+                return ("resumed",)
+            case Purge():
+                return self._purge(group, change)
 
     def eligible(self, name: str, now_ms: int) -> list[int]:
         """Offsets that a receive must hand out, in order; deadlines count from the next full 100 ms on."""
@@ -208,6 +227,8 @@ class Model:
         return ("created", start)
 
     def _lease(self, group: Group, change: Lease, lease: int) -> tuple[object, ...]:
+        if group.is_paused(self.now_ms):
+            return ("nothing",)
         wanted = offsets(change.ranges)
         for offset in wanted:
             message = group.messages.get(offset)
@@ -220,6 +241,7 @@ class Model:
             count = group.messages[offset].deliveries + 1
             group.messages[offset] = Message("leased", count, change.visible_at_ms, lease, self.now_ms)
         group.requests[lease] = (change.session, change.request_id)
+        group.pause = None
         return ("leased", [(offset, group.messages[offset].deliveries) for offset in wanted])
 
     def _settle(self, group: Group, lease: int, ranges: Ranges, become: object) -> tuple[object, ...]:
@@ -297,3 +319,14 @@ class Model:
             revoked += message.state == "leased"
             group.messages[offset] = ACKED
         return (skipped, revoked)
+
+    def _purge(self, group: Group, change: Purge) -> tuple[object, ...]:
+        if change.rewind_id < FIRST_PURGE_ID:
+            return ("nothing",)
+        if change.rewind_id not in group.rewinds:
+            end = min(change.end_offset, self.next_offset)
+            states = [group.messages[offset].state for offset in range(self.log_start, end)]
+            group.messages |= dict.fromkeys(range(self.log_start, end), ACKED)
+            counts = (len(states) - states.count("acked"), states.count("leased"), states.count("dead"))
+            group.rewinds[change.rewind_id] = ("Purge", (end, *counts))
+        return ("Purge", *group.rewinds[change.rewind_id][1])

@@ -31,8 +31,11 @@ from logbroker.partition.commands import (
     Floor,
     Lease,
     Nack,
+    Pause,
+    Purge,
     Ranges,
     Release,
+    Resume,
     Revive,
     Rewind,
     SkipTo,
@@ -51,9 +54,12 @@ from logbroker.partition.outcomes import (
     Leased,
     Nothing,
     Outcome,
+    Paused,
     Produced,
+    Purged,
     Range,
     Released,
+    Resumed,
     Revived,
     Rewound,
     Settled,
@@ -61,7 +67,7 @@ from logbroker.partition.outcomes import (
     Void,
 )
 from logbroker.record.batch import encode_values, read_header, stamp
-from tests.properties.partition_model import SETTLED, TWELVE_HOURS_MS, Message, Model, offsets
+from tests.properties.partition_model import FIRST_PURGE_ID, SETTLED, TWELVE_HOURS_MS, Message, Model, offsets
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -119,6 +125,13 @@ def plain(outcome: Outcome) -> tuple[object, ...]:
         case Skipped():
             skipped = (outcome.skipped_count, outcome.revoked_count)
             return ("SkipTo", outcome.start_offset, int(outcome.clamped), *skipped)
+        case Paused():
+            return ("paused", outcome.until_ms)
+        case Resumed():
+            return ("resumed",)
+        case Purged():
+            counts = (outcome.purged_count, outcome.revoked_count, outcome.dead_count)
+            return ("Purge", outcome.end_offset, *counts)
         case GroupCreated():
             return ("created", outcome.start_offset)
         case GroupDeleted():
@@ -313,6 +326,14 @@ class PartitionAgainstModel(RuleBasedStateMachine):
                 break
             expected.append(offset)
         before = {o: self.model.groups[group].messages[o].deliveries for o in expected}
+        paused = self.model.groups[group].pause
+        if self.model.groups[group].is_paused(self.model.now_ms):
+            assert paused is not None
+            assert decision == NothingAvailable(paused[2] or None)
+            return
+        if paused is not None and isinstance(decision, NothingAvailable):
+            assert expected == []
+            return
         if isinstance(decision, NothingAvailable):
             assert expected == []
             times = [m.visible_at_ms for m in self.model.groups[group].messages.values() if m.visible_at_ms]
@@ -488,6 +509,43 @@ class PartitionAgainstModel(RuleBasedStateMachine):
         else:
             assert isinstance(decision, Refused)
 
+    @rule(group=NAMES, duration=st.sampled_from([0, 1_000, 5_000]))
+    def pause(self, group: GroupName, duration: int) -> None:
+        decision = decide.decide_pause(self.machine, group, reason="r", duration_ms=duration, now_ms=self.model.now_ms)
+        if group not in self.model.groups:
+            assert isinstance(decision, Refused)
+            return
+        assert isinstance(decision, Propose)
+        self.change(*decision.changes)
+
+    @rule(group=NAMES)
+    def resume(self, group: GroupName) -> None:
+        decision = decide.decide_resume(self.machine, group)
+        if group not in self.model.groups:
+            assert isinstance(decision, Refused)
+        elif self.model.groups[group].pause is None:
+            assert isinstance(decision, Answer)
+            assert plain(decision.outcome) == ("resumed",)
+        else:
+            assert isinstance(decision, Propose)
+            self.change(*decision.changes)
+
+    @rule(group=NAMES, number=st.integers(0, 5))
+    def purge(self, group: GroupName, number: int) -> None:
+        purge_id = FIRST_PURGE_ID + number
+        decision = decide.decide_purge(self.machine, group, purge_id=purge_id, requested="x")
+        if group not in self.model.groups:
+            assert isinstance(decision, Refused)
+            return
+        done = self.model.groups[group].rewinds.get(purge_id)
+        if done is None:
+            assert isinstance(decision, Propose)
+            self.change(*decision.changes)
+            assert all(message.state == "acked" for message in self.model.groups[group].messages.values())
+        else:
+            assert isinstance(decision, Answer)
+            assert plain(decision.outcome) == (done[0], *done[1])
+
     @rule(start=SMALL)
     def floor(self, start: int) -> None:
         index = Index(self.machine.applied_index + 1)
@@ -515,7 +573,24 @@ class PartitionAgainstModel(RuleBasedStateMachine):
         group=NAMES,
         ranges=RANGES,
         at=st.integers(-2000, 5000),
-        kind=st.sampled_from([Lease, Ack, Nack, Extend, Expire, Release, Rewind, SkipTo, Bury, BuryExpired, Revive]),
+        kind=st.sampled_from(
+            [
+                Lease,
+                Ack,
+                Nack,
+                Extend,
+                Expire,
+                Release,
+                Rewind,
+                SkipTo,
+                Bury,
+                BuryExpired,
+                Revive,
+                Pause,
+                Resume,
+                Purge,
+            ]
+        ),
         move=MOVES,
         data=st.data(),
     )
@@ -550,6 +625,12 @@ class PartitionAgainstModel(RuleBasedStateMachine):
                 made = BuryExpired(group, ranges, "c")
             case "Revive":
                 made = Revive(group, ranges)
+            case "Pause":
+                made = Pause(group, "r", until)
+            case "Resume":
+                made = Resume(group)
+            case "Purge":
+                made = Purge(group, data.draw(st.sampled_from([0, FIRST_PURGE_ID])) + move[0], move[1], "r")
             case "Rewind":
                 made = Rewind(group, *move, "r")
             case _:
@@ -602,6 +683,8 @@ class PartitionAgainstModel(RuleBasedStateMachine):
         for name, expected in self.model.groups.items():
             self._compare(GroupName(name), expected.messages)
             group = self.machine.group(GroupName(name))
+            pause = group.pause
+            assert (None if pause is None else (pause.reason, pause.since_ms, pause.until_ms)) == expected.pause
             assert {record.lease for record in group.leases.records()} == expected.current()
             for record in group.leases.records():
                 held = group.holdings(record.lease)

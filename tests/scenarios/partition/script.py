@@ -15,7 +15,8 @@ from logbroker.partition.checkpoint import CheckpointMeta, decode, encode_slices
 from logbroker.partition.commands import Bury, BuryExpired, encode_changes
 from logbroker.partition.failures import NO_POLICY, FailurePolicy
 from logbroker.partition.machine import PartitionMachine
-from logbroker.partition.outcomes import Leased
+from logbroker.partition.outcomes import Leased, Purged
+from logbroker.partition.rewind import FIRST_PURGE_ID
 from tests.unit.partition.build import GROUP, move_floor, produce, states
 
 if TYPE_CHECKING:
@@ -61,6 +62,13 @@ class Script:
                 self.move(decide.decide_rewind, int(words[0]))
             case "skip":
                 self.move(decide.decide_skip_to, int(words[0]))
+            case "pause":
+                self.pause(*words)
+            case "resume":
+                self.decided(decide.decide_resume(self.machine, D))
+            case "purge":
+                purge_id = FIRST_PURGE_ID + int(words[0])
+                self.decided(decide.decide_purge(self.machine, D, purge_id=purge_id, requested=""))
             case "floor":
                 move_floor(self.machine, int(words[0]))
             case "checkpoint":
@@ -109,6 +117,9 @@ class Script:
         self.moves += 1
         self.decided(choose(self.machine, D, rewind_id=self.moves, start_offset=to, requested=""))
 
+    def pause(self, duration_ms: str = "0") -> None:
+        self.decided(decide.decide_pause(self.machine, D, reason="", duration_ms=int(duration_ms), now_ms=self.now_ms))
+
     def checkpoint(self) -> None:
         data = b"".join(encode_slices(self.machine, CheckpointMeta(ReplicaId(1), b"")))
         digest = self.machine.digest()
@@ -122,10 +133,13 @@ class Script:
         match decision:
             case decide.Propose(changes):
                 self.changed(changes)
+            case decide.Answer(Purged() as outcome):
+                self.notes.append(f"purged before: {outcome.purged_count}")
             case decide.Refused(error):
                 self.notes.append(f"refused: {error.code}")
-            case decide.NothingAvailable():
-                self.notes.append("nothing")
+            case decide.NothingAvailable(next_visible_ms):
+                is_paused = self.machine.group(D).pause_at(self.now_ms) is not None
+                self.notes.append(f"nothing: paused until {next_visible_ms}" if is_paused else "nothing")
             case _:
                 self.notes.append("nothing to do")
 
@@ -146,6 +160,9 @@ class Script:
                 self.notes.append(f"buried: {change.cause.name.lower()}")
             elif isinstance(change, BuryExpired):
                 self.notes.append(f"buried: max_deliveries, held by {change.consumer}")
+            elif isinstance(outcome, Purged):
+                counts = f"{outcome.revoked_count} leased, {outcome.dead_count} dead"
+                self.notes.append(f"purged: {outcome.purged_count}, of which {counts}")
 
 
 def ranges_of(text: str) -> Ranges:
