@@ -50,15 +50,19 @@ from logbroker.node.requests import (
     NackRequest,
     OffsetTarget,
     Part,
+    PauseRequest,
     PeekReply,
     PeekRequest,
     ProduceReply,
     ProduceRequest,
+    PurgeReply,
+    PurgeRequest,
     ReceiveReply,
     ReceiveRequest,
     RejectRequest,
     ReleaseRequest,
     Request,
+    ResumeRequest,
     ReviveReply,
     ReviveRequest,
     RewindReply,
@@ -71,11 +75,12 @@ from logbroker.node.requests import (
     TimeTarget,
 )
 from logbroker.partition import decide, outcomes
-from logbroker.partition.commands import Change, Floor, Lease, encode_changes, encode_floor
+from logbroker.partition.commands import MAX_NUMBER, Change, Floor, Lease, encode_changes, encode_floor
 from logbroker.partition.failures import NO_POLICY, FailurePolicy
 from logbroker.partition.machine import MAX_OFFSET, PartitionMachine
 from logbroker.partition.outcomes import Applied
 from logbroker.partition.retention import first_kept_ms
+from logbroker.partition.rewind import FIRST_PURGE_ID
 from logbroker.raft.refusal import ProposalRefused
 from logbroker.record.batch import BatchLimits, check_batch, repack, stamp
 
@@ -267,6 +272,12 @@ class PartitionService:
                 self._create_group(request, answer)
             case DeleteGroupRequest():
                 self._delete_group(request, answer)
+            case PauseRequest():
+                self._pause(request, answer)
+            case ResumeRequest():
+                self._resume(request, answer)
+            case PurgeRequest():
+                self._purge(request, answer)
             case DeadRequest():
                 self._list_dead(request, answer)
             case ReviveRequest():
@@ -664,6 +675,26 @@ class PartitionService:
         decision = decide.decide_delete_group(self._ahead(), request.group)
         self._propose_decided(decision, lambda outcome: answer(_group_reply(request.group, outcome)), answer)
 
+    def _pause(self, request: PauseRequest, answer: Answer) -> None:
+        decision = decide.decide_pause(
+            self._ahead(),
+            request.group,
+            reason=request.reason,
+            duration_ms=request.duration_ms,
+            now_ms=self._replica.stamp_ms(),
+        )
+        self._propose_decided(decision, lambda outcome: answer(_group_reply(request.group, outcome)), answer)
+
+    def _resume(self, request: ResumeRequest, answer: Answer) -> None:
+        decision = decide.decide_resume(self._ahead(), request.group)
+        self._propose_decided(decision, lambda outcome: answer(_group_reply(request.group, outcome)), answer)
+
+    def _purge(self, request: PurgeRequest, answer: Answer) -> None:
+        decide.check_range("purge_id", request.purge_id, least=0, most=MAX_NUMBER)
+        purge_id = FIRST_PURGE_ID + request.purge_id % FIRST_PURGE_ID
+        decision = decide.decide_purge(self._ahead(), request.group, purge_id=purge_id, requested="everything")
+        self._propose_decided(decision, lambda outcome: answer(_purge_reply(outcome)), answer)
+
     def _resolve(self, target: Target, *, clamp: bool) -> tuple[Offset, bool]:
         """The offset a target names, as of every entry in the log, and whether it is not the one asked for."""
         ahead = self._ahead()
@@ -815,8 +846,11 @@ class PartitionService:
     def _state(self) -> StateReply:
         machine = self._applied()
         groups = []
+        # A pause may be over although nothing has happened since.
+        now_ms = self._replica.stamp_ms() if self._replica.is_serving else machine.append_ms
         for name in machine.groups:
             status = machine.status(name)
+            pause = machine.group(name).pause_at(now_ms)
             oldest = status.oldest_unsettled_offset
             groups.append(
                 GroupState(
@@ -828,6 +862,10 @@ class PartitionService:
                     oldest,
                     self._append_ms_of(oldest) if oldest < machine.next_offset else 0,
                     status.dead_count,
+                    pause is not None,
+                    "" if pause is None else pause.reason,
+                    0 if pause is None else pause.since_ms,
+                    0 if pause is None else pause.until_ms,
                 )
             )
         return StateReply(machine.log_start_offset, machine.next_offset, machine.append_ms, tuple(groups))
@@ -874,10 +912,16 @@ def _group_reply(group: GroupName, outcome: outcomes.Outcome) -> GroupReply | Lo
     match outcome:
         case outcomes.GroupCreated():
             return GroupReply(group, outcome.start_offset)
-        case outcomes.GroupDeleted():
+        case outcomes.GroupDeleted() | outcomes.Paused() | outcomes.Resumed():
             return GroupReply(group, Offset(0))
         case _:
             return UnavailableError(f"the change of group {group!r} no longer fits: {outcome}")
+
+
+def _purge_reply(outcome: outcomes.Outcome) -> PurgeReply | LogBrokerError:
+    if isinstance(outcome, outcomes.Purged):
+        return PurgeReply(outcome.purged_count, outcome.revoked_count, outcome.dead_count)
+    return UnavailableError(f"the purge no longer fits: {outcome}")
 
 
 def _describe(target: Target) -> str:

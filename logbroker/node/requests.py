@@ -156,6 +156,31 @@ class DeleteGroupRequest:
 
 @final
 @dataclass(frozen=True, slots=True)
+class PauseRequest:
+    """Lease nothing to a group for `duration_ms`; 0: until it is resumed. What is leased goes on as it is."""
+
+    group: GroupName
+    reason: str = ""
+    duration_ms: int = 0
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class ResumeRequest:
+    group: GroupName
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class PurgeRequest:
+    """Ack everything up to the log end, the dead too. `purge_id`, drawn by whoever asks, makes it safe to repeat."""
+
+    group: GroupName
+    purge_id: int
+
+
+@final
+@dataclass(frozen=True, slots=True)
 class DeadRequest:
     """The dead messages at and above an offset, at most `max_count` rows, as of the moment it was asked."""
 
@@ -206,6 +231,9 @@ Request = (
     | RewindRequest
     | CreateGroupRequest
     | DeleteGroupRequest
+    | PauseRequest
+    | ResumeRequest
+    | PurgeRequest
     | DeadRequest
     | ReviveRequest
     | PeekRequest
@@ -303,6 +331,11 @@ class GroupState:
     oldest_ms: int
     """Log time of the oldest message not settled; 0 where there is none."""
     dead: int = 0
+    is_paused: bool = False
+    paused_reason: str = ""
+    paused_since_ms: int = 0
+    paused_until_ms: int = 0
+    """0 where it is paused until it is resumed, and where it is not paused."""
 
 
 @final
@@ -336,6 +369,16 @@ class ReviveReply:
     """How many messages were revived. Asking again goes on where a bound ended it; 0 says that nothing is left."""
 
     count: int
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class PurgeReply:
+    """`purged_count` messages were not acked, of which `revoked_count` leased and `dead_count` dead."""
+
+    purged_count: int
+    revoked_count: int
+    dead_count: int
 
 
 @final
@@ -378,6 +421,7 @@ Reply = (
     | GroupReply
     | DeadReply
     | ReviveReply
+    | PurgeReply
     | PeekReply
     | StateReply
 )

@@ -28,12 +28,16 @@ from logbroker.node.requests import (
     LatestTarget,
     NackRequest,
     OffsetTarget,
+    PauseRequest,
     ProduceReply,
     ProduceRequest,
+    PurgeReply,
+    PurgeRequest,
     ReceiveReply,
     ReceiveRequest,
     RejectRequest,
     ReleaseRequest,
+    ResumeRequest,
     ReviveReply,
     ReviveRequest,
     RewindReply,
@@ -42,9 +46,10 @@ from logbroker.node.requests import (
     StateReply,
     TimeTarget,
 )
+from logbroker.partition.rewind import FIRST_PURGE_ID
 from logbroker.record.batch import decode_batch, read_batch, read_header
 from logbroker.testing.history import Verdict
-from logbroker.testing.model import MessageState
+from logbroker.testing.model import MessageState, ModelPause
 from logbroker.testing.violation import broken
 from logbroker.testing.workload import VANDAL
 
@@ -52,13 +57,14 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from logbroker.ids import GroupName
-    from logbroker.node.requests import Part, SettleResult, Target
+    from logbroker.node.requests import GroupState, Part, SettleResult, Target
     from logbroker.testing.history import Operation
     from logbroker.testing.model import GrantedLease, ModelGroup, Move, PartitionModel
 
 _KEPT_BATCHES = 5
 _LOOKED_AT = 100
 _WOKEN_WITHIN_US = 500_000
+_NEVER = Index(1 << 62)
 _FRESH_MS = 30_000
 """No retention takes messages that are so young."""
 
@@ -108,6 +114,12 @@ class AnswerChecker:
                 self._check_dead(operation, request, reply)
             case ReviveRequest() as request, ReviveReply() as reply:
                 self._check_revived(operation, request, reply)
+            case PauseRequest() as request, _:
+                self._check_paused(operation, request)
+            case ResumeRequest() as request, _:
+                self._check_resumed(operation, request)
+            case PurgeRequest() as request, PurgeReply() as reply:
+                self._check_purged(operation, request, reply)
             case _, StateReply() as reply:
                 self._check_state(operation, reply)
             case _:
@@ -232,6 +244,9 @@ class AnswerChecker:
             # What came while it waited should have woken it.
             woken_us = operation.completed_us - _WOKEN_WITHIN_US
             first = max(first, Index(min(last, bisect_right(self._committed_us, woken_us))))
+        if self._was_paused(group, first, last):
+            self._count("receives that a pause held up")
+            return
         end = model.next_offset_at(first)
         for offset in range(max(model.log_start_at(last), end - _LOOKED_AT), end):
             is_free = all(moment.state is MessageState.AVAILABLE for moment in group.between(offset, first, last))
@@ -367,6 +382,43 @@ class AnswerChecker:
         if reply.count not in done:
             broken("a revival says what it revived", f"the log has {done}: {operation.describe()}")
 
+    # Pauses and purges.
+
+    def _was_paused(self, group: ModelGroup, first: Index, last: Index) -> bool:
+        """Whether a pause may have held at some moment: one was there, and not over before."""
+        log_ms = self._model.log_times[first - 1] if first else 0
+        pauses = group.pauses_between(first, last)
+        return any(pause is not None and pause.holds_at(log_ms) for pause in pauses)
+
+    def _check_paused(self, operation: Operation, request: PauseRequest) -> None:
+        group = self._model.find_group(request.group, operation.applied_at_reply)
+        if group is None:
+            return
+        known = [pause for index, pause in group.pauses if index <= operation.applied_at_reply]
+        for pause in known:
+            if pause is None or pause.reason != request.reason:
+                continue
+            length_ms = pause.until_ms - pause.since_ms if pause.until_ms else 0
+            if length_ms == request.duration_ms:
+                return
+        broken("a pause is in the log before it is answered", f"the log has {known}: {operation.describe()}")
+
+    def _check_resumed(self, operation: Operation, request: ResumeRequest) -> None:
+        first, last = operation.committed_before, operation.applied_at_reply
+        group = self._model.find_group(request.group, first)
+        if group is not None and group.deleted > last and None not in group.pauses_between(first, last):
+            broken("a group that is resumed is not paused", operation.describe())
+
+    def _check_purged(self, operation: Operation, request: PurgeRequest, reply: PurgeReply) -> None:
+        group = self._model.find_group(request.group, operation.applied_at_reply)
+        if group is None:
+            return
+        index, counts = group.purges.get(FIRST_PURGE_ID + request.purge_id, (_NEVER, None))
+        if index > operation.applied_at_reply:
+            broken("a purge is in the log before it is answered", operation.describe())
+        if (reply.purged_count, reply.revoked_count, reply.dead_count) != counts:
+            broken("a purge says what it settled", f"the log has {counts}: {operation.describe()}")
+
     # Rewinding.
 
     def _check_rewound(self, operation: Operation, request: RewindRequest, reply: RewindReply) -> None:
@@ -433,10 +485,17 @@ class AnswerChecker:
             return False
         for told in reply.groups:
             counted = model.groups[told.group].counts(model.log_start_offset, model.next_offset)
+            self._check_told_pause(operation, model.groups[told.group].pause, told)
             found = (told.available, told.leased, told.delayed, told.acked_ahead, told.dead, told.oldest_offset)
             if found != counted:
                 broken("positions are exact", f"{told.group} has {counted}: {operation.describe()}")
         return True
+
+    def _check_told_pause(self, operation: Operation, pause: ModelPause | None, told: GroupState) -> None:
+        """One with an end may be over by a clock that the log has not seen yet."""
+        shown = ModelPause(told.paused_reason, told.paused_since_ms, told.paused_until_ms) if told.is_paused else None
+        if shown != pause and (shown is not None or pause is None or not pause.until_ms):
+            broken("pauses are shown as they are", f"{told.group} has {pause}: {operation.describe()}")
 
     def _group_of_lease(self, name: GroupName, lease: LeaseId) -> ModelGroup | None:
         return self._model.find_group(name, Index(lease >> 16))

@@ -59,6 +59,14 @@ REQUIRED = (
     "log: Bury",
     "log: BuryExpired",
     "log: Revive",
+    "log: Pause",
+    "log: Resume",
+    "log: Purge",
+    "log: Purge of dead messages",
+    "log: Purge of leased messages",
+    "log: Lease after the end of a pause",
+    "leader change: with a paused group",
+    "judged: receives that a pause held up",
     "buried: rejected",
     "buried: nacked for the last time",
     "buried: ran out for the last time",
@@ -102,6 +110,8 @@ class Situations:
         model = self._cluster.checker.history(group).model
         if any(each.has_dead(model.log_start_offset, model.next_offset) for each in model.groups.values()):
             self._count("leader change: with dead messages")
+        if any(each.pause is not None and each.pause.holds_at(model.append_ms) for each in model.groups.values()):
+            self._count("leader change: with a paused group")
         for kind, name in ((AckRequest, "acks"), (ProduceRequest, "produces"), (ReceiveRequest, "polls")):
             if any(isinstance(asked.request, kind) for node in self._nodes() for asked in node.kept_waiting(group, 0)):
                 self._count(f"leader change: with {name} open")

@@ -26,12 +26,15 @@ from logbroker.node.requests import (
     LatestTarget,
     NackRequest,
     OffsetTarget,
+    PauseRequest,
     ProduceReply,
     ProduceRequest,
+    PurgeRequest,
     ReceiveReply,
     ReceiveRequest,
     RejectRequest,
     ReleaseRequest,
+    ResumeRequest,
     ReviveRequest,
     RewindRequest,
     StateReply,
@@ -56,6 +59,8 @@ _MAX_IN_FLIGHT = 5
 _REMEMBERED_LEASES = 30
 _WATCH_US = 200 * US_PER_MS
 _VANDALISM_US = 3 * US_PER_S
+_LONGEST_PAUSE_MS = 6_000
+_LAST_RESUMES = 4
 _BATCH_CRC_END = 21
 
 VANDAL = "vandal "
@@ -90,6 +95,8 @@ class WorkloadProfile:
     operator_actions_per_second: float = 0.4
     revive_share: float = 0.25
     """Of those actions; half of them look at the dead and revive what they see."""
+    pause_share: float = 0.25
+    """Of those actions: pauses, with and without an end, their ends, and purges."""
     extra_groups: int = 1
     has_vandal: bool = True
     has_watcher: bool = True
@@ -498,6 +505,7 @@ class Operator:
         self._profile = profile
         self._random = self._scheduler.random(f"operator {name}")
         self._failures = self._scheduler.random(f"failures {name}")
+        self._pauses = self._scheduler.random(f"pauses {name}")
         self._seen_dead: list[tuple[GroupName, tuple[tuple[int, int], ...]]] = []
         self._route = Route(cluster, name, partition, self._random)
         self._started_ms = cluster.wall_ms()
@@ -505,6 +513,8 @@ class Operator:
         self._temporary: list[GroupName] = []
         self._next_rewind_id = 1
         self._next_group = 1
+        self._pause_count = 0
+        self._purge_id = 0
         self._stopped = False
         self._busy = False
         self._last_end = 0
@@ -516,7 +526,16 @@ class Operator:
         self._later()
 
     def stop(self) -> None:
+        """Nothing new, and no group stays paused."""
         self._stopped = True
+        self._resume_all(_LAST_RESUMES)
+
+    def _resume_all(self, times: int) -> None:
+        """More than once: what was asked before may be on its way still."""
+        for group in self._groups:
+            self._ask(_Order(ResumeRequest(group), attempts_left=1_000))
+        if times > 1:
+            self._scheduler.after(2 * US_PER_S, lambda: self._resume_all(times - 1))
 
     def _later(self) -> None:
         if self._profile.operator_actions_per_second and not self._stopped:
@@ -536,6 +555,8 @@ class Operator:
         draw = self._random.random()
         if self._failures.random() < self._profile.revive_share:
             return self._choose_of_dead()
+        if self._pauses.random() < self._profile.pause_share:
+            return self._choose_of_pauses()
         if draw < 0.4:
             return self._move(forward=False)
         if draw < 0.55:
@@ -559,6 +580,21 @@ class Operator:
         if draw < 0.8 and self._seen_dead:
             return ReviveRequest(*self._seen_dead.pop())
         return ReviveRequest(group, ((0, max(1, self._last_end)),))
+
+    def _choose_of_pauses(self) -> Request:
+        random = self._pauses
+        group = random.choice(self._groups)
+        draw = random.random()
+        if draw < 0.4:
+            self._pause_count += 1
+            duration_ms = random.choice((0, random.randrange(1_000, _LONGEST_PAUSE_MS)))
+            return PauseRequest(group, f"pause {self._pause_count}", duration_ms)
+        if draw < 0.6:
+            return ResumeRequest(group)
+        if draw < 0.8 or not self._purge_id:
+            self._purge_id = random.getrandbits(62)
+        # Or one that was done already, perhaps in the other group.
+        return PurgeRequest(group, self._purge_id)
 
     def _move(self, *, forward: bool) -> RewindRequest:
         group = self._random.choice([*self._groups, *self._temporary])
@@ -590,7 +626,8 @@ class Operator:
     def _on_answer(self, order: _Order, operation: Operation) -> None:
         order.attempts_left -= 1
         retriable = operation.verdict is Verdict.UNKNOWN or (operation.error is not None and operation.error.retriable)
-        if retriable and order.attempts_left > 0:
+        is_late = self._stopped and isinstance(order.request, PauseRequest)
+        if retriable and order.attempts_left > 0 and not is_late:
             self._scheduler.after(self._random.randrange(50 * US_PER_MS, US_PER_S), lambda: self._ask(order))
             return
         if isinstance(operation.answer, StateReply):

@@ -38,14 +38,18 @@ from logbroker.node.requests import (
     LatestTarget,
     NackRequest,
     OffsetTarget,
+    PauseRequest,
     PeekRequest,
     ProduceReply,
     ProduceRequest,
+    PurgeReply,
+    PurgeRequest,
     ReceiveReply,
     ReceiveRequest,
     RejectRequest,
     ReleaseRequest,
     Request,
+    ResumeRequest,
     ReviveReply,
     ReviveRequest,
     RewindReply,
@@ -152,6 +156,15 @@ BAD: list[tuple[Request, type[LogBrokerError]]] = [
     (CreateGroupRequest(OTHER, OffsetTarget(Offset(-5))), InvalidArgumentError),
     (DeleteGroupRequest(DEFAULT_GROUP), InvalidArgumentError),
     (DeleteGroupRequest(NOBODY), NotFoundError),
+    (PauseRequest(NOBODY), NotFoundError),
+    (PauseRequest(DEFAULT_GROUP, "r" * 257), InvalidArgumentError),
+    (PauseRequest(DEFAULT_GROUP, "", 999), InvalidArgumentError),
+    (PauseRequest(DEFAULT_GROUP, "", -1_000), InvalidArgumentError),
+    (PauseRequest(DEFAULT_GROUP, "", 1_296_000_001), InvalidArgumentError),
+    (ResumeRequest(NOBODY), NotFoundError),
+    (PurgeRequest(NOBODY, 1), NotFoundError),
+    (PurgeRequest(DEFAULT_GROUP, -1), InvalidArgumentError),
+    (PurgeRequest(DEFAULT_GROUP, 1 << 63), InvalidArgumentError),
 ]
 
 
@@ -747,6 +760,64 @@ def test_what_is_revived_wakes_whoever_waits() -> None:
     assert ranges_of(asked.reply(ReceiveReply)) == ((0, 1),)
     assert cluster.ask(ReviveRequest(DEFAULT_GROUP, ((0, 1),))) == ReviveReply(0)
     assert rows(cluster) == ()
+
+
+# Pauses and purges.
+
+
+def paused(cluster: KitCluster) -> tuple[bool, str, int]:
+    state = cluster.ask(StateRequest())
+    assert isinstance(state, StateReply)
+    return (state.groups[0].is_paused, state.groups[0].paused_reason, state.groups[0].paused_until_ms)
+
+
+def test_a_paused_group_leases_nothing_until_it_is_resumed() -> None:
+    cluster = filled(3)
+    held = cluster.receive(1).lease
+    assert cluster.ask(PauseRequest(DEFAULT_GROUP, "the shop is closed")) == GroupReply(DEFAULT_GROUP, Offset(0))
+    assert paused(cluster) == (True, "the shop is closed", 0)
+    waiting = cluster.submit(receive(wait_ms=20_000))
+    cluster.tick(20)
+    assert waiting.answer is None
+    cluster.ack(held, (0, 1))
+    nothing = cluster.ask(receive())
+    assert isinstance(nothing, ReceiveReply)
+    assert nothing.parts == ()
+    assert cluster.ask(ResumeRequest(DEFAULT_GROUP)) == GroupReply(DEFAULT_GROUP, Offset(0))
+    cluster.settle()
+    assert ranges_of(waiting.reply(ReceiveReply)) == ((1, 3),)
+    assert paused(cluster) == (False, "", 0)
+    assert cluster.ask(ResumeRequest(DEFAULT_GROUP)) == GroupReply(DEFAULT_GROUP, Offset(0))
+
+
+def test_who_waits_is_served_when_the_pause_ends() -> None:
+    cluster = filled(1)
+    cluster.ask(PauseRequest(DEFAULT_GROUP, "breaker", 2_000))
+    since_ms = cluster.leader.replica.machine.append_ms
+    assert paused(cluster) == (True, "breaker", since_ms + 2_000)
+    waiting = cluster.submit(receive(wait_ms=20_000))
+    cluster.tick(15)
+    assert waiting.answer is None
+    cluster.tick(10)
+    assert ranges_of(waiting.reply(ReceiveReply)) == ((0, 1),)
+
+
+def test_a_pause_that_is_over_is_not_told_of_though_nothing_was_written_since() -> None:
+    cluster = filled(1)
+    cluster.ask(PauseRequest(DEFAULT_GROUP, "breaker", 2_000))
+    cluster.tick(30)
+    assert paused(cluster) == (False, "", 0)
+
+
+def test_a_purge_settles_everything_once_for_each_id() -> None:
+    cluster = filled(4)
+    held = cluster.receive(2).lease
+    cluster.ask(RejectRequest(DEFAULT_GROUP, ((held, ((0, 1),)),)))
+    assert cluster.ask(PurgeRequest(DEFAULT_GROUP, 7)) == PurgeReply(4, 1, 1)
+    cluster.produce(b"later")
+    assert cluster.ask(PurgeRequest(DEFAULT_GROUP, 7)) == PurgeReply(4, 1, 1)
+    assert ranges_of(cluster.receive()) == ((4, 5),)
+    assert cluster.ask(PurgeRequest(DEFAULT_GROUP, (1 << 63) - 1)) == PurgeReply(1, 1, 0)
 
 
 # Retention.
