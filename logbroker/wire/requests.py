@@ -173,6 +173,10 @@ class GroupCounts(Struct, frozen=True, array_like=True, gc=False, kw_only=True):
     oldest_offset: Number = 0
     """Of the oldest message that is not settled; the log end when there is none."""
     oldest_ms: Number = 0
+    is_paused: bool = False
+    paused_reason: Name = ""
+    paused_until_ms: Number = 0
+    """In log time; 0 where it is paused until it is resumed, and where it is not paused."""
 
 
 @final
@@ -195,12 +199,16 @@ class GroupPartition(Struct, frozen=True, array_like=True, gc=False, kw_only=Tru
     """Its log time; 0 where all is settled."""
     problem: Text = ""
     """Why counts or times are missing, when they are."""
+    is_paused: bool = False
+    paused_reason: Name = ""
+    paused_until_ms: Number = 0
+    """In log time; 0 where it is paused until it is resumed, and where it is not paused."""
 
 
 @final
 class GroupDescription(Struct, frozen=True, array_like=True, gc=False, kw_only=True):
     """One consumer group: the sums of `partitions`, of which one with a `problem` may be missing; the largest lag in
-    time, and the oldest message.
+    time, and the oldest message. It is paused where one of them is; of several ends the latest is told.
     """
 
     name: Name
@@ -212,6 +220,10 @@ class GroupDescription(Struct, frozen=True, array_like=True, gc=False, kw_only=T
     lag_ms: Number
     oldest_ms: Number
     partitions: list[GroupPartition]
+    is_paused: bool = False
+    paused_reason: Name = ""
+    paused_until_ms: Number = 0
+    """0 where a partition is paused until it is resumed, and where none is paused."""
 
 
 @final
@@ -611,6 +623,41 @@ class Peek(Request, frozen=True, gc=False, tag=29, kw_only=True):
     """Show acked and dead messages too."""
 
 
+@final
+class PauseGroup(Request, frozen=True, gc=False, tag=30, kw_only=True):
+    """Lease nothing to a group, in any partition; receives wait, and streams stay open. What is leased goes on.
+
+    Of a group that is paused already, reason and end are replaced.
+    """
+
+    queue: Name
+    group: Name
+    reason: Name = ""
+    duration_ms: Number = 0
+    """In log time from the commit on; 0 is until the group is resumed."""
+
+
+@final
+class ResumeGroup(Request, frozen=True, gc=False, tag=31, kw_only=True):
+    """Nothing is done to a group that is not paused."""
+
+    queue: Name
+    group: Name
+
+
+@final
+class PurgeGroup(Request, frozen=True, gc=False, tag=32, kw_only=True):
+    """Settle all that a group has, the dead too, up to the log end of each partition as it carries it out.
+
+    It takes effect partition by partition. `purge_id` is the client's, random: a partition that has done it does
+    nothing when it is repeated, and gives the same answer.
+    """
+
+    queue: Name
+    group: Name
+    purge_id: Number
+
+
 # --- replies ---
 
 
@@ -768,6 +815,15 @@ class Peeked(Reply, frozen=True, gc=False, tag=83, kw_only=True):
     log_end: Number
 
 
+@final
+class Purged(Reply, frozen=True, gc=False, tag=84, kw_only=True):
+    """Messages of all partitions that were not acked before, and how many of these were leased, and dead."""
+
+    purged_count: Number
+    revoked_count: Number
+    dead_count: Number
+
+
 AnyRequest: TypeAlias = (
     Hello
     | Ping
@@ -798,6 +854,9 @@ AnyRequest: TypeAlias = (
     | Unsubscribe
     | DescribeGroups
     | Peek
+    | PauseGroup
+    | ResumeGroup
+    | PurgeGroup
 )
 
 AnyReply: TypeAlias = (
@@ -821,6 +880,7 @@ AnyReply: TypeAlias = (
     | Unsubscribed
     | GroupDescriptions
     | Peeked
+    | Purged
 )
 
 REPLY_OF: dict[type[Request], type[Reply]] = {
@@ -853,6 +913,9 @@ REPLY_OF: dict[type[Request], type[Reply]] = {
     Unsubscribe: Done,
     DescribeGroups: GroupDescriptions,
     Peek: Peeked,
+    PauseGroup: Done,
+    ResumeGroup: Done,
+    PurgeGroup: Purged,
 }
 """The reply each request gets; any of them may get `Error` instead."""
 

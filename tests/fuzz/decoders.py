@@ -77,7 +77,7 @@ from logbroker.node.peer_messages import (
     decode_peer_message,
     encode_peer_message,
 )
-from logbroker.node.requests import GroupReply, StateRequest
+from logbroker.node.requests import GroupReply, PauseRequest, StateRequest
 from logbroker.partition import checkpoint as partition_checkpoint
 from logbroker.partition.checkpoint import CheckpointMeta
 from logbroker.partition.commands import (
@@ -515,7 +515,14 @@ def _of_peers() -> dict[str, Decoder]:
         "welcome": Decoder(decode_welcome, refused, [encode_opening(Welcome(1, "no", LIFE, NodeId(2), LIFE))[4:]]),
         "peer message": Decoder(lambda data: decode_peer_message(data, TAG), refused, _peer_seeds()),
         "cluster message": Decoder(decode_cluster_message, refused, [encode_cluster_message(one) for one in said]),
-        "forwarded request": Decoder(decode_asked, refused, [encode_asked(1, GROUP, StateRequest())]),
+        "forwarded request": Decoder(
+            decode_asked,
+            refused,
+            [
+                encode_asked(1, GROUP, StateRequest()),
+                encode_asked(2, GROUP, PauseRequest(DEFAULT_GROUP, "night", 9_000)),
+            ],
+        ),
         "forwarded answer": Decoder(
             decode_answered,
             refused,
