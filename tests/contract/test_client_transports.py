@@ -6,6 +6,7 @@ import inspect
 import subprocess
 import sys
 import threading
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -362,6 +363,34 @@ def test_a_rewind_brings_back_what_is_acked_and_a_skip_passes_it(face: Face, nod
                     await again[1].ack()
             await client.skip_to(queue, to="latest")
             assert await counts(client, queue) == (0, 0)
+
+    face.run(scenario)
+
+
+@everywhere
+def test_a_paused_group_waits_and_a_purged_one_has_nothing_left(face: Face, node: str, queue: str) -> None:
+    async def scenario() -> None:
+        async with face.connect(node) as client:
+            await client.create_queue(queue, partitions=2)
+            async with client.producer(queue) as producer:
+                await producer.send_many([b"a", b"b", b"c"])
+            await client.pause_group(queue, reason="the ledger is down")
+            group = await client.describe_group(queue, "default")
+            assert (group.is_paused, group.paused_reason, group.paused_until_ms) == (True, "the ledger is down", 0)
+            assert [row.is_paused for row in group.partitions] == [True, True]
+            async with client.consumer(queue, wait=0.1, max_messages=1) as consumer:
+                await client.queue(queue).resume_group()
+                await client.resume_group(queue)
+                (first,) = await take(consumer, 1)
+                await first.reject(reason="bad")
+            await client.pause_group(queue, duration=timedelta(hours=1))
+            assert (await client.queue(queue).describe_group("default")).paused_until_ms > 0
+            purged = await client.purge(queue)
+            assert (purged.purged_count, purged.dead_count) == (3, 1)
+            assert (await client.queue(queue).purge()).purged_count == 0
+            assert await counts(client, queue) == (0, 0)
+            with pytest.raises(NotFoundError):
+                await client.pause_group(queue, "nobody")
 
     face.run(scenario)
 

@@ -327,6 +327,9 @@ class Queue(_Face[coroutines.Queue]):
     describe_groups = _blocking(coroutines.Queue.describe_groups)
     describe_group = _blocking(coroutines.Queue.describe_group)
     delete_group = _blocking(coroutines.Queue.delete_group)
+    pause_group = _blocking(coroutines.Queue.pause_group)
+    resume_group = _blocking(coroutines.Queue.resume_group)
+    purge = _blocking(coroutines.Queue.purge)
 
 
 @final
@@ -347,6 +350,9 @@ class Client(_Face[coroutines.Client]):
     describe_groups = _blocking(coroutines.Client.describe_groups)
     describe_group = _blocking(coroutines.Client.describe_group)
     delete_group = _blocking(coroutines.Client.delete_group)
+    pause_group = _blocking(coroutines.Client.pause_group)
+    resume_group = _blocking(coroutines.Client.resume_group)
+    purge = _blocking(coroutines.Client.purge)
     rewind = _blocking(coroutines.Client.rewind)
     skip_to = _blocking(coroutines.Client.skip_to)
     peek = _blocking(coroutines.Client.peek)

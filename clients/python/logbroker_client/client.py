@@ -30,14 +30,18 @@ from logbroker.wire.requests import (
     ListTokens,
     MessageTarget,
     OffsetTarget,
+    PauseGroup,
     Peek,
     Peeked,
+    Purged,
+    PurgeGroup,
     QueueChanges,
     QueueDescription,
     QueueInfo,
     QueueList,
     RelativeTarget,
     Reply,
+    ResumeGroup,
     Revive,
     Revived,
     Rewind,
@@ -274,6 +278,38 @@ class Client:
 
     async def delete_group(self, queue: str, group: str) -> None:
         await self._ask(lambda rid: DeleteGroup(rid, queue=queue, group=group), Done, is_repeatable=False)
+
+    async def pause_group(
+        self, queue: str, group: str = "default", *, reason: str = "", duration: timedelta | None = None
+    ) -> None:
+        """Have nothing delivered to a group until it is resumed, or for `duration`, by the broker's clock.
+
+        Consumers stay connected and wait; what they hold they settle as ever. A second pause replaces the first.
+
+        Raises:
+            InvalidArgumentError: `duration` is less than a second or longer than messages can be kept.
+        """
+        duration_ms = 0 if duration is None else milliseconds("duration", duration.total_seconds())
+        await self._ask(
+            lambda rid: PauseGroup(rid, queue=queue, group=group, reason=reason, duration_ms=duration_ms),
+            Done,
+            is_repeatable=True,
+        )
+
+    async def resume_group(self, queue: str, group: str = "default") -> None:
+        """Have a paused group delivered to again; a group that is not paused stays as it is."""
+        await self._ask(lambda rid: ResumeGroup(rid, queue=queue, group=group), Done, is_repeatable=True)
+
+    async def purge(self, queue: str, *, group: str = "default") -> Purged:
+        """Settle all that a group has, the dead too, up to the present end of the log. Leases of it end.
+
+        Every partition does it for itself, and once, however often it is asked under the hood. Where some could not,
+        the error says so; another purge finishes it. The messages stay for other groups, and a rewind brings them back.
+        """
+        purge_id = self.core.env.new_id()
+        return await self._ask(
+            lambda rid: PurgeGroup(rid, queue=queue, group=group, purge_id=purge_id), Purged, is_repeatable=True
+        )
 
     async def rewind(self, queue: str, *, to: Position, group: str = "default", clamp: bool = False) -> Rewound:
         """Make a group's messages from `to` on available again, acked ones too.
@@ -552,6 +588,18 @@ class Queue:
 
     async def delete_group(self, group: str) -> None:
         await self._client.delete_group(self.name, group)
+
+    async def pause_group(self, group: str = "default", *, reason: str = "", duration: timedelta | None = None) -> None:
+        """As `Client.pause_group`."""
+        await self._client.pause_group(self.name, group, reason=reason, duration=duration)
+
+    async def resume_group(self, group: str = "default") -> None:
+        """As `Client.resume_group`."""
+        await self._client.resume_group(self.name, group)
+
+    async def purge(self, *, group: str = "default") -> Purged:
+        """As `Client.purge`."""
+        return await self._client.purge(self.name, group=group)
 
 
 def target_of(position: object) -> Target:

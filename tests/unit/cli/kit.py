@@ -19,6 +19,7 @@ from logbroker.wire.requests import (
     NodeStatus,
     PartitionDescription,
     PartitionInfo,
+    Purged,
     QueueDescription,
     QueueInfo,
     QueueSettings,
@@ -220,9 +221,15 @@ BILLING = GroupDescription(
             lag_ms=90_500,
             oldest_offset=4,
             oldest_ms=1_800_000_000_000,
+            is_paused=True,
+            paused_reason="the ledger is down",
+            paused_until_ms=1_800_000_160_000,
         ),
         GroupPartition(partition=1, problem="no answer within 2 s"),
     ],
+    is_paused=True,
+    paused_reason="the ledger is down",
+    paused_until_ms=1_800_000_160_000,
 )
 
 _ANSWERS: dict[str, Callable[[FakeCluster], object]] = {
@@ -231,6 +238,9 @@ _ANSWERS: dict[str, Callable[[FakeCluster], object]] = {
     "delete_queue": lambda _: None,
     "create_group": lambda _: None,
     "delete_group": lambda _: None,
+    "pause_group": lambda _: None,
+    "resume_group": lambda _: None,
+    "purge": lambda _: Purged(7, purged_count=12, revoked_count=2, dead_count=3),
     "delete_token": lambda _: None,
     "peek": lambda cluster: cluster.peeked,
     "describe_groups": lambda _: [BILLING],
