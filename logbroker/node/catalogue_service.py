@@ -78,7 +78,7 @@ class CatalogueService:
     def on_applied(self, entry: Entry, applied: object) -> None:
         self.changes += _as_applied(applied).changed
 
-    def on_tick(self) -> None:
+    def on_tick(self, now_ms: int) -> None:
         try:
             if not self._ahead().is_bootstrapped:
                 self.on_leading()

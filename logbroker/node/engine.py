@@ -24,6 +24,7 @@ from logbroker.errors import (
     UnavailableError,
 )
 from logbroker.ids import NO_REPLICA, GroupId, Index, NodeId, ReplicaId, Term
+from logbroker.node.heartbeats import HeartbeatPacks
 from logbroker.node.peer_messages import (
     Beat,
     EntryCopy,
@@ -56,7 +57,6 @@ from logbroker.storage.scrub import NO_SCRUB, Scrubber, ScrubOptions, ScrubSlice
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
-    from logbroker.node.peer_messages import BeatAnswerRow, BeatRow
     from logbroker.node.requests import Answer, Request
     from logbroker.storage.node_store import NodeStore, StoredReplica
 
@@ -158,6 +158,9 @@ class Engine:
         self.failed_groups: dict[GroupId, LogBrokerError] = {}
         self.misrouted = 0
         """Messages of nodes that spoke for a replica of another, and were not listened to."""
+        self.changes = 0
+        """Counts what may have made a replica, a route or what is stored another one, ticks and heartbeats aside: while
+        it stands still, so does everything that follows from them."""
         self._options = options
         self._clock = clock
         self._random_ticks = random_ticks
@@ -167,6 +170,14 @@ class Engine:
         self._nodes: dict[ReplicaId, NodeId] = {}
         self._peers: dict[NodeId, _Peer] = {}
         self._outbox: dict[NodeId, list[PeerMessage]] = {}
+        self._heartbeats = HeartbeatPacks(
+            self.replicas,
+            self._nodes,
+            changes=lambda: self.changes,
+            is_home=self._is_home,
+            send=self._send,
+            deliver=self._deliver_raft,
+        )
         self._births: list[_NewReplica] = []
         self._deaths: list[ReplicaId] = []
         self._commit: CommitJob | None = None
@@ -191,6 +202,7 @@ class Engine:
         self._commit_ticks = 0
         self._uncommitted_bytes = 0
         self._has_counted = False
+        self._counted_changes = -1
         self._ticks = 0
         self._is_draining = False
         self._commits = self._committed_bytes = self._flushes = self._written_checkpoints = self._refused = 0
@@ -251,9 +263,9 @@ class Engine:
             case EntryGone():
                 self._take_gone(sender, message)
             case Heartbeats(beats):
-                self._take_heartbeats(sender, beats)
+                self._heartbeats.take(sender, beats)
             case HeartbeatAnswers(answers):
-                self._take_heartbeat_answers(sender, answers)
+                self._heartbeats.take_answers(sender, answers)
 
     def peer_connected(self, node: NodeId) -> None:
         self._peers.setdefault(node, _Peer())
@@ -291,6 +303,7 @@ class Engine:
         # What one group applies may touch another one.
         while self._dirty:
             dirty, self._dirty = self._dirty, {}
+            self.changes += 1
             for replica in dirty.values():
                 replica.pump()
                 if replica.has_writes:
@@ -491,7 +504,9 @@ class Engine:
 
     def set_route(self, replica: ReplicaId, node: NodeId) -> None:
         """Say on which node a replica lives."""
-        self._nodes[replica] = node
+        if self._nodes.get(replica) != node:
+            self._nodes[replica] = node
+            self.changes += 1
         if node != self.node:
             self._peers.setdefault(node, _Peer())
 
@@ -566,6 +581,7 @@ class Engine:
 
     def touch(self, replica: Replica) -> None:
         self._dirty[replica.group] = replica
+        self.changes += 1
 
     def may_floor(self) -> bool:
         return self._clock.may_floor()
@@ -580,6 +596,7 @@ class Engine:
         if self._is_over(size_bytes):
             return False
         self._uncommitted_bytes += size_bytes
+        self._counted_changes = -1
         return True
 
     def _is_over(self, size_bytes: int) -> bool:
@@ -588,6 +605,9 @@ class Engine:
 
     def _count_uncommitted(self) -> None:
         self._has_counted = True
+        if self._counted_changes == self.changes:
+            return
+        self._counted_changes = self.changes
         self._uncommitted_bytes = sum(replica.core.uncommitted_bytes for replica in self.replicas.values())
 
     def monotonic_ms(self) -> int:
@@ -607,6 +627,7 @@ class Engine:
 
     def on_group_failed(self, group: GroupId, error: LogBrokerError) -> None:
         self.failed_groups[group] = error
+        self.changes += 1
 
     def has_room(self, replica: Replica) -> bool:
         """Whether a majority of the group's voters, this node included, have room for produce."""
@@ -635,6 +656,7 @@ class Engine:
         )
         self.replicas[group] = replica
         self._nodes[replica.id] = self.node
+        self.changes += 1
         service = self.services[group] = self._make_service(replica, self)
         replica.service = service
         self.on_conf(group, replica.conf)
@@ -666,6 +688,7 @@ class Engine:
         home = self._nodes.get(replica)
         if home is None and len(self._nodes) < MAX_ROUTES:
             self._nodes[replica] = home = node
+            self.changes += 1
         if home != node:
             self.misrouted += 1
         return home == node
@@ -730,9 +753,10 @@ class Engine:
         may_campaign = not self.is_stuck and self._clock.may_lead()
         may_stamp = not self.is_stuck and self._clock.may_stamp()
         is_full = self.store.room is not Room.AMPLE
-        beats: dict[NodeId, list[BeatRow]] = {}
+        now_ms = self._clock.monotonic_ms()
+        beating: list[Replica] = []
         for replica in list(self.replicas.values()):
-            replica.tick(may_campaign=may_campaign, may_stamp=may_stamp)
+            replica.tick(now_ms, may_campaign=may_campaign, may_stamp=may_stamp)
             core = replica.core
             if is_full and core.is_leader:
                 # A majority without this node can take messages: one of it leads on. If there is none, somebody must
@@ -741,41 +765,8 @@ class Engine:
                 if 2 * len(others) > len(replica.conf.voters):
                     replica.hand_over(others)
             if core.beat_due:
-                group, sender, term = replica.group, replica.id, core.term
-                for to, commit in core.take_beats():
-                    node = self._nodes.get(to)
-                    if node is not None:
-                        beats.setdefault(node, []).append((group, sender, to, term, commit))
-        for node, rows in beats.items():
-            self._send(node, Heartbeats(tuple(rows)))
-
-    def _take_heartbeats(self, sender: NodeId, rows: Sequence[BeatRow]) -> None:
-        """Packed heartbeats: one that brings nothing new costs no more than a look; any other is stepped."""
-        replicas, nodes, answers = self.replicas, self._nodes, []
-        for group, leader, to, term, commit in rows:
-            replica = replicas.get(group)
-            if replica is None or replica.id != to or replica.failed is not None:
-                continue
-            if nodes.get(leader) != sender and not self._is_home(leader, sender):
-                continue
-            if replica.core.on_beat(leader, term, commit):
-                answers.append((group, to, leader, term))
-            else:
-                message = Message(MessageKind.HEARTBEAT, to, leader, term, commit=commit)
-                self._deliver_raft(sender, group, message)
-        if answers:
-            self._send(sender, HeartbeatAnswers(tuple(answers)))
-
-    def _take_heartbeat_answers(self, sender: NodeId, rows: Sequence[BeatAnswerRow]) -> None:
-        replicas, nodes = self.replicas, self._nodes
-        for group, follower, to, term in rows:
-            replica = replicas.get(group)
-            if replica is None or replica.id != to or replica.failed is not None:
-                continue
-            if nodes.get(follower) != sender and not self._is_home(follower, sender):
-                continue
-            if not replica.core.on_beat_answer(follower, term):
-                self._deliver_raft(sender, group, Message(MessageKind.HEARTBEAT_RESPONSE, to, follower, term))
+                beating.append(replica)
+        self._heartbeats.send(beating)
 
     # Checkpoints.
 
@@ -1027,6 +1018,7 @@ class Engine:
         group = replica.group
         replica.abandon(error)
         del self.replicas[group], self.services[group]
+        self.changes += 1
         self.failed_groups.pop(group, None)
         self._committing = [kept for kept in self._committing if kept is not replica]
         self._mending.pop(replica.id, None)

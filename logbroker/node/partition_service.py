@@ -236,9 +236,8 @@ class PartitionService:
         for group in woken:
             self._serve_polls(group)
 
-    def on_tick(self) -> None:
+    def on_tick(self, now_ms: int) -> None:
         """Everything that happens because time passes: floors, expiry, delays that are due, polls that end."""
-        now_ms = self._host.monotonic_ms()
         if now_ms < self._quiet_until_ms and not self._polls:
             return
         for act in (self._move_floor, self._expire, self._tidy):

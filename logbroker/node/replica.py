@@ -92,7 +92,8 @@ class Service(Protocol):
 
     def on_applied(self, entry: Entry, applied: object) -> None: ...
 
-    def on_tick(self) -> None: ...
+    def on_tick(self, now_ms: int) -> None:
+        """Time passed, to `now_ms` on the node's monotonic clock; called while the replica serves."""
 
     def after_pump(self) -> None:
         """Everything that was ready has been applied."""
@@ -110,7 +111,7 @@ class ReplicaHost(Protocol):
         """The log clock of one leadership: the previous entry's log time in, the next one's out."""
 
     def touch(self, replica: Replica) -> None:
-        """Something may be ready in `replica`: it is to be pumped in this turn."""
+        """Something may be ready in `replica`, or it may be another than before: it is to be pumped in this turn."""
 
     def on_conf(self, group: GroupId, conf: ConfState) -> None: ...
 
@@ -297,11 +298,14 @@ class Replica:
 
     # Inputs.
 
-    def tick(self, *, may_campaign: bool = True, may_stamp: bool = True) -> None:
-        """One tick of time. The bounds are the node's: without them this replica does not campaign, or not lead."""
+    def tick(self, now_ms: int, *, may_campaign: bool = True, may_stamp: bool = True) -> None:
+        """One tick of time, which is `now_ms` on the node's monotonic clock.
+
+        The bounds are the node's: without them this replica does not campaign, or not lead.
+        """
         if self.failed is not None:
             return
-        if self.log.state.damaged or not (may_campaign and may_stamp and self._may_campaign):
+        if not (may_campaign and may_stamp and self._may_campaign) or self.log.is_damaged:
             self._guard_candidacy(may_campaign=may_campaign, may_stamp=may_stamp)
         try:
             if self.core.tick():
@@ -309,8 +313,8 @@ class Replica:
         except LogBrokerError as error:
             self._host.touch(self)
             self._on_refused(error)
-        if self.ahead is not None and self.is_serving and self.service is not None:
-            self.service.on_tick()
+        if self.service is not None and self._leads_on(self.ahead):
+            self.service.on_tick(now_ms)
 
     def step(self, message: Message) -> None:
         if self.failed is None:
@@ -776,6 +780,7 @@ class Replica:
         may = is_whole and may_campaign
         if may != self._may_campaign:
             self._may_campaign = may
+            self._host.touch(self)
             self.core.set_can_campaign(may)
         if not (is_whole and may_stamp) and self.core.is_leader:
             self.hand_over()

@@ -341,6 +341,18 @@ class RaftCore:
         """Take the answer to a packed heartbeat; False as in `on_beat`."""
         return leader.on_beat_answer(self._state, sender, term)
 
+    def skip_beats(self) -> None:
+        """The heartbeats that are due are those of the last time, and nothing came to this replica in between."""
+        self._state.beat_due = False
+
+    def on_same_beat(self) -> None:
+        """Take a packed heartbeat that `on_beat` took the last time, if nothing came to this replica in between."""
+        self._state.election_elapsed = 0
+
+    def on_same_answer(self, sender: ReplicaId) -> None:
+        """Take an answer that `on_beat_answer` took the last time, if nothing came to this replica in between."""
+        leader.on_same_answer(self._state, sender)
+
     def step(self, message: Message) -> None:
         """Take a message from a peer. For SNAPSHOT the driver holds all of the data durably already.
 

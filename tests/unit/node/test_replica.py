@@ -351,8 +351,8 @@ def test_a_broken_invariant_stops_the_group_and_nothing_else() -> None:
     cluster.settle()
     assert isinstance(taken[0], ProduceReply)
     for act in (
-        node.replica.tick,
         node.replica.pump,
+        lambda: node.replica.tick(0),
         lambda: node.replica.step(Message(MessageKind.HEARTBEAT, ReplicaId(1), ReplicaId(2), Term(99))),
         lambda: node.replica.peer_lost(ReplicaId(2)),
         lambda: node.replica.campaign_against(ReplicaId(2)),
