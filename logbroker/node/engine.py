@@ -385,6 +385,8 @@ class Engine:
         """The job's `run` returned."""
         self._commit, self._commit_ticks = None, 0
         refused = self.store.finish_commit(job)
+        # Births and deaths are in the store from here on.
+        self.changes += 1
         committing, self._committing = self._committing, []
         creating, self._creating = self._creating, []
         for new in creating:
@@ -501,6 +503,7 @@ class Engine:
         if replica in self.store.replicas:
             self._deaths.append(replica)
         self.lost.pop(replica, None)
+        self.changes += 1
 
     def set_route(self, replica: ReplicaId, node: NodeId) -> None:
         """Say on which node a replica lives."""
@@ -1013,6 +1016,7 @@ class Engine:
         self.store.lose(replica.id, why)
         self.store.request_roll()
         self.lost[replica.id] = why
+        self.changes += 1
 
     def _forget(self, replica: Replica, error: LogBrokerError) -> None:
         group = replica.group
