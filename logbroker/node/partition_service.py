@@ -516,7 +516,12 @@ class PartitionService:
             polls = [poll for poll in self._polls.get(group, ()) if poll.answer not in forgotten]
             ended = [poll for poll in polls if poll.deadline_ms <= now_ms]
             if ended or forgotten:
-                self._polls[group] = deque(poll for poll in polls if poll.deadline_ms > now_ms)
+                waiting = deque(poll for poll in polls if poll.deadline_ms > now_ms)
+                if waiting:
+                    self._polls[group] = waiting
+                else:
+                    # A partition that nobody waits for rests.
+                    self._polls.pop(group, None)
                 for poll in ended:
                     poll.answer(ReceiveReply(NO_LEASE, 0, 0, ()))
         self._forgotten.clear()

@@ -328,6 +328,20 @@ def test_a_long_poll_ends_at_its_deadline_and_not_before() -> None:
     assert cluster.leader.service.poll_count == 0
 
 
+def test_a_partition_is_left_alone_again_after_its_last_long_poll(monkeypatch: pytest.MonkeyPatch) -> None:
+    cluster = single()
+    looks: list[int] = []
+    monkeypatch.setattr(PartitionService, "_tidy", lambda *_: looks.append(1))
+    ended = cluster.submit(receive(wait_ms=1_000))
+    gone = cluster.submit(receive(wait_ms=60_000))
+    cluster.leader.service.forget(gone.answers.append)
+    cluster.tick(10)
+    assert ended.reply(ReceiveReply).parts == ()
+    looks.clear()
+    cluster.tick(50)
+    assert 4 <= len(looks) <= 6, "a tick is 100 ms"
+
+
 def test_long_polls_are_served_in_the_order_they_came() -> None:
     cluster = single()
     asked = [cluster.submit(receive(count=1, wait_ms=10_000)) for _ in range(3)]
@@ -829,7 +843,7 @@ def test_an_idle_partition_is_looked_at_once_a_second_also_while_no_floor_may_mo
     cluster = single()
     monkeypatch.setattr(type(cluster.leader.engine), "may_floor", lambda _: False)
     looks: list[int] = []
-    monkeypatch.setattr(PartitionService, "_tidy", lambda _: looks.append(1))
+    monkeypatch.setattr(PartitionService, "_tidy", lambda *_: looks.append(1))
     cluster.tick(50)
     assert 4 <= len(looks) <= 6, "a tick is 100 ms"
 
