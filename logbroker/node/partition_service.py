@@ -240,16 +240,16 @@ class PartitionService:
         """Everything that happens because time passes: floors, expiry, delays that are due, polls that end."""
         if now_ms < self._quiet_until_ms and not self._polls:
             return
+        log_ms = self._replica.stamp_ms()
         for act in (self._move_floor, self._expire, self._tidy):
             # What is refused, or needs what is damaged, is tried again at the next tick; nothing was appended.
             with contextlib.suppress(ProposalRefused, StorageError):
-                act()
+                act(log_ms)
         self._end_polls()
-        self._quiet_until_ms = now_ms + self._quiet_ms()
+        self._quiet_until_ms = now_ms + self._quiet_ms(log_ms)
 
-    def _quiet_ms(self) -> int:
+    def _quiet_ms(self, log_ms: int) -> int:
         """How long nothing is due: most partitions of a large node are idle most of the time."""
-        log_ms = self._replica.stamp_ms()
         # While the node may not move floors, the oldest message is not even looked for.
         floor_ms = self._oldest_ms + self.settings.retention_s * 1000 if self._host.may_floor() else _NEVER_MS
         due_ms = min(self._ahead().next_deadline_ms() or _NEVER_MS, floor_ms)
@@ -363,7 +363,7 @@ class PartitionService:
 
     def _lease(self, request: ReceiveRequest, answer: Answer) -> bool:
         """Lease what there is and see to the answer; False where there is nothing."""
-        self._move_floor()
+        self._move_floor(self._replica.stamp_ms())
         max_count = request.max_count
         for _ in range(2):
             decision = self._choose(request, max_count)
@@ -767,9 +767,8 @@ class PartitionService:
 
     # Time.
 
-    def _move_floor(self) -> None:
+    def _move_floor(self, now_ms: int) -> None:
         """Propose a new log start where messages have outlived the retention, before anything else is decided."""
-        now_ms = self._replica.stamp_ms()
         cutoff_ms = first_kept_ms(now_ms, retention_s=self.settings.retention_s)
         if cutoff_ms <= self._oldest_ms or not self._host.may_floor():
             return
@@ -787,9 +786,9 @@ class PartitionService:
         if isinstance(decision, decide.ProposeFloor):
             self._propose_floor(decision.floor)
 
-    def _tidy(self) -> None:
+    def _tidy(self, now_ms: int) -> None:
         """Repeat the floor of an idle partition: the state after it is the second checkpoint that frees its files."""
-        if not self._replica.wants_tidying(self._replica.stamp_ms()):
+        if not self._replica.wants_tidying(now_ms):
             return
         ahead = self._ahead()
         self._propose_floor(Floor(ahead.log_start_offset, ahead.log_start_index))
@@ -803,8 +802,7 @@ class PartitionService:
             on_lost=lambda _: None,
         )
 
-    def _expire(self) -> None:
-        now_ms = self._replica.stamp_ms()
+    def _expire(self, now_ms: int) -> None:
         due_ms = self._ahead().next_deadline_ms()
         policy = self.settings.failures
         if due_ms is None or due_ms > now_ms or policy is None:
