@@ -46,6 +46,7 @@ from logbroker.node.snapshots import (
     read_checkpoint_file,
 )
 from logbroker.raft.messages import ConfState, Message, MessageKind, SnapshotMeta
+from logbroker.raft.state import Ticks
 from logbroker.storage.ballast import Room
 from logbroker.storage.checkpoints import checkpoint_path, read_checkpoint_header
 from logbroker.storage.commit import Birth, CommitJob
@@ -161,6 +162,8 @@ class Engine:
         self.changes = 0
         """Counts what may have made a replica, a route or what is stored another one, ticks and heartbeats aside: while
         it stands still, so does everything that follows from them."""
+        self.ticks = Ticks()
+        """How many ticks this node has lived through; the timers of all its replicas count by it."""
         self._options = options
         self._clock = clock
         self._random_ticks = random_ticks
@@ -203,7 +206,6 @@ class Engine:
         self._uncommitted_bytes = 0
         self._has_counted = False
         self._counted_changes = -1
-        self._ticks = 0
         self._is_draining = False
         self._commits = self._committed_bytes = self._flushes = self._written_checkpoints = self._refused = 0
         self._scrubber = Scrubber(
@@ -225,7 +227,7 @@ class Engine:
         """One tick of time, 100 ms by default."""
         if self.failed is not None:
             return
-        self._ticks += 1
+        self.ticks.count += 1
         self._clock.tick()
         self._without_room.clear()
         self._commit_ticks = 0 if self._commit is None else self._commit_ticks + 1
@@ -234,9 +236,9 @@ class Engine:
         self._tick_replicas()
         self._count_uncommitted()
         self._tick_snapshots()
-        if self._ticks % FETCH_TICKS == 0:
+        if self.ticks.count % FETCH_TICKS == 0:
             self._fetch_damaged()
-        if self._ticks % ROOM_RETRY_TICKS == 0:
+        if self.ticks.count % ROOM_RETRY_TICKS == 0:
             self._seek_room()
         self._plan_checkpoints()
         beat = Beat(self._clock.wall_ms(), self.store.room is Room.AMPLE)
@@ -293,6 +295,8 @@ class Engine:
         elif not replica.is_serving:
             answer(NotLeaderError(f"node {self.node} does not lead group {group}", leader=self.leader_node(group)))
         else:
+            # It may wait, and end by time.
+            replica.due_tick = 0
             self.services[group].submit(request, answer)
 
     def pump(self) -> None:
@@ -306,6 +310,7 @@ class Engine:
             self.changes += 1
             for replica in dirty.values():
                 replica.pump()
+                replica.due_tick = 0
                 if replica.has_writes:
                     self._writers[replica.group] = replica
         self._drop_refused_snapshots()
@@ -322,7 +327,7 @@ class Engine:
 
         Run it, then call `commit_done` or `commit_failed`.
         """
-        if self._commit is not None or self.failed is not None or self._ticks < self._commit_again_at_tick:
+        if self._commit is not None or self.failed is not None or self.ticks.count < self._commit_again_at_tick:
             return None
         if not self._has_commit_work():
             return None
@@ -404,7 +409,7 @@ class Engine:
         # Tried again after the next tick, not at once: the disk does not empty itself that fast.
         self._without_room |= refused
         if refused and not committing:
-            self._commit_again_at_tick = self._ticks + 1
+            self._commit_again_at_tick = self.ticks.count + 1
         if refused and self.store.room is Room.AMPLE:
             self._room_wanted = Room.LOW
         elif any(replica.id in refused and replica.writes_housekeeping for replica in committing):
@@ -419,16 +424,16 @@ class Engine:
         self.store.abandon_commit(job)
         if self._creating:
             # A new replica that finds no room must not hold up the groups that are there.
-            self._births_at_tick = self._ticks + ROOM_RETRY_TICKS
+            self._births_at_tick = self.ticks.count + ROOM_RETRY_TICKS
         self._put_back(job.deaths)
-        self._commit_again_at_tick = self._ticks + 1
+        self._commit_again_at_tick = self.ticks.count + 1
         self._room_wanted = Room.LOW if self.store.room is Room.AMPLE else Room.LAST
 
     def next_background(self) -> BackgroundJob | None:
         """The next flush, checkpoint or snapshot write, if none is running."""
         if self._running is not None or self.failed is not None:
             return None
-        if self._ticks >= self._flush_again_at_tick:
+        if self.ticks.count >= self._flush_again_at_tick:
             self._running = self.store.take_flush()
         if self._running is None and self._background:
             self._running = self._background.popleft()
@@ -475,7 +480,7 @@ class Engine:
                 # Nothing of a flush is believed before its record is written, so all of it may be done again.
                 # After the next tick: the disk does not empty itself that fast, and each try writes and syncs it all.
                 self.store.retry_flush(job)
-                self._flush_again_at_tick = self._ticks + 1
+                self._flush_again_at_tick = self.ticks.count + 1
             case CheckpointJob():
                 self.store.finish_checkpoint_failed()
             case SnapshotWriteJob():
@@ -584,6 +589,7 @@ class Engine:
 
     def touch(self, replica: Replica) -> None:
         self._dirty[replica.group] = replica
+        replica.due_tick = 0
         self.changes += 1
 
     def may_floor(self) -> bool:
@@ -716,7 +722,7 @@ class Engine:
         )
 
     def _may_give_birth(self) -> bool:
-        return bool(self._births) and self._ticks >= self._births_at_tick
+        return bool(self._births) and self.ticks.count >= self._births_at_tick
 
     def _can_mend(self, replica: Replica) -> bool:
         return bool(replica.log.mended) and replica.id not in self._without_room
@@ -757,8 +763,15 @@ class Engine:
         may_stamp = not self.is_stuck and self._clock.may_stamp()
         is_full = self.store.room is not Room.AMPLE
         now_ms = self._clock.monotonic_ms()
+        may_rest = may_campaign and may_stamp and not is_full
+        tick = self.ticks.count
         beating: list[Replica] = []
         for replica in list(self.replicas.values()):
+            # Nearly all groups of a large node rest at nearly all ticks.
+            if may_rest and tick < replica.due_tick and now_ms < replica.due_ms and not replica.log.is_damaged:
+                if replica.rests_leading:
+                    beating.append(replica)
+                continue
             replica.tick(now_ms, may_campaign=may_campaign, may_stamp=may_stamp)
             core = replica.core
             if is_full and core.is_leader:
@@ -775,7 +788,7 @@ class Engine:
 
     def _plan_checkpoints(self) -> None:
         now_ms = self._clock.monotonic_ms()
-        turn = self._ticks % CHECKPOINT_TICKS
+        turn = self.ticks.count % CHECKPOINT_TICKS
         for replica in self.replicas.values():
             # Each group has its turn once a second, so that a tick costs little however many there are.
             if replica.group % CHECKPOINT_TICKS != turn:

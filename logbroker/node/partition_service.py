@@ -236,10 +236,10 @@ class PartitionService:
         for group in woken:
             self._serve_polls(group)
 
-    def on_tick(self, now_ms: int) -> None:
+    def on_tick(self, now_ms: int) -> int:
         """Everything that happens because time passes: floors, expiry, delays that are due, polls that end."""
         if now_ms < self._quiet_until_ms and not self._polls:
-            return
+            return self._quiet_until_ms
         log_ms = self._replica.stamp_ms()
         for act in (self._move_floor, self._expire, self._tidy):
             # What is refused, or needs what is damaged, is tried again at the next tick; nothing was appended.
@@ -247,6 +247,7 @@ class PartitionService:
                 act(log_ms)
         self._end_polls()
         self._quiet_until_ms = now_ms + self._quiet_ms(log_ms)
+        return now_ms if self._polls else self._quiet_until_ms
 
     def _quiet_ms(self, log_ms: int) -> int:
         """How long nothing is due: most partitions of a large node are idle most of the time."""

@@ -42,9 +42,12 @@ from logbroker.storage.entry_codec import seal_entry
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 
+    from logbroker.raft.state import Ticks
     from logbroker.storage.lives import InstallBody
     from logbroker.storage.node_store import NodeStore, StoredReplica
     from logbroker.storage.partition_log import PartitionLog
+
+_NEVER_MS = 1 << 62
 
 
 class GroupMachine(Protocol):
@@ -92,8 +95,11 @@ class Service(Protocol):
 
     def on_applied(self, entry: Entry, applied: object) -> None: ...
 
-    def on_tick(self, now_ms: int) -> None:
-        """Time passed, to `now_ms` on the node's monotonic clock; called while the replica serves."""
+    def on_tick(self, now_ms: int) -> int:
+        """Time passed, to `now_ms` on the node's monotonic clock; called while the replica serves.
+
+        Gives the time before which nothing is due, unless something is asked or applied.
+        """
 
     def after_pump(self) -> None:
         """Everything that was ready has been applied."""
@@ -101,6 +107,9 @@ class Service(Protocol):
 
 class ReplicaHost(Protocol):
     """What a replica may ask of the node it runs on."""
+
+    @property
+    def ticks(self) -> Ticks: ...
 
     def send_raft(self, group: GroupId, messages: Sequence[Message]) -> None: ...
 
@@ -244,7 +253,13 @@ class Replica:
             applied=self.machine.applied_index,
             make_entry=self._make_entry,
             random_ticks=random_ticks,
+            ticks=host.ticks,
         )
+        # Before this tick, and this time, nothing is due by itself, and `tick` may be left out; whatever is done to the
+        # replica takes that back.
+        self.due_tick = self.due_ms = 0
+        # While it rests: its heartbeats are due at every tick.
+        self.rests_leading = False
         self.ahead: GroupMachine | None = None
         self.service: Service | None = None
         self.received: ReceivedSnapshot | None = None
@@ -299,7 +314,7 @@ class Replica:
     # Inputs.
 
     def tick(self, now_ms: int, *, may_campaign: bool = True, may_stamp: bool = True) -> None:
-        """One tick of time, which is `now_ms` on the node's monotonic clock.
+        """Do what is due at the node's tick, which is at `now_ms` on its monotonic clock, and find out what is next.
 
         The bounds are the node's: without them this replica does not campaign, or not lead.
         """
@@ -308,13 +323,17 @@ class Replica:
         if not (may_campaign and may_stamp and self._may_campaign) or self.log.is_damaged:
             self._guard_candidacy(may_campaign=may_campaign, may_stamp=may_stamp)
         try:
-            if self.core.tick():
+            if self.core.on_tick():
                 self._host.touch(self)
         except LogBrokerError as error:
             self._host.touch(self)
             self._on_refused(error)
+        self.due_ms = _NEVER_MS
         if self.service is not None and self._leads_on(self.ahead):
-            self.service.on_tick(now_ms)
+            self.due_ms = self.service.on_tick(now_ms)
+        if self._may_campaign and self.failed is None:
+            self.due_tick = self._host.ticks.count + self.core.rest_ticks + 1
+            self.rests_leading = self.core.is_leader
 
     def step(self, message: Message) -> None:
         if self.failed is None:
@@ -816,6 +835,7 @@ class Replica:
         if self.ahead is not None:
             self._stop_serving()
         self.failed = error
+        self.due_tick = 0
         self._writes.clear()
         self._host.on_group_failed(self.group, error)
 

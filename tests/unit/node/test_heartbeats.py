@@ -229,6 +229,13 @@ def test_a_replica_that_stopped_answers_nothing() -> None:
     assert answered(follower, leader, pack) == (OTHER,)
 
 
+def test_a_leader_that_stopped_sends_no_heartbeats() -> None:
+    _, leader, follower = idle()
+    assert {row[0] for row in heartbeats(leader, follower).rows} == {GROUP, OTHER}
+    leader.replica.abandon(InvariantError("two entries at one index"))
+    assert {row[0] for row in heartbeats(leader, follower).rows} == {OTHER}
+
+
 def test_a_pack_of_a_node_on_which_the_leader_does_not_live_is_not_believed() -> None:
     _, leader, follower = idle()
     pack = heartbeats(leader, follower)
