@@ -780,7 +780,7 @@ class Engine:
                 others = self.others_with_room(replica)
                 if 2 * len(others) > len(replica.conf.voters):
                     replica.hand_over(others)
-            if core.beat_due:
+            if core.claim_beats():
                 beating.append(replica)
         self._heartbeats.send(beating)
 

@@ -90,7 +90,10 @@ class HeartbeatPacks:
         self._answered: dict[NodeId, _Answered] = {}
 
     def send(self, leaders: Sequence[Replica]) -> None:
-        """Send what these leaders, whose heartbeats are due, have to tell; once a tick."""
+        """Send what these leaders, whose heartbeats are due, have to tell; once a tick.
+
+        Nothing of a leader is looked at where its pack is the last one again.
+        """
         self._ticks += 1
         if self._ticks % WHOLE_TICKS == 0:
             self._sent = _NOTHING_SENT
@@ -99,9 +102,6 @@ class HeartbeatPacks:
         sent = self._sent
         if sent.changes != self._changes() or sent.leaders != leaders:
             sent = self._sent = _Sent(self._changes(), leaders, self._pack(leaders))
-        else:
-            for leader in leaders:
-                leader.core.skip_beats()
         for node, message in sent.messages:
             self._send(node, message)
 

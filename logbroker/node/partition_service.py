@@ -245,7 +245,8 @@ class PartitionService:
             # What is refused, or needs what is damaged, is tried again at the next tick; nothing was appended.
             with contextlib.suppress(ProposalRefused, StorageError):
                 act(log_ms)
-        self._end_polls()
+        if self._polls or self._forgotten:
+            self._end_polls()
         self._quiet_until_ms = now_ms + self._quiet_ms(log_ms)
         return now_ms if self._polls else self._quiet_until_ms
 

@@ -346,11 +346,6 @@ class RaftCore:
             return leader.rest_ticks(state)
         return max(0, state.randomized_election_ticks - state.election_elapsed - 1)
 
-    @property
-    def beat_due(self) -> bool:
-        """Heartbeats are to be taken with `take_beats`."""
-        return self._state.beat_due
-
     def take_beats(self) -> list[tuple[ReplicaId, Index]]:
         """Follower and commit index of each heartbeat that is due; with `packs_heartbeats` alone.
 
@@ -366,9 +361,12 @@ class RaftCore:
         """Take the answer to a packed heartbeat; False as in `on_beat`."""
         return leader.on_beat_answer(self._state, sender, term)
 
-    def skip_beats(self) -> None:
-        """The heartbeats that are due are those of the last time, and nothing came to this replica in between."""
-        self._state.beat_due = False
+    def claim_beats(self) -> bool:
+        """Whether heartbeats are due, which are the driver's to send from here on: those of `take_beats`, or the last
+        ones again where nothing came to this replica since it took them."""
+        state = self._state
+        is_due, state.beat_due = state.beat_due, False
+        return is_due
 
     def on_same_beat(self) -> None:
         """Take a packed heartbeat that `on_beat` took the last time, if nothing came to this replica in between."""
