@@ -789,9 +789,9 @@ class Engine:
     def _plan_checkpoints(self) -> None:
         now_ms = self._clock.monotonic_ms()
         turn = self.ticks.count % CHECKPOINT_TICKS
-        for replica in self.replicas.values():
+        for group, replica in self.replicas.items():
             # Each group has its turn once a second, so that a tick costs little however many there are.
-            if replica.group % CHECKPOINT_TICKS != turn:
+            if group % CHECKPOINT_TICKS != turn:
                 continue
             # Whatever touched it said so; this is for a path that forgot to.
             if replica.core.has_ready():
