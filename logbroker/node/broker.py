@@ -499,12 +499,14 @@ class Broker:
 
     def on_link_up(self, node: NodeId, incarnation: bytes) -> None:
         engine, _, cluster = self._running()
+        self._packs.forget(node)
         engine.peer_connected(node)
         cluster.on_peer(node, incarnation)
 
     def on_link_lost(self, node: NodeId) -> None:
         engine, turns, cluster = self._running()
         engine.peer_disconnected(node)
+        self._packs.forget(node)
         self._forwarder.on_link_lost(node)
         if not self._peers.hears(node):
             cluster.on_peer_gone(node)

@@ -91,7 +91,7 @@ if TYPE_CHECKING:
 
 MAX_WAIT_MS = 30_000
 REPACK_WASTE_BYTES = 64 << 10
-_MAX_QUIET_MS = 1_000
+_MAX_QUIET_MS = 2_000
 _NEVER_MS = 1 << 62
 MAX_DEAD_ROWS = 100
 """Of one answer: each may cost two entries of the log to be read."""
