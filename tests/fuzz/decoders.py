@@ -84,9 +84,11 @@ from logbroker.partition.commands import (
     Ack,
     Bury,
     BuryExpired,
+    Cancel,
     Cause,
     Change,
     CreateGroup,
+    DeliverAt,
     Floor,
     Lease,
     Pause,
@@ -543,6 +545,8 @@ def _of_logs() -> dict[str, Decoder]:
         Pause(DEFAULT_GROUP, "night", 9_000),
         Resume(DEFAULT_GROUP),
         Purge(DEFAULT_GROUP, 1 << 62, 9, "all"),
+        Cancel(((4, 6),)),
+        DeliverAt(900),
     ]
     catalogue = catalogue_kit.cluster(1, 2, 3)
     catalogue_kit.create(catalogue, "orders", partitions=2)
