@@ -38,6 +38,8 @@ from logbroker.node.peeking import first, look
 from logbroker.node.requests import (
     AckRequest,
     Answer,
+    CancelReply,
+    CancelRequest,
     CountTarget,
     CreateGroupRequest,
     DeadRequest,
@@ -75,7 +77,7 @@ from logbroker.node.requests import (
     TimeTarget,
 )
 from logbroker.partition import decide, outcomes
-from logbroker.partition.commands import MAX_NUMBER, Change, Floor, Lease, encode_changes, encode_floor
+from logbroker.partition.commands import MAX_NUMBER, Change, DeliverAt, Floor, Lease, encode_changes, encode_floor
 from logbroker.partition.failures import NO_POLICY, FailurePolicy
 from logbroker.partition.machine import MAX_OFFSET, PartitionMachine
 from logbroker.partition.outcomes import Applied
@@ -285,6 +287,8 @@ class PartitionService:
                 self._revive(request, answer)
             case PeekRequest():
                 self._peek(request, answer)
+            case CancelRequest():
+                self._cancel(request, answer)
             case StateRequest():
                 self._replica.read(lambda: answer(self._state()), answer)
             case _:
@@ -305,21 +309,29 @@ class PartitionService:
                 f"fewer than a majority of the nodes of group {self._replica.group} have disk room",
                 hint="receives, acks and retention go on; produce is taken again when there is room",
             )
-        decision = decide.decide_produce(ahead, header)
+        append_ms = self._replica.stamp_ms()
+        due_ms = 0
+        if request.delay_ms or request.deliver_at_ms:
+            due_ms = decide.due_time(
+                delay_ms=request.delay_ms,
+                deliver_at_ms=request.deliver_at_ms,
+                now_ms=append_ms,
+                retention_s=self.settings.retention_s,
+            )
+        decision = decide.decide_produce(ahead, header, due_ms=due_ms)
         match decision:
             case decide.Refused(error):
                 raise error
             case decide.Answer(outcome, after_index):
                 invariant(isinstance(outcome, outcomes.Produced), "a produce is answered with another outcome")
                 if isinstance(outcome, outcomes.Produced):
-                    self._answer_duplicate(outcome.base_offset, outcome.count, after_index, answer)
+                    self._answer_duplicate(outcome, after_index, answer)
             case decide.ProposeBatch(base_offset):
                 if not self._host.admits(len(request.batch)):
                     raise OverloadedError(
                         f"this node has too much that is not committed to take {len(request.batch)} bytes more"
                     )
                 payload = stamp(request.batch, base_offset, self._replica.core.term)
-                append_ms = self._replica.stamp_ms()
                 self._replica.propose(
                     EntryKind.DATA,
                     payload,
@@ -327,28 +339,31 @@ class PartitionService:
                     append_ms=append_ms,
                     on_committed=lambda applied: answer(self._produced(_as_applied(applied), append_ms)),
                     on_lost=answer,
+                    preparation=encode_changes((DeliverAt(due_ms),)) if due_ms else None,
                 )
 
     def _produced(self, applied: Applied, append_ms: int) -> ProduceReply | LogBrokerError:
         outcome = applied.outcomes[0]
         if isinstance(outcome, outcomes.Produced):
-            return ProduceReply(outcome.base_offset, outcome.count, append_ms)
+            return ProduceReply(outcome.base_offset, outcome.count, append_ms, due_ms=outcome.due_ms)
         if not isinstance(outcome, outcomes.Void):
             return UnknownOutcomeError(f"a batch came to {outcome}")
         if outcome.duplicate_of is not None:
             # It was answered with the log time of the first, and every repeat of it is.
             first_ms = self._append_ms_of(outcome.duplicate_of)
-            return ProduceReply(outcome.duplicate_of, outcome.count, first_ms, duplicate=True)
+            machine = self._applied()
+            due_ms = machine.schedule.due_ms_at(outcome.duplicate_of, after_ms=machine.append_ms)
+            return ProduceReply(outcome.duplicate_of, outcome.count, first_ms, duplicate=True, due_ms=due_ms)
         if outcome.why is outcomes.Misfit.FENCED:
             return ProducerFencedError(outcome.detail)
         return OutOfOrderSequenceError(outcome.detail)
 
-    def _answer_duplicate(self, base_offset: Offset, count: int, after_index: Index, answer: Answer) -> None:
-        self._replica.when_applied(
-            after_index,
-            lambda: answer(ProduceReply(base_offset, count, self._append_ms_of(base_offset), duplicate=True)),
-            answer,
-        )
+    def _answer_duplicate(self, outcome: outcomes.Produced, after_index: Index, answer: Answer) -> None:
+        def tell() -> None:
+            first_ms = self._append_ms_of(outcome.base_offset)
+            answer(ProduceReply(outcome.base_offset, outcome.count, first_ms, duplicate=True, due_ms=outcome.due_ms))
+
+        self._replica.when_applied(after_index, tell, answer)
 
     # Receive.
 
@@ -603,6 +618,12 @@ class PartitionService:
     def _revive(self, request: ReviveRequest, answer: Answer) -> None:
         decision = decide.decide_revive(self._ahead(), request.group, ranges=request.ranges)
         self._propose_decided(decision, lambda outcome: answer(_revive_reply(outcome)), answer)
+
+    # Cancel.
+
+    def _cancel(self, request: CancelRequest, answer: Answer) -> None:
+        decision = decide.decide_cancel(self._ahead(), ranges=request.ranges, now_ms=self._replica.stamp_ms())
+        self._propose_decided(decision, lambda outcome: answer(_cancel_reply(outcome)), answer)
 
     # Peek.
 
@@ -910,6 +931,12 @@ def _revive_reply(outcome: outcomes.Outcome) -> ReviveReply | LogBrokerError:
     if isinstance(outcome, outcomes.Revived):
         return ReviveReply(outcome.count)
     return UnavailableError(f"the revival no longer fits: {outcome}")
+
+
+def _cancel_reply(outcome: outcomes.Outcome) -> CancelReply | LogBrokerError:
+    if isinstance(outcome, outcomes.Cancelled):
+        return CancelReply(outcome.count, outcome.late_count)
+    return UnavailableError(f"the cancellation no longer fits: {outcome}")
 
 
 def _group_reply(group: GroupName, outcome: outcomes.Outcome) -> GroupReply | LogBrokerError:

@@ -398,8 +398,11 @@ class Replica:
         append_ms: int,
         on_committed: Callable[[object], None],
         on_lost: Callable[[LogBrokerError], None],
+        preparation: bytes | None = None,
     ) -> tuple[Entry, object]:
         """Append one entry, run it on `ahead`, and remember who waits for it; or raise and change nothing.
+
+        With `preparation` a STATE entry of that payload goes directly before it, and nothing comes between the two.
 
         Exactly one of the callbacks is called: with apply's result once the entry of this very term is
         applied, or as soon as the term is lost.
@@ -409,21 +412,33 @@ class Replica:
             NotLeaderError: this replica does not serve.
         """
         ahead = self.require_ahead()
-        entry = seal_entry(
-            kind,
-            group=self.group,
-            index=self.core.next_index,
-            term=self.core.term,
-            base_offset=ahead.next_offset,
-            next_offset=Offset(ahead.next_offset + record_count),
-            append_ms=append_ms,
-            payload=payload,
-        )
-        self.core.propose((entry,))
+        index = self.core.next_index
+        before: tuple[Entry, ...] = ()
+        if preparation is not None:
+            before = (self._seal(EntryKind.STATE, preparation, index, ahead.next_offset, 0, append_ms),)
+            index = Index(index + 1)
+        entry = self._seal(kind, payload, index, ahead.next_offset, record_count, append_ms)
+        self.core.propose((*before, entry))
         self._host.touch(self)
+        for prepared in before:
+            ahead.apply(prepared)
         foreseen = ahead.apply(entry)
         self._proposed[entry.index] = _Proposed(entry.term, on_committed, on_lost)
         return entry, foreseen
+
+    def _seal(
+        self, kind: EntryKind, payload: bytes, index: Index, base_offset: Offset, record_count: int, append_ms: int
+    ) -> Entry:
+        return seal_entry(
+            kind,
+            group=self.group,
+            index=index,
+            term=self.core.term,
+            base_offset=base_offset,
+            next_offset=Offset(base_offset + record_count),
+            append_ms=append_ms,
+            payload=payload,
+        )
 
     def propose_config(self, proposal: ConfigProposal) -> None:
         """Raises ProposalRefused where one is pending or it does not fit."""

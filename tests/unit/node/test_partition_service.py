@@ -26,6 +26,7 @@ from logbroker.ids import DEFAULT_GROUP, GroupName, LeaseId, NodeId, Offset, Rep
 from logbroker.node.partition_service import PartitionService, PartitionSettings
 from logbroker.node.requests import (
     AckRequest,
+    CancelRequest,
     CountTarget,
     CreateGroupRequest,
     DeadRange,
@@ -110,6 +111,11 @@ BAD: list[tuple[Request, type[LogBrokerError]]] = [
         ProduceRequest(encode_batch([Record(b"a")], producer_id=8, producer_epoch=0, base_sequence=2)),
         ProducerFencedError,
     ),
+    (ProduceRequest(batch(b"a"), 1, 1), InvalidArgumentError),
+    (ProduceRequest(batch(b"a"), 1 << 60), InvalidArgumentError),
+    (ProduceRequest(batch(b"a"), 0, 1 << 60), InvalidArgumentError),
+    (CancelRequest(()), InvalidArgumentError),
+    (CancelRequest(((0, 99),)), OffsetOutOfRangeError),
     (receive(NOBODY), NotFoundError),
     (receive(count=0), InvalidArgumentError),
     (receive(count=1_001), InvalidArgumentError),
@@ -236,7 +242,7 @@ def test_a_duplicate_that_only_apply_finds_out_gets_the_log_time_of_the_first(
     first = cluster.produce(b"a", b"b", producer=7, sequence=0)
     cluster.tick(5)
     # As a leader of another version may decide that does not recognise it.
-    monkeypatch.setattr(decide, "decide_produce", lambda *_: decide.ProposeBatch(Offset(2), Offset(4)))
+    monkeypatch.setattr(decide, "decide_produce", lambda *_, **__: decide.ProposeBatch(Offset(2), Offset(4)))
     assert cluster.produce(b"a", b"b", producer=7, sequence=0) == replace(first, duplicate=True)
     assert cluster.leader.machine.next_offset == 4
     assert cluster.leader.service.void_batches == 1
