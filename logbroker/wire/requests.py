@@ -382,10 +382,14 @@ class Metadata(Request, frozen=True, gc=False, tag=3, kw_only=True):
 
 @final
 class Produce(Request, frozen=True, gc=False, tag=4, kw_only=True):
-    """The body is one record batch."""
+    """The body is one record batch. All of it is delivered later if `delay_ms` or `deliver_at_ms` says so; not both."""
 
     queue: Name
     partition: Number
+    delay_ms: Number = 0
+    """From when it is appended; at most the retention less a second."""
+    deliver_at_ms: Number = 0
+    """Log time; what lies in the past is delivered at once."""
 
 
 @final
@@ -658,6 +662,15 @@ class PurgeGroup(Request, frozen=True, gc=False, tag=32, kw_only=True):
     purge_id: Number
 
 
+@final
+class Cancel(Request, frozen=True, gc=False, tag=33, kw_only=True):
+    """Never deliver what of the ranges is not due yet, to any consumer group. It may be repeated."""
+
+    queue: Name
+    partition: Number
+    ranges: list[Range]
+
+
 # --- replies ---
 
 
@@ -709,6 +722,8 @@ class Produced(Reply, frozen=True, gc=False, tag=69, kw_only=True):
     count: Number
     append_ms: Number
     duplicate: bool = False
+    due_ms: Number = 0
+    """When it may be delivered, a multiple of 100 ms; 0 is at once, or for a duplicate by now."""
 
 
 @final
@@ -824,6 +839,14 @@ class Purged(Reply, frozen=True, gc=False, tag=84, kw_only=True):
     dead_count: Number
 
 
+@final
+class Cancelled(Reply, frozen=True, gc=False, tag=85, kw_only=True):
+    cancelled: Number
+    """Messages that are never delivered, by this request or one before it."""
+    late: Number
+    """Those of the others: due by now, never delayed, or taken by retention."""
+
+
 AnyRequest: TypeAlias = (
     Hello
     | Ping
@@ -857,6 +880,7 @@ AnyRequest: TypeAlias = (
     | PauseGroup
     | ResumeGroup
     | PurgeGroup
+    | Cancel
 )
 
 AnyReply: TypeAlias = (
@@ -881,6 +905,7 @@ AnyReply: TypeAlias = (
     | GroupDescriptions
     | Peeked
     | Purged
+    | Cancelled
 )
 
 REPLY_OF: dict[type[Request], type[Reply]] = {
@@ -916,6 +941,7 @@ REPLY_OF: dict[type[Request], type[Reply]] = {
     PauseGroup: Done,
     ResumeGroup: Done,
     PurgeGroup: Purged,
+    Cancel: Cancelled,
 }
 """The reply each request gets; any of them may get `Error` instead."""
 
