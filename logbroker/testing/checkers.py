@@ -482,6 +482,21 @@ def compare_states(model: PartitionModel, machine: PartitionMachine, place: str)
     for name, group in model.groups.items():
         _compare_groups(model, group, machine.group(name), place)
     _compare_producers(model, machine, place)
+    _compare_schedules(model, machine, place)
+
+
+def _compare_schedules(model: PartitionModel, machine: PartitionMachine, place: str) -> None:
+    """The machine knows what is not due, and what was cancelled, beside what its groups make of that."""
+    told = {offset: run.visible_at_ms for run in machine.schedule.runs() for offset in range(run.start, run.end)}
+    kept = range(model.log_start_offset, model.next_offset)
+    waiting = [o for o in kept if model.schedule.is_waiting(o, model.append_ms) and o not in model.schedule.cancelled]
+    known = {offset: model.schedule.due_ms[offset] for offset in waiting}
+    if told != known:
+        broken("state follows from the log", f"{place} has messages due at {told}, the model {known}")
+    voids = [offset for start, end in machine.voids for offset in range(start, end)]
+    cancelled = [offset for offset in kept if offset in model.schedule.cancelled]
+    if voids != cancelled:
+        broken("state follows from the log", f"{place} never delivers {voids}, the model {cancelled}")
 
 
 def _compare_producers(model: PartitionModel, machine: PartitionMachine, place: str) -> None:

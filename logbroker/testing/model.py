@@ -175,6 +175,11 @@ class ModelSchedule:
     def is_waiting(self, offset: int, log_ms: int) -> bool:
         return self.due_ms.get(offset, 0) > log_ms
 
+    def left_ms(self, log_ms: int) -> int:
+        """How long after that log time the last message is due that was not cancelled."""
+        due = [due_ms for offset, due_ms in self.due_ms.items() if offset not in self.cancelled]
+        return max(0, max(due, default=0) - log_ms)
+
     def cancelled_count(self, ranges: Sequence[tuple[int, int]], index: Index, *, not_below: int = 0) -> int:
         """How many of the messages were cancelled by the entry at `index` or before it."""
         return sum(
@@ -409,7 +414,10 @@ class PartitionModel:
     def _due_ms_of(self, entry: Entry) -> int:
         """When the batch of this entry is due by the entry before it, 0 where that says nothing."""
         prepared, self._prepared = self._prepared, None
-        if prepared is None or prepared[1] != entry.term:
+        if prepared is None:
+            return 0
+        if prepared[1] != entry.term:
+            self._count_delay("delayed: due time whose batch was lost")
             return 0
         if entry.kind is not EntryKind.DATA:
             broken(
@@ -744,11 +752,10 @@ class PartitionModel:
             message = group.message(offset)
             if message.state is MessageState.DEAD or offset in self.schedule.cancelled:
                 continue
-            if self.schedule.is_waiting(offset, entry.append_ms):
-                self._count_delay("delayed: rewound before it was due")
-                if message.state is MessageState.ACKED:
-                    group.become(offset, entry.index, MessageState.DELAYED)
-                    message.visible_at_ms = self.schedule.due_ms[offset]
+            if self.schedule.is_waiting(offset, entry.append_ms) and message.state is MessageState.ACKED:
+                self._count_delay("delayed: skipped and rewound before it was due")
+                group.become(offset, entry.index, MessageState.DELAYED)
+                message.visible_at_ms = self.schedule.due_ms[offset]
             if message.state is MessageState.LEASED:
                 group.rewound[message.lease] = entry.index
                 revoked += 1
