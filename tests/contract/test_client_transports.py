@@ -522,6 +522,28 @@ def test_closing_a_stream_gives_back_what_nobody_took(face: Face, node: str, que
 
 
 @everywhere
+def test_messages_for_later_come_when_they_are_due_and_cancelled_ones_never(face: Face, node: str, queue: str) -> None:
+    async def scenario() -> None:
+        async with face.connect(node) as client:
+            await client.create_queue(queue)
+            async with client.producer(queue) as producer:
+                late, never = await producer.send_many([b"late", b"never"], delay=1.0)
+                await producer.send(b"now")
+            found = await client.queue(queue).cancel([never])
+            assert (found.cancelled, found.late) == (1, 0)
+            async with client.consumer(queue) as consumer:
+                (first,) = await take(consumer, 1)
+                assert first.value == b"now"
+                face.advance(1.2)
+                (second,) = await take(consumer, 1)
+                assert (second.value, second.id) == (b"late", late)
+                found = await client.cancel(queue, [late])
+                assert (found.cancelled, found.late) == (0, 1)
+
+    face.run(scenario)
+
+
+@everywhere
 def test_a_message_of_a_stream_that_is_not_acked_comes_again_when_its_hide_time_is_over(
     face: Face, node: str, queue: str
 ) -> None:
