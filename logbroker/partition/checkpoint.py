@@ -83,7 +83,7 @@ def encode_slices(machine: PartitionMachine, meta: CheckpointMeta) -> Iterator[b
 
     The state is captured by this call, before the first slice is asked for: what is applied later does not show.
     """
-    return _slices(machine.clone(), meta)
+    return _slices(machine.clone(for_reading=True), meta)
 
 
 def decode(data: bytes | memoryview) -> tuple[PartitionMachine, CheckpointMeta]:

@@ -108,8 +108,9 @@ class ConsumerGroup:
     def new(cls, name: GroupName, start_offset: int) -> ConsumerGroup:
         return cls(name, RunTable(start_offset), LeaseTable(), RewindHistory())
 
-    def clone(self) -> ConsumerGroup:
-        return ConsumerGroup(self.name, self.table.clone(), self.leases.clone(), self.rewinds.clone(), self.pause)
+    def clone(self, *, for_reading: bool = False) -> ConsumerGroup:
+        table = self.table.clone(for_reading=for_reading)
+        return ConsumerGroup(self.name, table, self.leases.clone(), self.rewinds.clone(), self.pause)
 
     def pause_at(self, log_ms: int) -> PauseRecord | None:
         """Return the pause that holds at that log time, or None."""

@@ -134,9 +134,12 @@ class PartitionMachine:
         """Return the state before the first entry: empty, with the group `default`."""
         return cls(group_id, {DEFAULT_GROUP: ConsumerGroup.new(DEFAULT_GROUP, 0)}, Producers())
 
-    def clone(self) -> PartitionMachine:
-        """Return an independent copy; the cost does not grow with the number of messages in flight."""
-        groups = {name: group.clone() for name, group in self._groups.items()}
+    def clone(self, *, for_reading: bool = False) -> PartitionMachine:
+        """Return an independent copy; the cost grows with the number of unlike deadlines alone.
+
+        One `for_reading`, which costs less, is good for its bytes: nothing may be applied to it or decided on it.
+        """
+        groups = {name: group.clone(for_reading=for_reading) for name, group in self._groups.items()}
         other = PartitionMachine(
             self.group_id, groups, self._producers.clone(), self._voids.clone(), self._schedule.clone(), self._armed
         )
