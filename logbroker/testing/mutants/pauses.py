@@ -61,7 +61,12 @@ def _(patch: Patch) -> None:
     patch.function(next_visible_ms, without_pauses)
 
 
-@mutant("resume-wakes-nobody", "B26", "who waits for messages is not served when a group is resumed")
+@mutant(
+    "resume-wakes-nobody",
+    "B26",
+    "who waits for messages is not served when a group is resumed",
+    test="tests/unit/node/test_partition_service.py::test_a_paused_group_leases_nothing_until_it_is_resumed",
+)
 def _(patch: Patch) -> None:
     woken_by = PartitionMachine._woken_by
 
