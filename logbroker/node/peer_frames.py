@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from logbroker.ids import NodeId
 
-PROTOCOL_VERSION = 1
+PROTOCOL_VERSION = 2
 LENGTH_BYTES = 4
 MAX_HELLO_BYTES = 64 << 10
 _MAGIC = "logbroker-peer"

@@ -213,7 +213,7 @@ async def test_a_hello_that_does_not_fit_is_refused_with_the_reason(tmp_path: Pa
     async with scene(tmp_path) as it:
         refused: list[tuple[dict[str, object], str]] = [
             ({"version": 0}, "speaks version 0 of the peer protocol"),
-            ({"version": 2}, "speaks version 2 of the peer protocol"),
+            ({"version": 1}, "speaks version 1 of the peer protocol"),
             ({"cluster_id": b"x" * 16}, "clusters differ"),
             ({"cluster_name": "another"}, "cluster names differ"),
             ({"to_node": NodeId(9)}, "not node 9: an address in the configuration is wrong"),

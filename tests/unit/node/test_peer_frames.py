@@ -90,7 +90,7 @@ def test_nodes_of_one_first_boot_have_nothing_against_each_other() -> None:
 @pytest.mark.parametrize(
     ("theirs", "why"),
     [
-        (hello(version=9), "speaks version 9 of the peer protocol, this node 1"),
+        (hello(version=9), "speaks version 9 of the peer protocol, this node 2"),
         (hello(to_node=3), "this is node 1, not node 3"),
         (hello(1), "dialled by a node of the same number"),
         (hello(cluster_name="prod"), "cluster names differ: 'prod' on node 2, 'test' here"),
