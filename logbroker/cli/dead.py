@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @click.group()
 def dead() -> None:
-    """List and revive dead messages: rejected ones, and those that failed as often as their queue allows."""
+    """List and revive dead messages: rejected, failed as often as their queue allows, or too old for it."""
 
 
 @dead.command(name="list", epilog="Example: logbroker dead list orders -o ndjson")

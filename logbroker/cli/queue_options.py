@@ -17,13 +17,14 @@ if TYPE_CHECKING:
 
 _F = TypeVar("_F", bound="Callable[..., Any]")
 
-_DURATIONS = ("backoff", "max_backoff")
+_DURATIONS = ("backoff", "max_backoff", "max_age")
 
 _OPTIONS = (
     click.option("--backoff", type=DURATION, help="Wait after a first failed delivery, unless the nack says. [0s]"),
     click.option("--max-backoff", type=DURATION, help="The longest such wait. [1h]"),
     click.option("--backoff-factor", type=click.IntRange(1, 10), help="Growth with each further failure. [2]"),
     click.option("--jitter", type=click.FloatRange(0, 1), help="The share of a wait that is left to chance. [0.2]"),
+    click.option("--max-age", type=DURATION, help="What is not settled by then is dead; 0: never. [0s]"),
 )
 
 
@@ -51,4 +52,5 @@ def option_rows(settings: QueueSettings) -> dict[str, object]:
         "max_backoff": format_duration(settings.max_backoff_ms),
         "backoff_factor": settings.backoff_factor,
         "jitter": settings.jitter_percent / 100,
+        "max_age": format_duration(settings.max_age_ms) if settings.max_age_ms else None,
     }

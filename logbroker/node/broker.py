@@ -479,6 +479,11 @@ class Broker:
             self._log_thread.statistics(),
             self._flusher_thread.statistics(),
             tuple(self._peers.statistics().values()),
+            {
+                group: service.losses
+                for group, service in engine.services.items()
+                if isinstance(service, PartitionService)
+            },
         )
 
     # What the links tell (`PeerEvents`).

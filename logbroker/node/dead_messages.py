@@ -12,7 +12,7 @@ from logbroker.entry import EntryKind
 from logbroker.errors import LogBrokerError
 from logbroker.ids import Index, Offset
 from logbroker.node.requests import DeadRange, DeadReply
-from logbroker.partition.commands import Bury, BuryExpired, Cause, Lease, decode_changes
+from logbroker.partition.commands import Bury, BuryExpired, BuryOld, Cause, Lease, decode_changes
 from logbroker.partition.machine import MAX_OFFSET
 
 if TYPE_CHECKING:
@@ -49,6 +49,8 @@ class _Changes:
                 return change.cause, change.reason, lease.consumer if isinstance(lease, Lease) else ""
             case BuryExpired():
                 return Cause.MAX_DELIVERIES, "", change.consumer
+            case BuryOld():
+                return Cause.TTL, "", ""
             case _:
                 return None, "", ""
 

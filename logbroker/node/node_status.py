@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, final
 from logbroker.ids import GroupId, Index, NodeId, ReplicaId, Term
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
     from logbroker.node.engine import EngineStatistics
+    from logbroker.node.partition_service import Losses
     from logbroker.node.peers import LinkStatistics
     from logbroker.node.store_threads import ThreadStatistics
     from logbroker.node.turns import LoopStatistics
@@ -75,6 +76,8 @@ class NodeStatistics:
     log_thread: ThreadStatistics
     flusher_thread: ThreadStatistics
     links: tuple[LinkStatistics, ...]
+    losses: Mapping[GroupId, Losses]
+    """Of each partition with a replica here, as far as this node led it."""
 
 
 def leaderless(group: GroupId, *, own: NodeId, members: Collection[NodeId], heard: Collection[NodeId]) -> str:

@@ -75,7 +75,7 @@ from logbroker.partition.commands import Change, Floor, Lease, encode_changes, e
 from logbroker.partition.failures import NO_POLICY, FailurePolicy
 from logbroker.partition.machine import MAX_OFFSET, PartitionMachine
 from logbroker.partition.outcomes import Applied
-from logbroker.partition.retention import first_kept_ms
+from logbroker.partition.retention import first_kept_ms, first_young_ms
 from logbroker.raft.refusal import ProposalRefused
 from logbroker.record.batch import BatchLimits, check_batch, repack, stamp
 
@@ -87,6 +87,8 @@ if TYPE_CHECKING:
 MAX_WAIT_MS = 30_000
 REPACK_WASTE_BYTES = 64 << 10
 _MAX_QUIET_MS = 1_000
+BURY_EVERY_MS = 900
+"""What has outlived its time to live is buried together: each burial leaves a run of its own until retention."""
 _NEVER_MS = 1 << 62
 MAX_DEAD_ROWS = 100
 """Of one answer: each may cost two entries of the log to be read."""
@@ -104,6 +106,19 @@ class PartitionSettings:
     retention_s: int = 4 * 86_400
     failures: FailurePolicy | None = NO_POLICY
     """None while it is not known: until then no delivery ends as failed and none begins, lest it be one too many."""
+    max_age_ms: int = 0
+    """What is unsettled so long after it was appended is dead; 0: never."""
+
+
+@final
+@dataclass(slots=True)
+class Losses:
+    """Messages that came to their end unsettled while this node led, once for each consumer group."""
+
+    expired: int = 0
+    """Below a new log start."""
+    too_old: int = 0
+    """Dead, because their time to live was over."""
 
 
 class PartitionHost(Protocol):
@@ -151,6 +166,7 @@ class PartitionService:
     def __init__(self, replica: Replica, host: PartitionHost, settings: PartitionSettings, limits: BatchLimits) -> None:
         self.settings = settings
         self.void_batches = 0
+        self.losses = Losses()
         self._replica = replica
         self._host = host
         self._limits = limits
@@ -159,6 +175,10 @@ class PartitionService:
         # Answers that nobody waits for any more, of polls that are still in their line or were a moment ago.
         self._forgotten: set[Answer] = set()
         self._oldest_ms = 0
+        # The first message within its time to live and its log time, or that of the search if there is none; and the
+        # time that was searched for.
+        self._young_offset, self._young_ms, self._searched_ms = Offset(0), -1, 0
+        self._next_burial_ms = 0
         # Until this monotonic time no tick finds anything to do, unless something happens before.
         self._quiet_until_ms = 0
 
@@ -205,7 +225,8 @@ class PartitionService:
         self._replica.when_applied(index, ask, on_lost)
 
     def on_leading(self) -> None:
-        self._oldest_ms = self._quiet_until_ms = 0
+        self._oldest_ms = self._quiet_until_ms = self._next_burial_ms = 0
+        self._young_ms = -1
         self._woken.clear()
 
     def on_leadership_lost(self, error: Callable[[], LogBrokerError]) -> None:
@@ -222,6 +243,18 @@ class PartitionService:
             self._woken[group] = None
         if entry.kind is EntryKind.DATA and isinstance(applied.outcomes[0], outcomes.Void):
             self.void_batches += 1
+        if self._replica.is_serving and (entry.kind is EntryKind.FLOOR or self.settings.max_age_ms):
+            self._count_losses(applied)
+
+    def _count_losses(self, applied: Applied) -> None:
+        for outcome in applied.outcomes:
+            match outcome:
+                case outcomes.FloorMoved():
+                    self.losses.expired += sum(count for _, count in outcome.expired)
+                case outcomes.Buried(is_old=True):
+                    self.losses.too_old += outcome.count
+                case _:
+                    pass
 
     def after_pump(self) -> None:
         """Serve the long polls of groups in which something became available."""
@@ -236,7 +269,7 @@ class PartitionService:
         now_ms = self._host.monotonic_ms()
         if now_ms < self._quiet_until_ms and not self._polls:
             return
-        for act in (self._move_floor, self._expire, self._tidy):
+        for act in (self._move_floor, self._expire, self._bury_old, self._tidy):
             # What is refused, or needs what is damaged, is tried again at the next tick; nothing was appended.
             with contextlib.suppress(ProposalRefused, StorageError):
                 act()
@@ -248,7 +281,7 @@ class PartitionService:
         log_ms = self._replica.stamp_ms()
         # While the node may not move floors, the oldest message is not even looked for.
         floor_ms = self._oldest_ms + self.settings.retention_s * 1000 if self._host.may_floor() else _NEVER_MS
-        due_ms = min(self._ahead().next_deadline_ms() or _NEVER_MS, floor_ms)
+        due_ms = min(self._ahead().next_deadline_ms() or _NEVER_MS, floor_ms, self.burial_due_ms())
         return max(0, min(_MAX_QUIET_MS, due_ms - log_ms))
 
     def _decide(self, request: Request, answer: Answer) -> None:
@@ -390,6 +423,7 @@ class PartitionService:
             consumer=request.consumer,
             session=request.session,
             request_id=request.request_id,
+            not_below=self._first_young(),
             policy=self._policy(),
         )
 
@@ -709,17 +743,22 @@ class PartitionService:
         return start, is_gone or wanted_ms > now_ms
 
     def _first_offset_at(self, append_ms: int) -> Offset:
+        found = self._first_at(append_ms)
+        return self._ahead().next_offset if found is None else found[0]
+
+    def _first_at(self, append_ms: int) -> tuple[Offset, int] | None:
+        """Base offset and log time of the first batch with log time >= `append_ms`, of every entry in the log."""
         log = self._replica.log
         found = log.first_offset_at(append_ms)
         if found is not None:
-            return found[0]
+            return found
         following = Index(log.last_index() + 1)
         while following <= self._replica.core.last_index:
             for entry in self._replica.core.entries(following, max_bytes=1 << 20):
                 if entry.kind is EntryKind.DATA and entry.append_ms >= append_ms:
-                    return entry.base_offset
+                    return entry.base_offset, entry.append_ms
                 following = Index(entry.index + 1)
-        return self._ahead().next_offset
+        return None
 
     def _append_ms_of(self, offset: Offset) -> int:
         """Log time of the message at `offset`; 0 where there is none that can be read."""
@@ -777,6 +816,39 @@ class PartitionService:
         changes = decide.decide_expire(self._ahead(), now_ms=now_ms, policy=policy)
         if changes:
             self._propose_changes(changes, lambda _: None, lambda _: None)
+
+    def _first_young(self) -> Offset:
+        """The first message within its time to live; none before it is leased, who holds one may settle it."""
+        max_age_ms = self.settings.max_age_ms
+        if not max_age_ms or not self._host.may_floor():
+            return Offset(0)
+        now_ms = self._replica.stamp_ms()
+        young_ms = first_young_ms(now_ms, max_age_ms=max_age_ms)
+        # A longer time to live than before makes messages young again that were found old.
+        if not self._searched_ms <= young_ms <= self._young_ms:
+            found = self._first_at(young_ms)
+            self._young_offset, self._young_ms = (self._ahead().next_offset, now_ms) if found is None else found
+            self._searched_ms = young_ms
+        return self._young_offset
+
+    def _bury_old(self) -> None:
+        """Bury what has outlived its time to live and is not leased."""
+        below, now_ms = self._first_young(), self._host.monotonic_ms()
+        if not below or now_ms < self._next_burial_ms:
+            return
+        changes = decide.decide_bury_old(self._ahead(), below=below)
+        if changes:
+            self._propose_changes(changes, lambda _: None, lambda _: None)
+            if not decide.has_idle(self._ahead(), below=below):
+                self._next_burial_ms = now_ms + BURY_EVERY_MS
+
+    def burial_due_ms(self) -> int:
+        """The log time at which there may be something to bury."""
+        max_age_ms = self.settings.max_age_ms
+        if not max_age_ms or not self._host.may_floor():
+            return _NEVER_MS
+        is_due = self._young_ms >= 0 and decide.has_idle(self._ahead(), below=self._young_offset)
+        return 0 if is_due else self._young_ms + max_age_ms
 
     # Shared.
 

@@ -156,7 +156,7 @@ def partition_settings(queue: QueueSettings, options: QueueOptions) -> Partition
         backoff_factor=options.backoff_factor,
         jitter=options.jitter_percent / 100,
     )
-    return PartitionSettings(retention_s=queue.retention_ms // 1000, failures=failures)
+    return PartitionSettings(retention_s=queue.retention_ms // 1000, failures=failures, max_age_ms=options.max_age_ms)
 
 
 def _reports(row: GroupRow, conf: ConfState, members: set[ReplicaId]) -> tuple[Command, ...]:

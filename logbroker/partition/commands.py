@@ -118,6 +118,8 @@ class Cause(IntEnum):
     """Its consumer said that it can never be done."""
     MAX_DELIVERIES = 2
     """It failed as often as its queue allows."""
+    TTL = 3
+    """It was not settled within the time that its queue gives a message."""
 
 
 @final
@@ -145,6 +147,16 @@ class Revive(_Change, frozen=True, tag=13):
     ranges: Ranges
 
 
+@final
+class BuryOld(_Change, frozen=True, tag=20):
+    """All below `end_offset` that is available or delayed is dead; `TTL` is why.
+
+    The leader names an end below which there is as much as one entry may bury.
+    """
+
+    end_offset: Number
+
+
 Change: TypeAlias = (
     CreateGroup
     | DeleteGroup
@@ -159,6 +171,7 @@ Change: TypeAlias = (
     | Bury
     | BuryExpired
     | Revive
+    | BuryOld
 )
 
 

@@ -29,6 +29,7 @@ from logbroker.partition.commands import (
     Ack,
     Bury,
     BuryExpired,
+    BuryOld,
     Cause,
     CreateGroup,
     DeleteGroup,
@@ -67,6 +68,8 @@ MAX_DELAY_MS = MAX_RETENTION_S * 1000
 MAX_TEXT_LENGTH = 256
 MAX_RUNS_PER_REVIVE = 10_000
 """As many ranges as an expiry ends at once; both take some milliseconds to apply."""
+MAX_RUNS_PER_BURIAL = 10_000
+"""Of one entry that buries what has outlived its time to live; the next one goes on."""
 
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,128}\Z")
 
@@ -207,8 +210,8 @@ def decide_receive(
     """Choose up to `max_count` messages, lowest offsets first, to hide for `hide_ms`.
 
     A retry of a (session, request id) whose lease is current gets that lease and the time that is left; session 0 means
-    no retries. Messages below `not_below` have expired and only wait for their FLOOR entry. Those whose last delivery
-    has run out are buried on the way; where nothing else is found, that is left to `decide_expire`.
+    no retries. Messages below `not_below` have expired and only wait for the entry that says so. Those whose last
+    delivery has run out are buried on the way; where nothing else is found, that is left to `decide_expire`.
     """
     state = machine.group(group)
     check_range("max_count", max_count, least=1, most=limits.max_receive_count)
@@ -456,6 +459,28 @@ def decide_expire(
     return tuple(changes)
 
 
+def decide_bury_old(
+    machine: PartitionMachine, *, below: Offset, max_runs: int = MAX_RUNS_PER_BURIAL
+) -> tuple[Change, ...]:
+    """Bury what is unsettled below an offset and not leased, at most `max_runs` runs, no group starving another.
+
+    What is left over is found by the next call once these changes are applied to the same state.
+    """
+    changes: list[Change] = []
+    for done, name in enumerate(machine.groups):
+        share = max(1, max_runs // (len(machine.groups) - done))
+        idle = list(islice(machine.group(name).table.idle(below), share + 1))
+        if idle:
+            changes.append(BuryOld(name, below if len(idle) <= share else idle[share].start))
+            max_runs -= min(len(idle), share)
+    return tuple(changes)
+
+
+def has_idle(machine: PartitionMachine, *, below: Offset) -> bool:
+    """Whether a group has something below an offset that is available or delayed."""
+    return any(next(machine.group(name).table.idle(below), None) is not None for name in machine.groups)
+
+
 def next_visible_ms(machine: PartitionMachine, group: GroupName) -> int | None:
     """Return the log time at which a leased or delayed message will be visible, up to 100 ms late, or None."""
     table = machine.group(group).table
@@ -525,7 +550,7 @@ def _choose(
     """Choose ranges to lease; what must be expired for it, and what is buried on the way, is added to `ended`."""
     chosen: list[Range] = []
     left = max_count
-    for run in state.table.eligible(now_ms, end):
+    for run in state.table.eligible(now_ms, end, not_below=not_below):
         start = max(run.start, not_below)
         if start >= run.end:
             continue

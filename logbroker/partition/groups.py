@@ -265,6 +265,19 @@ class ConsumerGroup:
             count += self._revoke(pieces)
         return Buried(self.name, count)
 
+    def bury_old(self, end: int, *, burial: LeaseId, append_ms: int, next_offset: int) -> Buried | Nothing:
+        """Give up all below `end` that nobody holds and nobody has settled."""
+        if end > next_offset:
+            return Nothing(Misfit.BEYOND_LOG_END, f"what is old would end at {end}, beyond {next_offset}")
+        old: list[list[Run]] = []
+        for run in self.table.idle(end):
+            _add_piece(old, run)
+        if not old:
+            return Nothing(Misfit.NOT_AVAILABLE, f"nothing below {end} is available or delayed")
+        for pieces in old:
+            self.table.put([_buried(run, burial, append_ms) for run in pieces])
+        return Buried(self.name, sum(pieces[-1].end - pieces[0].start for pieces in old), is_old=True)
+
     def revive(self, ranges: Ranges) -> Revived:
         """Make what is dead of the ranges available with a delivery count of 0."""
         dead = [run for start, end in ranges for run in self.table.dead(start, end)]

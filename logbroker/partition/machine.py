@@ -17,6 +17,7 @@ from logbroker.partition.commands import (
     Ack,
     Bury,
     BuryExpired,
+    BuryOld,
     CreateGroup,
     DeleteGroup,
     Expire,
@@ -301,6 +302,8 @@ class PartitionMachine:
                 return group.bury(change, burial=name, append_ms=append_ms, log_start=self.log_start_offset)
             case BuryExpired():
                 return group.bury_expired(change.ranges, burial=name, append_ms=append_ms)
+            case BuryOld():
+                return group.bury_old(change.end_offset, burial=name, append_ms=append_ms, next_offset=self.next_offset)
             case Revive():
                 return group.revive(change.ranges)
             case Rewind():

@@ -133,10 +133,11 @@ class Expired:
 @final
 @dataclass(frozen=True, slots=True)
 class Buried:
-    """So many messages whose leases had run out are dead."""
+    """So many messages are dead: their leases had run out for the last time, or, `is_old`, their time to live."""
 
     group: GroupName
     count: int
+    is_old: bool = False
 
 
 @final

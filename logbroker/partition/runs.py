@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from enum import IntEnum
 from heapq import merge
-from typing import TYPE_CHECKING, final
+from typing import TYPE_CHECKING, TypeVar, final
 
 import msgspec
 
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
 NO_LEASE = 0
+
+_Value = TypeVar("_Value")
 
 
 @final
@@ -48,7 +50,7 @@ class Run(msgspec.Struct, frozen=True, array_like=True, gc=False, forbid_unknown
     `visible_at_ms` is 0 unless leased or delayed; `lease` and `first_leased_ms` (when the present lease began, which
     bounds its extensions) are 0 unless leased or dead. In a dead run they name the change that buried it, as it would
     name a lease, and the log time of that: who held it and why it died stand in that entry, which the log keeps as long
-    as the message. Acked runs keep no count, so that they merge.
+    as the message. Acked runs keep no count, so that they merge. A dead run with deliveries 0 was never leased.
     """
 
     start: Number
@@ -118,7 +120,7 @@ class RunTable:
     Reading methods take `end`, the partition's next_offset, where they look beyond the frontier.
     """
 
-    __slots__ = ("_counts", "_runs", "_visible", "delayed", "floor", "frontier", "leased")
+    __slots__ = ("_counts", "_runs", "_visible", "_waiting", "delayed", "floor", "frontier", "leased")
 
     def __init__(self, floor: int) -> None:
         # All offsets below are acked. Moves up over acked runs by itself, and down only by `reopen`.
@@ -128,6 +130,8 @@ class RunTable:
         self._runs: BlockedMap[int, Run] = BlockedMap()
         # The available runs below the frontier, by start: what a receive takes before the fresh rest.
         self._visible: BlockedMap[int, Run] = BlockedMap()
+        # The delayed ones, by start.
+        self._waiting: BlockedMap[int, Run] = BlockedMap()
         self.leased = Deadlines()
         self.delayed = Deadlines()
         # Messages below the frontier by state.
@@ -162,6 +166,7 @@ class RunTable:
         other.frontier = self.frontier
         other._runs = self._runs.clone()
         other._visible = self._visible.clone()
+        other._waiting = self._waiting.clone()
         other.leased = self.leased.clone()
         other.delayed = self.delayed.clone()
         other._counts = self._counts.copy()
@@ -211,20 +216,23 @@ class RunTable:
             pieces.append(fresh(start, end))
         return pieces
 
-    def eligible(self, now_ms: int, end: int) -> Iterator[Run]:
+    def eligible(self, now_ms: int, end: int, *, not_below: int = 0) -> Iterator[Run]:
         """Yield in offset order the whole runs that may be leased at `now_ms`; the fresh rest comes last.
 
-        Leased runs among them are past their deadline and must be expired first, in the same entry.
+        Leased runs among them are past their deadline and must be expired first, in the same entry. Runs that end at
+        or before `not_below` may be left out.
         """
         self.leased.advance(now_ms)
         self.delayed.advance(now_ms)
+        first = self.at(not_below).start if not_below > self.floor else 0
+        visible = _values_from(self._visible, first)
         if len(self.leased.due) or len(self.delayed.due):
-            leased, delayed = (map(self._run_at, part.due.values()) for part in (self.leased, self.delayed))
-            for run in merge(self._visible.values(), leased, delayed, key=_start_of):
+            leased, delayed = (map(self._run_at, _values_from(part.due, first)) for part in (self.leased, self.delayed))
+            for run in merge(visible, leased, delayed, key=_start_of):
                 if run.visible_at_ms <= now_ms:
                     yield run
         else:
-            yield from self._visible.values()
+            yield from visible
         if self.frontier < end:
             yield fresh(self.frontier, end)
 
@@ -234,6 +242,15 @@ class RunTable:
         for run in map(self._run_at, self.leased.due.values()):
             if run.visible_at_ms <= now_ms:
                 yield run
+
+    def idle(self, end: int) -> Iterator[Run]:
+        """Yield in offset order what below `end` is available or delayed, cut to it; the fresh rest comes last."""
+        for run in merge(self._visible.values(), self._waiting.values(), key=_start_of):
+            if run.start >= end:
+                return
+            yield run if run.end <= end else cut(run, run.start, end)
+        if self.frontier < end:
+            yield fresh(self.frontier, end)
 
     def dead(self, start: int, end: int) -> Iterator[Run]:
         """Yield in offset order what of [start, end) is dead, cut to it; stops where no more can come."""
@@ -365,6 +382,7 @@ class RunTable:
             self._visible.set(run.start, run)
         elif state is _DELAYED:
             self.delayed.add(run)
+            self._waiting.set(run.start, run)
 
     def _forget(self, run: Run) -> None:
         state = run.state
@@ -375,6 +393,11 @@ class RunTable:
             self._visible.delete(run.start)
         elif state is _DELAYED:
             self.delayed.remove(run)
+            self._waiting.delete(run.start)
+
+
+def _values_from(part: BlockedMap[int, _Value], first: int) -> Iterator[_Value]:
+    return part.values_from(first) if first else part.values()
 
 
 def _start_of(run: Run) -> int:
@@ -390,6 +413,6 @@ def _is_well_formed(run: Run) -> bool:
         (run.visible_at_ms > 0) == timed
         and (run.lease > NO_LEASE) == named
         and (run.first_leased_ms == 0 or named)
-        and run.deliveries >= (1 if named else 0)
+        and run.deliveries >= (1 if leased else 0)
         and (run.deliveries == 0 or run.state is not _ACKED)
     )

@@ -249,10 +249,31 @@ def _queues(snapshot: Snapshot) -> Iterator[Metric]:
             traffic = snapshot.measures.queues.get(queue)
             family.add_metric([queue], 0 if traffic is None else getattr(traffic, field))
         yield family
+    yield from _losses(snapshot)
     retention = GaugeMetricFamily("logbroker_queue_retention_seconds", "How long messages are kept.", labels=["queue"])
     for queue, retention_ms in snapshot.queues.items():
         retention.add_metric([queue], retention_ms / 1000)
     yield retention
+
+
+_LOSSES = (
+    ("expired", "messages_expired", "Messages that left the log unsettled, once a consumer group; led here."),
+    ("too_old", "messages_too_old", "Messages that died of their age, once a consumer group; led here."),
+)
+
+
+def _losses(snapshot: Snapshot) -> Iterator[Metric]:
+    by_group = {} if snapshot.statistics is None else snapshot.statistics.losses
+    for field, name, text in _LOSSES:
+        counts = dict.fromkeys(snapshot.queues, 0)
+        for group, losses in by_group.items():
+            queue, _ = snapshot.places.get(group, ("", 0))
+            if queue in counts:
+                counts[queue] += getattr(losses, field)
+        family = CounterMetricFamily(f"logbroker_queue_{name}", text, labels=["queue"])
+        for queue, count in counts.items():
+            family.add_metric([queue], count)
+        yield family
 
 
 def _node(found: NodeStatistics) -> Iterator[Metric]:

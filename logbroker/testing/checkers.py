@@ -77,9 +77,9 @@ class Seen:
 class GroupHistory:
     """The one history of a group: its committed entries, and every entry that ever was in a log."""
 
-    def __init__(self, group: GroupId, *, max_deliveries: int = 0) -> None:
+    def __init__(self, group: GroupId, *, max_deliveries: int = 0, max_age_ms: int = 0) -> None:
         self.group = group
-        self.model = PartitionModel(max_deliveries=max_deliveries)
+        self.model = PartitionModel(max_deliveries=max_deliveries, max_age_ms=max_age_ms)
         self.committed_us: list[int] = []
         """When each entry was first seen committed, from index 1."""
         self.answers = AnswerChecker(self.model, self.committed_us)
@@ -162,8 +162,10 @@ class ClusterChecker:
     def history(self, group: GroupId) -> GroupHistory:
         history = self._groups.get(group)
         if history is None:
-            most = self._cluster.options.node.failures.max_deliveries
-            history = self._groups[group] = GroupHistory(group, max_deliveries=most)
+            options = self._cluster.options.node
+            history = self._groups[group] = GroupHistory(
+                group, max_deliveries=options.failures.max_deliveries, max_age_ms=options.max_age_ms
+            )
         history.now_us = self._scheduler.now_us
         return history
 
@@ -351,12 +353,19 @@ class ClusterChecker:
         for entry in _readable(core, start, core.commit):
             log_start = history.model.log_start_offset
             history.note_committed(entry, place)
+            self._check_leases(history.model)
             if history.model.log_start_offset > log_start:
                 self._check_age(history)
                 self._cluster.situations.on_floor(replica.group)
         if core.is_leader and len(history.committed) > known:
             self._check_majority(replica, (core.conf, seen.conf or core.conf), Index(len(history.committed)))
         seen.conf = core.conf
+
+    def _check_leases(self, model: PartitionModel) -> None:
+        """Nothing is leased past its time to live, but by a leader that mistrusts its clock."""
+        if model.old_leases and not self._cluster.progress.has_stray_clock:
+            broken("nothing is leased past its time to live", model.old_leases[0])
+        model.old_leases.clear()
 
     def _check_age(self, history: GroupHistory) -> None:
         """Retention took no message before its time, as long as most of the clocks went right."""

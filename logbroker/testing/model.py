@@ -19,6 +19,7 @@ from logbroker.partition.commands import (
     Ack,
     Bury,
     BuryExpired,
+    BuryOld,
     Cause,
     CreateGroup,
     DeleteGroup,
@@ -221,9 +222,12 @@ class ModelGroup:
 class PartitionModel:
     """The reference: what the committed entries of one partition mean."""
 
-    def __init__(self, *, max_deliveries: int = 0) -> None:
-        """`max_deliveries` is what every leader goes by, 0 where messages are tried for ever."""
+    def __init__(self, *, max_deliveries: int = 0, max_age_ms: int = 0) -> None:
+        """`max_deliveries` and `max_age_ms` are what every leader goes by, 0 where messages are tried for ever."""
         self.max_deliveries = max_deliveries
+        self.max_age_ms = max_age_ms
+        self.old_leases: list[str] = []
+        """Messages that were leased past their time to live: right only where the leader mistrusts its clock."""
         self.last_index = Index(0)
         self.last_term = 0
         self.append_ms = 0
@@ -423,6 +427,8 @@ class PartitionModel:
                     rejected = change.cause is Cause.REJECTED
                     how = "buried: rejected" if rejected else "buried: nacked for the last time"
                     self._bury(group, entry, offset, change.cause, change.reason, consumer, how)
+            case BuryOld():
+                self._bury_old(group, entry, change)
             case Revive():
                 dead = [o for o in self._offsets(change.ranges) if group.message(o).state is MessageState.DEAD]
                 for offset in dead:
@@ -494,6 +500,11 @@ class PartitionModel:
                 f"entry {entry.index} (log time {entry.append_ms}) leases offset {offset} of {group.name}, "
                 f"which is delayed until {message.visible_at_ms}",
             )
+        if self._is_old(entry, offset):
+            self.old_leases.append(
+                f"entry {entry.index} (log time {entry.append_ms}) leases offset {offset} of {group.name}, appended at "
+                f"{self.entry_at(offset)[1]}, to live for {self.max_age_ms} ms"
+            )
         group.become(offset, entry.index, MessageState.LEASED, lease)
         message.deliveries += 1
         message.visible_at_ms = visible_at_ms
@@ -521,6 +532,26 @@ class PartitionModel:
         group.burials.setdefault(offset, []).append(burial)
         self.failure_counts[how] = self.failure_counts.get(how, 0) + 1
         group.become(offset, entry.index, MessageState.DEAD)
+
+    def _bury_old(self, group: ModelGroup, entry: Entry, change: BuryOld) -> None:
+        for offset in range(self.log_start_offset, min(change.end_offset, self.next_offset)):
+            message = group.message(offset)
+            if message.state not in (MessageState.AVAILABLE, MessageState.DELAYED):
+                continue
+            if not self._is_old(entry, offset):
+                broken(
+                    "nothing dies before its time to live is over",
+                    f"entry {entry.index} (log time {entry.append_ms}) buries offset {offset} of {group.name}, "
+                    f"appended at {self.entry_at(offset)[1]}, to live for {self.max_age_ms} ms",
+                )
+            state = "as delayed" if message.state is MessageState.DELAYED else "as fresh"
+            if message.state is MessageState.AVAILABLE and message.deliveries:
+                state = "as given back"
+            self._bury(group, entry, offset, Cause.TTL, "", "", f"buried: too old, {state}")
+
+    def _is_old(self, entry: Entry, offset: int) -> bool:
+        """Whether a message has outlived its time to live at the log time of an entry."""
+        return 0 < self.max_age_ms <= entry.append_ms - self.entry_at(offset)[1]
 
     def _check_not_spent(self, group: ModelGroup, entry: Entry, offset: int) -> None:
         message = group.message(offset)

@@ -118,6 +118,7 @@ class NodeOptions:
     engine: EngineOptions = field(default_factory=quick_engine)
     retention_s: int = 60
     failures: FailurePolicy = NO_POLICY
+    max_age_ms: int = 0
     commit_us: int = 300
     """Usual time of a group commit."""
 
@@ -272,7 +273,10 @@ class SimulatedNode:
         self._touch()
 
     def _make_service(self, replica: Replica, engine: Engine) -> PartitionService:
-        settings = PartitionSettings(retention_s=self._options.retention_s, failures=self._options.failures)
+        options = self._options
+        settings = PartitionSettings(
+            retention_s=options.retention_s, failures=options.failures, max_age_ms=options.max_age_ms
+        )
         return PartitionService(replica, engine, settings, DEFAULT_LIMITS)
 
     def kill(self) -> None:

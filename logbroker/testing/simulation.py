@@ -34,6 +34,7 @@ _LOOK_US = 200 * US_PER_MS
 LINKS, CLOCKS, BURSTS = "bad links", "clock errors", "bursts"
 OPERATOR, GROUPS, PRODUCERS, CONSUMERS = "operator", "extra groups", "more producers", "more consumers"
 MISBEHAVIOUR, LARGE_VALUES, VANDAL, WATCHER = "misbehaviour", "large values", "vandal", "watcher"
+AGES = "time to live"
 PARTS = (
     LINKS,
     CLOCKS,
@@ -46,6 +47,7 @@ PARTS = (
     LARGE_VALUES,
     VANDAL,
     WATCHER,
+    AGES,
 )
 """What can be left out of a run, beside the kinds of faults."""
 
@@ -95,13 +97,18 @@ class Simulation:
         plan = options.plan or draw_plan(self.scheduler.random("plan"), without=kinds)
         self.plan = _simpler_plan(plan, options.without)
         profile = _simpler_profile(options.profile or draw_profile(random), options.without)
+        max_age_ms = 0 if AGES in options.without else draw_max_age_ms(self.scheduler.random("max age"))
         group_count = options.group_count or random.choice((1, 1, 2))
         self.cluster = SimulatedCluster(
             self.scheduler,
             ClusterOptions(
                 node_count=options.node_count,
                 group_count=group_count,
-                node=replace(draw_node(random), failures=draw_failures(self.scheduler.random("failures"))),
+                node=replace(
+                    draw_node(random),
+                    failures=draw_failures(self.scheduler.random("failures")),
+                    max_age_ms=max_age_ms,
+                ),
                 clock_offset_ms=self.plan.clock_offset_ms,
                 drift_ppm=self.plan.drift_ppm,
                 clock_speed=options.clock_speed or random.choice((1, 4, 10)),
@@ -295,6 +302,11 @@ def draw_failures(random: Random) -> FailurePolicy:
         if random.random() < 0.75
         else NO_POLICY
     )
+
+
+def draw_max_age_ms(random: Random) -> int:
+    """How long messages may stay unsettled; for ever in most runs."""
+    return random.choice((1_000, 2_000, 5_000, 15_000)) if random.random() < 0.3 else 0
 
 
 def draw_profile(random: Random) -> WorkloadProfile:

@@ -83,6 +83,8 @@ class QueueSettings(Struct, frozen=True, array_like=True, gc=False, kw_only=True
     """By how much each further failure lengthens it."""
     jitter_percent: Number = 20
     """The share of each wait that is left to chance."""
+    max_age_ms: Number = 0
+    """What is unsettled so long after it was appended is dead; 0: never."""
 
 
 @final
@@ -98,6 +100,7 @@ class QueueChanges(Struct, frozen=True, array_like=True, gc=False, kw_only=True)
     max_backoff_ms: Number | None = None
     backoff_factor: Number | None = None
     jitter_percent: Number | None = None
+    max_age_ms: Number | None = None
 
 
 @final
@@ -235,7 +238,7 @@ class DeadRow(Struct, frozen=True, array_like=True, gc=False, kw_only=True):
     deliveries: Number
     buried_at_ms: Number
     cause: Name = ""
-    """`rejected` or `max_deliveries`; empty where the entry that says so cannot be read just now."""
+    """`rejected`, `max_deliveries` or `ttl`; empty where the entry that says so cannot be read just now."""
     reason: Name = ""
     """The consumer's words."""
     consumer: Name = ""

@@ -299,6 +299,22 @@ def test_a_nack_without_a_delay_waits_as_the_queue_says(face: Face, node: str, q
 
 
 @everywhere
+def test_a_time_to_live_is_told_in_seconds_and_has_its_bounds(face: Face, node: str, queue: str) -> None:
+    async def scenario() -> None:
+        async with face.connect(node) as client:
+            await client.create_queue(queue, max_age=60.0)
+            assert (await client.describe_queue(queue)).info.settings.max_age_ms == 60_000
+            await client.alter_queue(queue, max_age=0.0)
+            assert (await client.describe_queue(queue)).info.settings.max_age_ms == 0
+            with pytest.raises(
+                InvalidArgumentError, match="max_age_ms 999 is not between 1,000 and 1,296,000,000, nor 0"
+            ):
+                await client.alter_queue(queue, max_age=0.999)
+
+    face.run(scenario)
+
+
+@everywhere
 def test_a_block_that_ends_too_late_says_so(face: Face, node: str, queue: str) -> None:
     async def scenario() -> None:
         async with face.connect(node) as client:

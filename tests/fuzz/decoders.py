@@ -84,6 +84,7 @@ from logbroker.partition.commands import (
     Ack,
     Bury,
     BuryExpired,
+    BuryOld,
     Cause,
     Change,
     CreateGroup,
@@ -530,10 +531,11 @@ def _of_logs() -> dict[str, Decoder]:
         Bury(DEFAULT_GROUP, 7, ((3, 4),), Cause.REJECTED, "no account"),
         BuryExpired(DEFAULT_GROUP, ((4, 6),), "c"),
         Revive(DEFAULT_GROUP, ((3, 4),)),
+        BuryOld(DEFAULT_GROUP, 5),
     ]
     catalogue = catalogue_kit.cluster(1, 2, 3)
     catalogue_kit.create(catalogue, "orders", partitions=2)
-    optional = CreateQueueWith(CreateQueue(QueueName("slow"), QueueSettings()), ((1, 5_000), (3, 4)))
+    optional = CreateQueueWith(CreateQueue(QueueName("slow"), QueueSettings()), ((1, 5_000), (3, 4), (5, 60_000)))
     catalogue_kit.run(catalogue, optional)
     meta = CheckpointMeta(REPLICA, b"conf")
     proposal = ConfigProposal((ConfigChange(ChangeKind.ADD_VOTER, REPLICA),))

@@ -12,6 +12,7 @@ from logbroker.partition.commands import (
     Ack,
     Bury,
     BuryExpired,
+    BuryOld,
     Change,
     CreateGroup,
     DeleteGroup,
@@ -178,6 +179,8 @@ class Model:
                 )
             case BuryExpired():
                 return self._expire(group, change, lambda message: self._buried(message, burial=lease))
+            case BuryOld():
+                return self._bury_old(group, change, lease)
             case Revive():
                 dead = [o for o in offsets(change.ranges) if o in group.messages and group.messages[o].state == "dead"]
                 group.messages |= dict.fromkeys(dead, FRESH)
@@ -260,6 +263,21 @@ class Model:
         for offset in wanted:
             group.messages[offset] = become(group.messages[offset])
         return ("expired" if isinstance(change, Expire) else "buried", len(wanted))
+
+    def idle(self, group: Group, end: int) -> list[int]:
+        """Offsets below `end` that are available or delayed."""
+        states = ("available", "delayed")
+        return [
+            offset for offset, message in sorted(group.messages.items()) if offset < end and message.state in states
+        ]
+
+    def _bury_old(self, group: Group, change: BuryOld, burial: int) -> tuple[object, ...]:
+        old = self.idle(group, change.end_offset)
+        if change.end_offset > self.next_offset or not old:
+            return ("nothing",)
+        for offset in old:
+            group.messages[offset] = self._buried(group.messages[offset], burial=burial)
+        return ("buried", len(old))
 
     def _move(self, group: Group, change: Rewind | SkipTo) -> tuple[object, ...]:
         kind = type(change).__name__

@@ -18,6 +18,7 @@ from logbroker.partition.commands import (
     Ack,
     Bury,
     BuryExpired,
+    BuryOld,
     Cause,
     Change,
     CreateGroup,
@@ -62,6 +63,7 @@ CHANGES: st.SearchStrategy[Change] = st.one_of(
     st.builds(Bury, NAMES, NUMBERS, RANGES, st.sampled_from(Cause), TEXTS),
     st.builds(BuryExpired, NAMES, RANGES, TEXTS),
     st.builds(Revive, NAMES, RANGES),
+    st.builds(BuryOld, NAMES, NUMBERS),
 )
 JSON_LIKE = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.text(max_size=5) | st.binary(max_size=5),

@@ -22,6 +22,7 @@ from logbroker.partition.commands import (
     Ack,
     Bury,
     BuryExpired,
+    BuryOld,
     Cause,
     Change,
     CreateGroup,
@@ -263,6 +264,23 @@ class PartitionAgainstModel(RuleBasedStateMachine):
         self.requests += 1
         self._receive(group, count, hide, ranges, request_id=self.requests)
 
+    @rule(group=NAMES, count=st.integers(1, 12), not_below=SMALL)
+    def receive_what_is_young(self, group: GroupName, count: int, not_below: int) -> None:
+        self.requests += 1
+        self._receive(group, count, 1000, 50, request_id=self.requests, not_below=not_below)
+
+    @rule(below=SMALL, runs=st.integers(1, 4))
+    def bury_old(self, below: int, runs: int) -> None:
+        below = min(below, self.model.next_offset)
+        old = {(name, offset) for name, group in self.model.groups.items() for offset in self.model.idle(group, below)}
+        assert decide.has_idle(self.machine, below=Offset(below)) is bool(old)
+        changes = decide.decide_bury_old(self.machine, below=Offset(below), max_runs=runs)
+        assert bool(changes) is bool(old)
+        if changes:
+            outcomes = self.change(*changes)
+            count = sum(outcome.count for outcome in outcomes if isinstance(outcome, Buried))
+            assert min(runs, len(self.model.groups)) <= count or count == len(old)
+
     @rule(group=NAMES, back=st.integers(0, 3), count=st.integers(1, 5))
     def receive_again(self, group: GroupName, back: int, count: int) -> None:
         if group not in self.model.groups or back >= self.requests:
@@ -284,7 +302,9 @@ class PartitionAgainstModel(RuleBasedStateMachine):
         assert answer.visible_at_ms == min(model.messages[offset].visible_at_ms for offset in left)
         assert self.machine.holdings(group, answer.lease)[0].start <= left[0]
 
-    def _decide_receive(self, group: GroupName, count: int, hide: int, ranges: int, *, request_id: int) -> Decision:
+    def _decide_receive(
+        self, group: GroupName, count: int, hide: int, ranges: int, *, request_id: int, not_below: int = 0
+    ) -> Decision:
         return decide.decide_receive(
             self.machine,
             group,
@@ -294,18 +314,21 @@ class PartitionAgainstModel(RuleBasedStateMachine):
             consumer="c",
             session=1,
             request_id=request_id,
+            not_below=not_below,
             policy=self.policy,
             limits=decide.DecisionLimits(max_ranges_per_change=ranges),
         )
 
-    def _receive(self, group: GroupName, count: int, hide: int, ranges: int, *, request_id: int) -> None:
-        decision = self._decide_receive(group, count, hide, ranges, request_id=request_id)
+    def _receive(
+        self, group: GroupName, count: int, hide: int, ranges: int, *, request_id: int, not_below: int = 0
+    ) -> None:
+        decision = self._decide_receive(group, count, hide, ranges, request_id=request_id, not_below=not_below)
         if group not in self.model.groups:
             assert isinstance(decision, Refused)
             return
         expected: list[int] = []
         messages = self.model.groups[group].messages
-        eligible = self.model.eligible(group, self.model.now_ms)
+        eligible = [offset for offset in self.model.eligible(group, self.model.now_ms) if offset >= not_below]
         spent = {o for o in eligible if messages[o].state == "leased" and self.policy.is_spent(messages[o].deliveries)}
         for offset in [offset for offset in eligible if offset not in spent][:count]:
             ranges -= not expected or expected[-1] + 1 != offset
@@ -317,7 +340,8 @@ class PartitionAgainstModel(RuleBasedStateMachine):
             assert expected == []
             times = [m.visible_at_ms for m in self.model.groups[group].messages.values() if m.visible_at_ms]
             following = decision.next_visible_ms
-            assert following == (-(-min(times) // 100) * 100 if times else None)
+            # What is too old may be due all the while.
+            assert not_below or following == (-(-min(times) // 100) * 100 if times else None)
             return
         assert isinstance(decision, Propose)
         outcome = self.change(*decision.changes)[-1]
@@ -515,7 +539,9 @@ class PartitionAgainstModel(RuleBasedStateMachine):
         group=NAMES,
         ranges=RANGES,
         at=st.integers(-2000, 5000),
-        kind=st.sampled_from([Lease, Ack, Nack, Extend, Expire, Release, Rewind, SkipTo, Bury, BuryExpired, Revive]),
+        kind=st.sampled_from(
+            [Lease, Ack, Nack, Extend, Expire, Release, Rewind, SkipTo, Bury, BuryExpired, BuryOld, Revive]
+        ),
         move=MOVES,
         data=st.data(),
     )
@@ -548,6 +574,8 @@ class PartitionAgainstModel(RuleBasedStateMachine):
                 made = Bury(group, lease, ranges, Cause.REJECTED, "r")
             case "BuryExpired":
                 made = BuryExpired(group, ranges, "c")
+            case "BuryOld":
+                made = BuryOld(group, ranges[-1][1])
             case "Revive":
                 made = Revive(group, ranges)
             case "Rewind":

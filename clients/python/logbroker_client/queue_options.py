@@ -27,6 +27,9 @@ class QueueOptions(TypedDict, total=False):
     """By how much each further failure lengthens the wait, 1 to 10; 2 by default."""
     jitter: float
     """The share of each wait that is left to chance, 0 to 1; 0.2 by default."""
+    max_age: float
+    """A message that is not settled so long after it was produced is dead (`Client.dead` tells "ttl"), once for each
+    consumer group; whoever holds it then may still settle it. 1 to 1296000; the default, 0, is never."""
 
 
 def queue_settings(
@@ -81,4 +84,5 @@ _FIELDS = {
     "max_backoff": ("max_backoff_ms", 1000),
     "backoff_factor": ("backoff_factor", 1),
     "jitter": ("jitter_percent", 100),
+    "max_age": ("max_age_ms", 1000),
 }

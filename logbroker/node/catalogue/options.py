@@ -13,6 +13,7 @@ import msgspec
 from logbroker.errors import CorruptBatchError
 from logbroker.node.catalogue.rows import Number
 from logbroker.partition.failures import DEFAULT_MAX_BACKOFF_MS
+from logbroker.partition.retention import MAX_AGE_MS, MIN_AGE_MS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -35,12 +36,16 @@ class QueueOptions(msgspec.Struct, frozen=True, kw_only=True):
     """By how much each further failure lengthens the wait."""
     jitter_percent: int = 20
     """The share of each wait that is left to chance."""
+    max_age_ms: int = 0
+    """What is unsettled so long after it was appended is dead; 0: never."""
 
 
 class _Option(NamedTuple):
     number: int
     least: int
     most: int
+    has_none: bool = False
+    """0 stands for none, below the least of what there may be."""
 
 
 _OPTIONS = {
@@ -48,6 +53,7 @@ _OPTIONS = {
     "max_backoff_ms": _Option(2, 0, MAX_BACKOFF_MS),
     "backoff_factor": _Option(3, 1, MAX_BACKOFF_FACTOR),
     "jitter_percent": _Option(4, 0, 100),
+    "max_age_ms": _Option(5, MIN_AGE_MS, MAX_AGE_MS, has_none=True),
 }
 OPTION_NAMES = tuple(_OPTIONS)
 _NAMES = {option.number: name for name, option in _OPTIONS.items()}
@@ -98,6 +104,7 @@ def options_fault(options: QueueOptions) -> str | None:
     """Say which option lies outside its bounds, or None."""
     for name, option in _OPTIONS.items():
         value = getattr(options, name)
-        if not option.least <= value <= option.most:
-            return f"{name} {value:,} is not between {option.least:,} and {option.most:,}"
+        if not option.least <= value <= option.most and not (option.has_none and value == 0):
+            none = ", nor 0, which is none" if option.has_none else ""
+            return f"{name} {value:,} is not between {option.least:,} and {option.most:,}{none}"
     return None

@@ -12,7 +12,7 @@ from logbroker.entry import Entry, EntryKind
 from logbroker.ids import DEFAULT_GROUP, GroupId, Index, LeaseId, Offset, ReplicaId, Term
 from logbroker.partition import decide
 from logbroker.partition.checkpoint import CheckpointMeta, decode, encode_slices
-from logbroker.partition.commands import Bury, BuryExpired, encode_changes
+from logbroker.partition.commands import Bury, BuryExpired, BuryOld, encode_changes
 from logbroker.partition.failures import NO_POLICY, FailurePolicy
 from logbroker.partition.machine import PartitionMachine
 from logbroker.partition.outcomes import Leased
@@ -55,6 +55,9 @@ class Script:
                 self.decided(decide.decide_release(self.machine, D, lease=self.lease_of(words[0])))
             case "expire":
                 self.changed(decide.decide_expire(self.machine, now_ms=self.now_ms, policy=self.policy))
+            case "old":
+                # All below the offset has outlived its time to live.
+                self.changed(decide.decide_bury_old(self.machine, below=Offset(int(words[0]))))
             case "revive":
                 self.decided(decide.decide_revive(self.machine, D, ranges=ranges_of(words[0])))
             case "rewind":
@@ -73,7 +76,7 @@ class Script:
         given = {name: int(value) for name, _, value in (word.partition("=") for word in words)}
         self.policy = FailurePolicy(**given, jitter=0.0)
 
-    def receive(self, count: str, hide_ms: str = "30000") -> None:
+    def receive(self, count: str, hide_ms: str = "30000", not_below: str = "0") -> None:
         decision = decide.decide_receive(
             self.machine,
             D,
@@ -81,6 +84,7 @@ class Script:
             hide_ms=int(hide_ms),
             now_ms=self.now_ms,
             consumer="till",
+            not_below=int(not_below),
             policy=self.policy,
         )
         self.decided(decision)
@@ -146,6 +150,8 @@ class Script:
                 self.notes.append(f"buried: {change.cause.name.lower()}")
             elif isinstance(change, BuryExpired):
                 self.notes.append(f"buried: max_deliveries, held by {change.consumer}")
+            elif isinstance(change, BuryOld):
+                self.notes.append(f"buried: ttl, {getattr(outcome, 'count', 0)} of them")
 
 
 def ranges_of(text: str) -> Ranges:

@@ -59,6 +59,8 @@ def test_options_of_a_queue_are_told_in_the_units_of_the_client(cluster: FakeClu
         "backoff_factor": 3,
     }
     assert run("queue", "create", "orders", "--backoff-factor", "11").code == 2
+    assert run("queue", "alter", "orders", "--max-age", "90s").code == 0
+    assert cluster.asked[-1][2]["max_age"] == 90.0
 
 
 def test_a_queue_that_exists_is_a_conflict_unless_that_is_fine(cluster: FakeCluster) -> None:

@@ -117,6 +117,20 @@ async def test_retention_takes_what_is_old() -> None:
         assert broker.counts("orders").available == 1
 
 
+async def test_a_time_to_live_ends_between_other_deadlines() -> None:
+    broker = MemoryBroker()
+    broker.create_queue("orders", max_age=60.0)
+    async with broker.connect() as client:
+        begin_ms = broker.now.timestamp() * 1000
+        await send(client, b"a")
+        broker.advance(59.9)
+        assert await client.dead("orders") == []
+        broker.advance(3600)
+        (row,) = await client.dead("orders")
+        assert (row.start, row.end, row.deliveries, row.cause, row.consumer) == (0, 1, 0, "ttl", "")
+        assert 60_000 <= row.buried_at_ms - begin_ms <= 61_000
+
+
 async def test_groups_queues_and_tokens_are_those_of_a_node() -> None:
     broker = broker_with()
     async with broker.connect() as client:

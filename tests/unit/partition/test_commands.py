@@ -9,6 +9,7 @@ from logbroker.partition.commands import (
     Ack,
     Bury,
     BuryExpired,
+    BuryOld,
     Cause,
     Change,
     CreateGroup,
@@ -45,6 +46,7 @@ GOLDEN: list[tuple[Change, str]] = [
     (Bury(G, 7, ((0, 1),), Cause.REJECTED, "bad"), "960ba1670791920001" + "01a3626164"),
     (BuryExpired(G, ((2, 4),), "c"), "940ca16791920204a163"),
     (Revive(G, ((2, 4),)), "930da16791920204"),
+    (BuryOld(G, 300), "9314a167cd012c"),
 ]
 
 

@@ -96,6 +96,13 @@ def test_a_value_beyond_its_bounds_is_refused_with_them(name: str) -> None:
     assert catalogue.options(expect(QueueStands, run(catalogue, PLAIN)).queue) == before
 
 
+def test_none_is_no_value_below_the_least() -> None:
+    assert options_fault(QueueOptions(max_age_ms=0)) is options_fault(QueueOptions(max_age_ms=1_000)) is None
+    assert options_fault(QueueOptions(max_age_ms=999)) == (
+        "max_age_ms 999 is not between 1,000 and 1,296,000,000, nor 0, which is none"
+    )
+
+
 @pytest.mark.parametrize("name", OPTION_NAMES)
 def test_every_option_comes_back_from_its_pairs(name: str) -> None:
     options = msgspec.structs.replace(QueueOptions(), **{name: getattr(QueueOptions(), name) + 1})
