@@ -16,6 +16,7 @@
     │   ├── NotLeaderError                carries where the leader is thought to be
     │   ├── OverloadedError
     │   ├── NoRoomError                   the disk is at its watermark
+    │   ├── QueueFullError                the queue holds as much as it may
     │   ├── UnknownOutcomeError           it may or may not have happened
     │   └── ShuttingDownError
     ├── StorageError
@@ -116,6 +117,12 @@ class OverloadedError(UnavailableError):
 
 class NoRoomError(UnavailableError):
     code = "no_room"
+
+
+class QueueFullError(UnavailableError):
+    """The queue holds as many messages, or bytes, as it may; nothing was appended."""
+
+    code = "queue_full"
 
 
 class UnknownOutcomeError(UnavailableError):

@@ -19,11 +19,18 @@ _F = TypeVar("_F", bound="Callable[..., Any]")
 
 _DURATIONS = ("backoff", "max_backoff", "max_age")
 
+FULL = ("reject", "drop_oldest")
+
 _OPTIONS = (
     click.option("--backoff", type=DURATION, help="Wait after a first failed delivery, unless the nack says. [0s]"),
     click.option("--max-backoff", type=DURATION, help="The longest such wait. [1h]"),
     click.option("--backoff-factor", type=click.IntRange(1, 10), help="Growth with each further failure. [2]"),
     click.option("--jitter", type=click.FloatRange(0, 1), help="The share of a wait that is left to chance. [0.2]"),
+    click.option("--max-messages", type=click.IntRange(0), help="Most messages unsettled, over all partitions. [none]"),
+    click.option("--max-bytes", type=click.IntRange(0), help="Most bytes kept, over all partitions. [none]"),
+    click.option(
+        "--full", type=click.Choice(FULL), help="At such a bound: refuse new ones, or drop the oldest. [reject]"
+    ),
     click.option("--max-age", type=DURATION, help="What is not settled by then is dead; 0: never. [0s]"),
 )
 
@@ -53,4 +60,7 @@ def option_rows(settings: QueueSettings) -> dict[str, object]:
         "backoff_factor": settings.backoff_factor,
         "jitter": settings.jitter_percent / 100,
         "max_age": format_duration(settings.max_age_ms) if settings.max_age_ms else None,
+        "max_messages": settings.max_messages or None,
+        "max_bytes": settings.max_bytes or None,
+        "full": FULL[settings.full] if settings.full < len(FULL) else str(settings.full),
     }

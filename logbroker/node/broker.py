@@ -480,7 +480,7 @@ class Broker:
             self._flusher_thread.statistics(),
             tuple(self._peers.statistics().values()),
             {
-                group: service.losses
+                group: service.figures
                 for group, service in engine.services.items()
                 if isinstance(service, PartitionService)
             },

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
 
     from logbroker.node.engine import EngineStatistics
-    from logbroker.node.partition_service import Losses
+    from logbroker.node.partition_service import PartitionFigures
     from logbroker.node.peers import LinkStatistics
     from logbroker.node.store_threads import ThreadStatistics
     from logbroker.node.turns import LoopStatistics
@@ -76,7 +76,7 @@ class NodeStatistics:
     log_thread: ThreadStatistics
     flusher_thread: ThreadStatistics
     links: tuple[LinkStatistics, ...]
-    losses: Mapping[GroupId, Losses]
+    partitions: Mapping[GroupId, PartitionFigures]
     """Of each partition with a replica here, as far as this node led it."""
 
 

@@ -25,6 +25,7 @@ from logbroker.errors import (
     OutOfOrderSequenceError,
     OverloadedError,
     ProducerFencedError,
+    QueueFullError,
     RequestError,
     StaleLeaseError,
     StorageError,
@@ -70,9 +71,21 @@ from logbroker.node.requests import (
     Target,
     TimeTarget,
 )
+from logbroker.node.retained import MARKS, RetainedBytes
 from logbroker.partition import decide, outcomes
 from logbroker.partition.commands import Change, Floor, Lease, encode_changes, encode_floor
 from logbroker.partition.failures import NO_POLICY, FailurePolicy
+from logbroker.partition.limits import (
+    NO_LIMITS,
+    OVERSHOOT_BYTES,
+    OVERSHOOT_COUNT,
+    SizeLimits,
+    check_room,
+    first_offset_within,
+    is_far_beyond,
+    is_just_beyond,
+    unsettled_count,
+)
 from logbroker.partition.machine import MAX_OFFSET, PartitionMachine
 from logbroker.partition.outcomes import Applied
 from logbroker.partition.retention import first_kept_ms, first_young_ms
@@ -108,17 +121,22 @@ class PartitionSettings:
     """None while it is not known: until then no delivery ends as failed and none begins, lest it be one too many."""
     max_age_ms: int = 0
     """What is unsettled so long after it was appended is dead; 0: never."""
+    limits: SizeLimits = NO_LIMITS
 
 
 @final
 @dataclass(slots=True)
-class Losses:
-    """Messages that came to their end unsettled while this node led, once for each consumer group."""
+class PartitionFigures:
+    """Counted while this node led. Messages that came to their end unsettled count once for each consumer group."""
 
     expired: int = 0
     """Below a new log start."""
     too_old: int = 0
     """Dead, because their time to live was over."""
+    refused: int = 0
+    """Batches that a full queue did not take."""
+    retained_bytes: int = 0
+    """Of all batches, now; known where their number is bounded."""
 
 
 class PartitionHost(Protocol):
@@ -166,7 +184,10 @@ class PartitionService:
     def __init__(self, replica: Replica, host: PartitionHost, settings: PartitionSettings, limits: BatchLimits) -> None:
         self.settings = settings
         self.void_batches = 0
-        self.losses = Losses()
+        self.figures = PartitionFigures()
+        self._retained = RetainedBytes()
+        # Whether all batches are counted; until then no bound of bytes is gone by.
+        self._is_counted = False
         self._replica = replica
         self._host = host
         self._limits = limits
@@ -228,6 +249,7 @@ class PartitionService:
         self._oldest_ms = self._quiet_until_ms = self._next_burial_ms = 0
         self._young_ms = -1
         self._woken.clear()
+        self._retained.forget_proposals()
 
     def on_leadership_lost(self, error: Callable[[], LogBrokerError]) -> None:
         polls, self._polls = self._polls, {}
@@ -250,9 +272,9 @@ class PartitionService:
         for outcome in applied.outcomes:
             match outcome:
                 case outcomes.FloorMoved():
-                    self.losses.expired += sum(count for _, count in outcome.expired)
+                    self.figures.expired += sum(count for _, count in outcome.expired)
                 case outcomes.Buried(is_old=True):
-                    self.losses.too_old += outcome.count
+                    self.figures.too_old += outcome.count
                 case _:
                     pass
 
@@ -269,7 +291,7 @@ class PartitionService:
         now_ms = self._host.monotonic_ms()
         if now_ms < self._quiet_until_ms and not self._polls:
             return
-        for act in (self._move_floor, self._expire, self._bury_old, self._tidy):
+        for act in (self._move_floor, self._expire, self._bury_old, self._count_bytes, self._drop_oldest, self._tidy):
             # What is refused, or needs what is damaged, is tried again at the next tick; nothing was appended.
             with contextlib.suppress(ProposalRefused, StorageError):
                 act()
@@ -282,6 +304,8 @@ class PartitionService:
         # While the node may not move floors, the oldest message is not even looked for.
         floor_ms = self._oldest_ms + self.settings.retention_s * 1000 if self._host.may_floor() else _NEVER_MS
         due_ms = min(self._ahead().next_deadline_ms() or _NEVER_MS, floor_ms, self.burial_due_ms())
+        if self.settings.limits.max_bytes and not self._is_counted:
+            return 0
         return max(0, min(_MAX_QUIET_MS, due_ms - log_ms))
 
     def _decide(self, request: Request, answer: Answer) -> None:
@@ -339,6 +363,9 @@ class PartitionService:
                     raise OverloadedError(
                         f"this node has too much that is not committed to take {len(request.batch)} bytes more"
                     )
+                limits = self.settings.limits
+                if limits.is_bounded and not limits.drops_oldest:
+                    self._check_room(limits, header.record_count, len(request.batch))
                 payload = stamp(request.batch, base_offset, self._replica.core.term)
                 append_ms = self._replica.stamp_ms()
                 self._replica.propose(
@@ -349,6 +376,25 @@ class PartitionService:
                     on_committed=lambda applied: answer(self._produced(_as_applied(applied), append_ms)),
                     on_lost=answer,
                 )
+                if limits.is_bounded:
+                    self._after_produce(limits, len(payload))
+
+    def _check_room(self, limits: SizeLimits, count: int, size_bytes: int) -> None:
+        ahead = self._ahead()
+        held_bytes = self._retained.held_bytes(ahead.log_start_offset) if self._is_counted else 0
+        try:
+            check_room(ahead, limits, count=count, size_bytes=size_bytes, held_bytes=held_bytes)
+        except QueueFullError:
+            self.figures.refused += 1
+            raise
+
+    def _after_produce(self, limits: SizeLimits, size_bytes: int) -> None:
+        """The batch is on its way, whatever comes of this."""
+        if limits.max_bytes:
+            self._retained.note_proposed(self._ahead().applied_index, size_bytes)
+        if limits.drops_oldest:
+            with contextlib.suppress(ProposalRefused, StorageError):
+                self._drop_oldest(at_once=True)
 
     def _produced(self, applied: Applied, append_ms: int) -> ProduceReply | LogBrokerError:
         outcome = applied.outcomes[0]
@@ -841,6 +887,37 @@ class PartitionService:
             self._propose_changes(changes, lambda _: None, lambda _: None)
             if not decide.has_idle(self._ahead(), below=below):
                 self._next_burial_ms = now_ms + BURY_EVERY_MS
+
+    def _count_bytes(self) -> None:
+        """Take in the batches that were appended since, where there is a bound for them."""
+        max_bytes = self.settings.limits.max_bytes
+        if not max_bytes:
+            self._is_counted = False
+            return
+        applied = self._applied()
+        self._is_counted = self._retained.look(
+            self._replica.log, applied.applied_index, applied.log_start_offset, step_bytes=max_bytes // MARKS
+        )
+        self.figures.retained_bytes = self._retained.held_bytes(applied.log_start_offset)
+
+    def _drop_oldest(self, *, at_once: bool = False) -> None:
+        """Raise the log start where the partition holds too much; `at_once`: only where it is far too much."""
+        limits, ahead = self.settings.limits, self._ahead()
+        if not limits.drops_oldest:
+            return
+        start = ahead.log_start_offset
+        is_beyond = is_far_beyond if at_once else is_just_beyond
+        if limits.max_messages and is_beyond(unsettled_count(ahead), limits.max_messages, OVERSHOOT_COUNT):
+            start = first_offset_within(ahead, limits.max_messages)
+        if limits.max_bytes and self._is_counted:
+            held_bytes = self._retained.held_bytes(start)
+            if is_beyond(held_bytes, limits.max_bytes, OVERSHOOT_BYTES):
+                start = max(start, self._retained.first_offset_within(limits.max_bytes))
+        if start > ahead.log_start_offset:
+            start_index = self._replica.log.index_of_offset(start)
+            decision = decide.decide_floor(ahead, start_offset=start, start_index=start_index)
+            if isinstance(decision, decide.ProposeFloor):
+                self._propose_floor(decision.floor)
 
     def burial_due_ms(self) -> int:
         """The log time at which there may be something to bury."""

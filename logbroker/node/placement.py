@@ -16,9 +16,11 @@ from typing import TYPE_CHECKING, cast, final
 from logbroker.errors import LogBrokerError
 from logbroker.ids import META_GROUP, NO_REPLICA, GroupId, Index, NodeId, ReplicaId, Term
 from logbroker.node.catalogue.commands import Command, JoinNode, PromoteReplica, RemoveReplica, StartMove
+from logbroker.node.catalogue.options import DROP_OLDEST
 from logbroker.node.catalogue.rows import GroupRow, NodeRow, QueueRow, QueueSettings, ReplicaRow, ReplicaState
 from logbroker.node.partition_service import PartitionService, PartitionSettings
 from logbroker.partition.failures import FailurePolicy
+from logbroker.partition.limits import MIN_PARTITION_BYTES, SizeLimits
 from logbroker.raft.config_change import ChangeKind, ConfigChange, ConfigProposal, Transition
 from logbroker.raft.messages import ConfState, Role
 from logbroker.raft.progress import ProgressState
@@ -156,7 +158,19 @@ def partition_settings(queue: QueueSettings, options: QueueOptions) -> Partition
         backoff_factor=options.backoff_factor,
         jitter=options.jitter_percent / 100,
     )
-    return PartitionSettings(retention_s=queue.retention_ms // 1000, failures=failures, max_age_ms=options.max_age_ms)
+    return PartitionSettings(
+        retention_s=queue.retention_ms // 1000,
+        failures=failures,
+        max_age_ms=options.max_age_ms,
+        limits=_share(queue.partitions, options),
+    )
+
+
+def _share(partitions: int, options: QueueOptions) -> SizeLimits:
+    """What one of so many partitions may hold: an even share, rounded up, for no partition knows of the others."""
+    max_bytes = max(MIN_PARTITION_BYTES, -(-options.max_bytes // partitions)) if options.max_bytes else 0
+    max_messages = -(-options.max_messages // partitions)
+    return SizeLimits(max_messages, max_bytes, drops_oldest=options.full == DROP_OLDEST)
 
 
 def _reports(row: GroupRow, conf: ConfState, members: set[ReplicaId]) -> tuple[Command, ...]:

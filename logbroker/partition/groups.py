@@ -115,6 +115,20 @@ class ConsumerGroup:
             lease_count=len(self.leases),
         )
 
+    def unsettled_count(self, next_offset: int) -> int:
+        """Messages that are available, leased or delayed."""
+        table = self.table
+        return next_offset - table.floor - table.count(_ACKED) - table.count(_DEAD)
+
+    def end_of_unsettled(self, count: int) -> int:
+        """Where the first `count` unsettled messages end; there are so many."""
+        for run in self.table.runs():
+            if run.state is not _ACKED and run.state is not _DEAD:
+                if count <= run.end - run.start:
+                    return run.start + count
+                count -= run.end - run.start
+        return self.table.frontier + count
+
     def holdings(self, lease: int) -> tuple[LeasedRange, ...]:
         """Return what a lease holds, in offset order; nothing if it is not current."""
         record = self.leases.get(lease)

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from logbroker.ids import GroupId
+    from logbroker.node.catalogue.options import QueueOptions
     from logbroker.node.node_status import NodeStatistics, NodeStatus
     from logbroker.server.measures import Measures
     from logbroker.server.service import ClientService
@@ -65,6 +66,8 @@ class Snapshot:
     places: dict[GroupId, Place]
     queues: dict[str, int]
     """Names, and for how many milliseconds each keeps its messages."""
+    bounds: dict[str, tuple[int, int]]
+    """The most messages and bytes of each, 0 for none."""
     states: dict[Place, StateReply] | None
     disk_total_bytes: int
     disk_free_bytes: int
@@ -76,6 +79,7 @@ async def gather(service: ClientService, *, with_partitions: bool) -> Snapshot:
     status = backend.status()
     statistics: NodeStatistics | None = None
     queues: dict[str, int] = {}
+    bounds: dict[str, tuple[int, int]] = {}
     places: dict[GroupId, Place] = {}
     # Not running yet, or not in a cluster yet: what there is is shown all the same.
     with suppress(UnavailableError):
@@ -83,6 +87,7 @@ async def gather(service: ClientService, *, with_partitions: bool) -> Snapshot:
     with suppress(UnavailableError):
         rows = backend.catalogue.queues()
         queues = {row.name: row.settings.retention_ms for row in rows}
+        bounds = {row.name: _bounds(backend.catalogue.options(row)) for row in rows}
         service.measures.keep_queues(queues)
         places = {group: (row.name, number) for row in rows for number, group in enumerate(row.groups)}
     states: dict[Place, StateReply] | None = None
@@ -110,6 +115,7 @@ async def gather(service: ClientService, *, with_partitions: bool) -> Snapshot:
         statistics,
         places,
         queues,
+        bounds,
         states,
         total_bytes,
         free_bytes,
@@ -249,30 +255,51 @@ def _queues(snapshot: Snapshot) -> Iterator[Metric]:
             traffic = snapshot.measures.queues.get(queue)
             family.add_metric([queue], 0 if traffic is None else getattr(traffic, field))
         yield family
-    yield from _losses(snapshot)
+    yield from _partition_figures(snapshot)
+    yield from _queue_bounds(snapshot.bounds)
     retention = GaugeMetricFamily("logbroker_queue_retention_seconds", "How long messages are kept.", labels=["queue"])
     for queue, retention_ms in snapshot.queues.items():
         retention.add_metric([queue], retention_ms / 1000)
     yield retention
 
 
-_LOSSES = (
+_FIGURES = (
     ("expired", "messages_expired", "Messages that left the log unsettled, once a consumer group; led here."),
     ("too_old", "messages_too_old", "Messages that died of their age, once a consumer group; led here."),
+    ("refused", "full_refusals", "Batches refused because the queue was full; led here."),
+    ("retained_bytes", "retained_bytes", "Bytes of batches kept; led here, and 0 where they have no bound."),
 )
 
 
-def _losses(snapshot: Snapshot) -> Iterator[Metric]:
-    by_group = {} if snapshot.statistics is None else snapshot.statistics.losses
-    for field, name, text in _LOSSES:
+def _partition_figures(snapshot: Snapshot) -> Iterator[Metric]:
+    by_group = {} if snapshot.statistics is None else snapshot.statistics.partitions
+    for field, name, text in _FIGURES:
         counts = dict.fromkeys(snapshot.queues, 0)
-        for group, losses in by_group.items():
+        for group, figures in by_group.items():
             queue, _ = snapshot.places.get(group, ("", 0))
             if queue in counts:
-                counts[queue] += getattr(losses, field)
-        family = CounterMetricFamily(f"logbroker_queue_{name}", text, labels=["queue"])
+                counts[queue] += getattr(figures, field)
+        kind = GaugeMetricFamily if field == "retained_bytes" else CounterMetricFamily
+        family = kind(f"logbroker_queue_{name}", text, labels=["queue"])
         for queue, count in counts.items():
             family.add_metric([queue], count)
+        yield family
+
+
+def _bounds(options: QueueOptions) -> tuple[int, int]:
+    return options.max_messages, options.max_bytes
+
+
+def _queue_bounds(bounds: dict[str, tuple[int, int]]) -> Iterator[Metric]:
+    for place, (unit, text) in enumerate(
+        (
+            ("messages", "The most unsettled messages of a group, 0: no bound."),
+            ("bytes", "The most bytes, 0: no bound."),
+        )
+    ):
+        family = GaugeMetricFamily(f"logbroker_queue_max_{unit}", text, labels=["queue"])
+        for queue, most in bounds.items():
+            family.add_metric([queue], most[place])
         yield family
 
 

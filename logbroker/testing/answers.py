@@ -225,8 +225,8 @@ class AnswerChecker:
         """A receive that found nothing: no message was there all the time, free to be leased."""
         model, first, last = self._model, operation.committed_before, operation.applied_at_reply
         group = model.find_group(request.group, first)
-        # What has just become too old is passed over before the entry that says so is committed.
-        if group is None or group.deleted <= last or model.max_age_ms:
+        # What has just become too old, or too much, is passed over before the entry that says so is committed.
+        if group is None or group.deleted <= last or model.max_age_ms or model.limits.drops_oldest:
             return
         self._count("receives that found nothing")
         if request.wait_ms:

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, final
 
+from logbroker.entry import EntryKind
 from logbroker.ids import GroupId, Index, LeaseId, ReplicaId, Term
 from logbroker.node.peer_messages import RaftMessage
+from logbroker.partition.limits import NO_LIMITS, SizeLimits
 from logbroker.partition.machine import PartitionMachine
 from logbroker.partition.runs import RunState
 from logbroker.raft.log import CompactedError, UnavailableEntryError
@@ -17,6 +19,7 @@ from logbroker.raft.messages import MessageKind
 from logbroker.testing.answers import AnswerChecker
 from logbroker.testing.clock import EPOCH_MS
 from logbroker.testing.model import MessageState, PartitionModel
+from logbroker.testing.scheduler import US_PER_S
 from logbroker.testing.violation import broken
 
 if TYPE_CHECKING:
@@ -38,6 +41,7 @@ if TYPE_CHECKING:
 
 _DIGEST_EVERY = 16
 _READ_BYTES = 1 << 20
+_DROPPED_WITHIN_US = 10 * US_PER_S
 _CLOCK_SLACK_MS = 10_000
 """How much earlier than by true time a message may go: leaders' clocks differ, and drift."""
 
@@ -77,9 +81,13 @@ class Seen:
 class GroupHistory:
     """The one history of a group: its committed entries, and every entry that ever was in a log."""
 
-    def __init__(self, group: GroupId, *, max_deliveries: int = 0, max_age_ms: int = 0) -> None:
+    def __init__(
+        self, group: GroupId, *, max_deliveries: int = 0, max_age_ms: int = 0, limits: SizeLimits = NO_LIMITS
+    ) -> None:
         self.group = group
-        self.model = PartitionModel(max_deliveries=max_deliveries, max_age_ms=max_age_ms)
+        self.model = PartitionModel(max_deliveries=max_deliveries, max_age_ms=max_age_ms, limits=limits)
+        # Since when, and in which term, the partition has held more than it may.
+        self._over: tuple[int, Term] | None = None
         self.committed_us: list[int] = []
         """When each entry was first seen committed, from index 1."""
         self.answers = AnswerChecker(self.model, self.committed_us)
@@ -124,6 +132,20 @@ class GroupHistory:
         self.committed_us.append(self.now_us)
         self.appended_us.append(self._first_seen_us.get((entry.index, entry.term), self.now_us))
         self.model.apply(entry)
+        if entry.kind is EntryKind.DATA or entry.kind is EntryKind.FLOOR:
+            self._look_at_limits(entry)
+
+    def _look_at_limits(self, entry: Entry) -> None:
+        """A leader that has led for a while has let the oldest messages go where there were too many."""
+        if not self.model.limits.drops_oldest or not self.model.is_over_limits:
+            self._over = None
+        elif self._over is None or self._over[1] != entry.term:
+            self._over = self.now_us, entry.term
+        elif self.now_us - self._over[0] > _DROPPED_WITHIN_US:
+            broken(
+                "the oldest go where there are too many",
+                f"group {self.group} has held more than {self.model.limits} for {_DROPPED_WITHIN_US // US_PER_S} s",
+            )
 
     def note_leader(self, replica: ReplicaId, term: Term) -> None:
         first = self.leaders.setdefault(term, replica)
@@ -164,7 +186,10 @@ class ClusterChecker:
         if history is None:
             options = self._cluster.options.node
             history = self._groups[group] = GroupHistory(
-                group, max_deliveries=options.failures.max_deliveries, max_age_ms=options.max_age_ms
+                group,
+                max_deliveries=options.failures.max_deliveries,
+                max_age_ms=options.max_age_ms,
+                limits=options.limits,
             )
         history.now_us = self._scheduler.now_us
         return history
@@ -376,6 +401,9 @@ class ClusterChecker:
         appended_us, speed = history.appended_us[index - 1], self._cluster.options.clock_speed
         if abs(append_ms - EPOCH_MS - appended_us * speed // 1000) > _CLOCK_SLACK_MS // 2:
             # It was not seen where it was made, behind an entry that is damaged there, and so its age is not known.
+            return
+        if history.model.is_floor_by_size:
+            self._count("log starts that were raised for want of room")
             return
         age_ms = (self._scheduler.now_us - appended_us) * speed // 1000
         if age_ms < self._cluster.options.node.retention_s * 1000 - _CLOCK_SLACK_MS:

@@ -34,6 +34,7 @@ from logbroker.partition.commands import (
     decode_changes,
     decode_floor,
 )
+from logbroker.partition.limits import NO_LIMITS, SizeLimits
 from logbroker.record.batch import decode_batch, read_header
 from logbroker.testing.violation import broken
 
@@ -222,8 +223,12 @@ class ModelGroup:
 class PartitionModel:
     """The reference: what the committed entries of one partition mean."""
 
-    def __init__(self, *, max_deliveries: int = 0, max_age_ms: int = 0) -> None:
-        """`max_deliveries` and `max_age_ms` are what every leader goes by, 0 where messages are tried for ever."""
+    def __init__(self, *, max_deliveries: int = 0, max_age_ms: int = 0, limits: SizeLimits = NO_LIMITS) -> None:
+        """What every leader goes by; 0 where messages are tried for ever, or live for ever."""
+        self.limits = limits
+        self.is_floor_by_size = False
+        """The last log start is such that it had to be there, lest the partition hold too much."""
+        self._sizes: list[int] = []
         self.max_deliveries = max_deliveries
         self.max_age_ms = max_age_ms
         self.old_leases: list[str] = []
@@ -352,6 +357,8 @@ class PartitionModel:
             if earlier != offset:
                 broken("a message is in the log once", f"{value!r} stands at offset {earlier} and at {offset}")
             self.values.append(value)
+        self._sizes.append(len(entry.payload))
+        self._check_room(entry)
         self.data_offsets.append(entry.base_offset)
         self.data_entries.append((entry.index, entry.append_ms))
         self.next_offset = entry.next_offset
@@ -380,6 +387,44 @@ class PartitionModel:
         if floor.start_offset > self.log_start_offset:
             self.log_start_offset = Offset(floor.start_offset)
             self.floors.append((entry.index, self.log_start_offset))
+            self.is_floor_by_size = self._is_at_limit()
+
+    @property
+    def is_over_limits(self) -> bool:
+        limits = self.limits
+        return (0 < limits.max_messages < self._fullest()) or (0 < limits.max_bytes < self._held_bytes()[0])
+
+    def _is_at_limit(self) -> bool:
+        """Whether one step less would have left too much: a message, or a batch and the step of the count of bytes."""
+        limits = self.limits
+        if not limits.drops_oldest:
+            return False
+        if 0 < limits.max_messages <= self._fullest():
+            return True
+        held, before = self._held_bytes()
+        return 0 < limits.max_bytes < held + before + limits.max_bytes // 1000 + 1
+
+    def _fullest(self) -> int:
+        """Unsettled messages of the group that has most."""
+        start, end = self.log_start_offset, self.next_offset
+        return max(len(group.unsettled(start, end)) for group in self.groups.values())
+
+    def _held_bytes(self) -> tuple[int, int]:
+        """Bytes of the batches from the log start on, and of the one before."""
+        first = max(bisect_right(self.data_offsets, self.log_start_offset) - 1, 0)
+        return sum(self._sizes[first:]), self._sizes[first - 1] if first else 0
+
+    def _check_room(self, entry: Entry) -> None:
+        """A batch went into the log: where a full queue refuses, there was room for it."""
+        limits, count = self.limits, entry.next_offset - entry.base_offset
+        if limits.drops_oldest or not limits.max_messages:
+            return
+        held = self._fullest()
+        if held + count > limits.max_messages:
+            broken(
+                "a full queue takes nothing",
+                f"entry {entry.index} adds {count} messages to {held} unsettled ones of at most {limits.max_messages}",
+            )
 
     def _change(self, entry: Entry, ordinal: int, change: Change) -> None:
         match change:

@@ -27,6 +27,7 @@ from logbroker.node.requests import ReceiveRequest
 from logbroker.node.snapshots import SnapshotWriteJob
 from logbroker.partition.checkpoint import CheckpointMeta, decode, encode_slices
 from logbroker.partition.failures import NO_POLICY, FailurePolicy
+from logbroker.partition.limits import NO_LIMITS, SizeLimits
 from logbroker.partition.log_time import Reading
 from logbroker.partition.machine import PartitionMachine
 from logbroker.raft.messages import ConfState
@@ -119,6 +120,7 @@ class NodeOptions:
     retention_s: int = 60
     failures: FailurePolicy = NO_POLICY
     max_age_ms: int = 0
+    limits: SizeLimits = NO_LIMITS
     commit_us: int = 300
     """Usual time of a group commit."""
 
@@ -275,7 +277,10 @@ class SimulatedNode:
     def _make_service(self, replica: Replica, engine: Engine) -> PartitionService:
         options = self._options
         settings = PartitionSettings(
-            retention_s=options.retention_s, failures=options.failures, max_age_ms=options.max_age_ms
+            retention_s=options.retention_s,
+            failures=options.failures,
+            max_age_ms=options.max_age_ms,
+            limits=options.limits,
         )
         return PartitionService(replica, engine, settings, DEFAULT_LIMITS)
 

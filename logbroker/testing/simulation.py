@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, final
 
 from logbroker.node.requests import StateRequest
 from logbroker.partition.failures import NO_POLICY, FailurePolicy
+from logbroker.partition.limits import NO_LIMITS, SizeLimits
 from logbroker.testing.checkers import compare_states, machine_of
 from logbroker.testing.cluster import ClusterOptions, SimulatedCluster
 from logbroker.testing.faults import FaultInjector, FaultKind, FaultPlan, draw_plan
@@ -34,7 +35,7 @@ _LOOK_US = 200 * US_PER_MS
 LINKS, CLOCKS, BURSTS = "bad links", "clock errors", "bursts"
 OPERATOR, GROUPS, PRODUCERS, CONSUMERS = "operator", "extra groups", "more producers", "more consumers"
 MISBEHAVIOUR, LARGE_VALUES, VANDAL, WATCHER = "misbehaviour", "large values", "vandal", "watcher"
-AGES = "time to live"
+AGES, BOUNDS = "time to live", "bounds"
 PARTS = (
     LINKS,
     CLOCKS,
@@ -48,6 +49,7 @@ PARTS = (
     VANDAL,
     WATCHER,
     AGES,
+    BOUNDS,
 )
 """What can be left out of a run, beside the kinds of faults."""
 
@@ -97,7 +99,11 @@ class Simulation:
         plan = options.plan or draw_plan(self.scheduler.random("plan"), without=kinds)
         self.plan = _simpler_plan(plan, options.without)
         profile = _simpler_profile(options.profile or draw_profile(random), options.without)
+        limits = NO_LIMITS if BOUNDS in options.without else draw_limits(self.scheduler.random("size limits"))
         max_age_ms = 0 if AGES in options.without else draw_max_age_ms(self.scheduler.random("max age"))
+        if limits.max_messages and not limits.drops_oldest:
+            # Groups that nobody reads would leave it full for ever.
+            profile = replace(profile, tidies_groups=True)
         group_count = options.group_count or random.choice((1, 1, 2))
         self.cluster = SimulatedCluster(
             self.scheduler,
@@ -108,6 +114,7 @@ class Simulation:
                     draw_node(random),
                     failures=draw_failures(self.scheduler.random("failures")),
                     max_age_ms=max_age_ms,
+                    limits=limits,
                 ),
                 clock_offset_ms=self.plan.clock_offset_ms,
                 drift_ppm=self.plan.drift_ppm,
@@ -307,6 +314,22 @@ def draw_failures(random: Random) -> FailurePolicy:
 def draw_max_age_ms(random: Random) -> int:
     """How long messages may stay unsettled; for ever in most runs."""
     return random.choice((1_000, 2_000, 5_000, 15_000)) if random.random() < 0.3 else 0
+
+
+def draw_limits(random: Random) -> SizeLimits:
+    """How much partitions may hold; in most runs there is no bound.
+
+    A queue that refuses more bytes waits for retention, which is too long for a run.
+    """
+    if random.random() >= 0.3:
+        return NO_LIMITS
+    drops_oldest = random.random() < 0.6
+    by_bytes = drops_oldest and random.random() < 0.5
+    return SizeLimits(
+        max_messages=0 if by_bytes else random.choice((10, 30, 80)),
+        max_bytes=random.choice((20_000, 60_000, 150_000)) if by_bytes else 0,
+        drops_oldest=drops_oldest,
+    )
 
 
 def draw_profile(random: Random) -> WorkloadProfile:

@@ -60,6 +60,8 @@ REQUIRED = (
     "log: BuryExpired",
     "log: Revive",
     "log: BuryOld",
+    "ProduceRequest refused queue_full",
+    "replica: log starts that were raised for want of room",
     "buried: rejected",
     "buried: nacked for the last time",
     "buried: ran out for the last time",

@@ -91,6 +91,8 @@ class WorkloadProfile:
     revive_share: float = 0.25
     """Of those actions; half of them look at the dead and revive what they see."""
     extra_groups: int = 1
+    tidies_groups: bool = False
+    """At the end nobody leaves a consumer group behind that he made for himself."""
     has_vandal: bool = True
     has_watcher: bool = True
 
@@ -517,6 +519,8 @@ class Operator:
 
     def stop(self) -> None:
         self._stopped = True
+        for name in self._temporary if self._profile.tidies_groups else ():
+            self._ask(_Order(DeleteGroupRequest(name), attempts_left=1_000))
 
     def _later(self) -> None:
         if self._profile.operator_actions_per_second and not self._stopped:

@@ -22,6 +22,7 @@ _CLASSES: tuple[type[errors.LogBrokerError], ...] = (
     errors.UnavailableError,
     errors.OverloadedError,
     errors.NoRoomError,
+    errors.QueueFullError,
     errors.UnknownOutcomeError,
     errors.ShuttingDownError,
     errors.StorageError,

@@ -85,6 +85,12 @@ class QueueSettings(Struct, frozen=True, array_like=True, gc=False, kw_only=True
     """The share of each wait that is left to chance."""
     max_age_ms: Number = 0
     """What is unsettled so long after it was appended is dead; 0: never."""
+    max_messages: Number = 0
+    """The most messages that a consumer group may have unsettled; 0: no bound. Each partition has an even share."""
+    max_bytes: Number = 0
+    """The most bytes of batches that are kept, settled or not; 0: no bound. As `max_messages`."""
+    full: Number = 0
+    """What happens at a bound: 0, produce is refused with `queue_full`; 1, the oldest messages go."""
 
 
 @final
@@ -101,6 +107,9 @@ class QueueChanges(Struct, frozen=True, array_like=True, gc=False, kw_only=True)
     backoff_factor: Number | None = None
     jitter_percent: Number | None = None
     max_age_ms: Number | None = None
+    max_messages: Number | None = None
+    max_bytes: Number | None = None
+    full: Number | None = None
 
 
 @final

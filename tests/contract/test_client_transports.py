@@ -17,6 +17,7 @@ from logbroker.errors import (
     LocalProtocolError,
     LogBrokerError,
     NotFoundError,
+    QueueFullError,
     StaleLeaseError,
     UnauthenticatedError,
     UnavailableError,
@@ -310,6 +311,35 @@ def test_a_time_to_live_is_told_in_seconds_and_has_its_bounds(face: Face, node: 
                 InvalidArgumentError, match="max_age_ms 999 is not between 1,000 and 1,296,000,000, nor 0"
             ):
                 await client.alter_queue(queue, max_age=0.999)
+
+    face.run(scenario)
+
+
+def test_a_full_queue_says_so_when_the_time_of_the_producer_is_over(face: Face, node: str, queue: str) -> None:
+    async def scenario() -> None:
+        async with face.connect(node) as client:
+            await client.create_queue(queue, max_messages=2, full="reject")
+            async with client.producer(queue, timeout=1.0) as producer:
+                await producer.send_many([b"a", b"b"])
+                with pytest.raises(QueueFullError, match=r"queue_full: .* has 2 unsettled messages"):
+                    await producer.send(b"c")
+                await client.alter_queue(queue, full="drop_oldest")
+                await producer.send(b"d")
+
+    face.run(scenario)
+
+
+@everywhere
+def test_bounds_of_a_queue_are_told_and_have_bounds(face: Face, node: str, queue: str) -> None:
+    async def scenario() -> None:
+        async with face.connect(node) as client:
+            await client.create_queue(queue, max_messages=2, full="drop_oldest")
+            settings = (await client.describe_queue(queue)).info.settings
+            assert (settings.max_messages, settings.max_bytes, settings.full) == (2, 0, 1)
+            with pytest.raises(InvalidArgumentError, match="full 'sometimes' is not"):
+                await client.alter_queue(queue, full="sometimes")
+            with pytest.raises(InvalidArgumentError, match="max_bytes 1,000 is not between 1,048,576"):
+                await client.alter_queue(queue, max_bytes=1_000)
 
     face.run(scenario)
 

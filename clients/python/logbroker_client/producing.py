@@ -25,6 +25,7 @@ from logbroker.errors import (
     LogBrokerError,
     NotLeaderError,
     OutOfOrderSequenceError,
+    QueueFullError,
     RemoteProtocolError,
     RequestTooLargeError,
     UnavailableError,
@@ -458,13 +459,15 @@ class PartitionLine:
         return bool(self._unanswered_count)
 
     def _expire(self, batch: OutgoingBatch) -> None:
-        detail = f": {batch.last_error.message}" if batch.last_error is not None else ""
+        last = batch.last_error
+        detail = f": {last.code}: {last.message}" if last is not None else ""
         place = f"{self.queue}/{self.partition}"
         if batch in self._in_flight:
             if batch.is_uncertain or batch.link is not None:
                 error: LogBrokerError = UnknownOutcomeError(f"no confirmation from {place} in time{detail}")
             else:
-                error = UnavailableError(f"{place} did not take the batch in time{detail}")
+                kind = QueueFullError if isinstance(last, QueueFullError) else UnavailableError
+                error = kind(f"{place} did not take the batch in time{detail}", hint="" if last is None else last.hint)
             self._give_up(batch, error)
             return
         if batch is self._open:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, TypedDict, final
+from typing import TYPE_CHECKING, Literal, TypedDict, final
 
 from logbroker.errors import InvalidArgumentError
 from logbroker.wire.requests import QueueSettings
@@ -30,6 +30,15 @@ class QueueOptions(TypedDict, total=False):
     max_age: float
     """A message that is not settled so long after it was produced is dead (`Client.dead` tells "ttl"), once for each
     consumer group; whoever holds it then may still settle it. 1 to 1296000; the default, 0, is never."""
+    max_messages: int
+    """The most messages that a consumer group may have unsettled; the default, 0, is no bound. Each partition has an
+    even share of it, and goes by that alone."""
+    max_bytes: int
+    """The most bytes of batches that the queue keeps, settled messages too, until retention takes them. At least 1 MiB
+    a partition; shared and by default as `max_messages`."""
+    full: Literal["reject", "drop_oldest"]
+    """What happens at such a bound: `send` is refused, and tried again until its timeout, when it raises
+    QueueFullError; or the oldest messages go, whoever has not settled them. "reject" by default."""
 
 
 def queue_settings(
@@ -71,13 +80,16 @@ def wire_options(options: QueueOptions) -> dict[str, int]:
         if name not in _FIELDS:
             raise InvalidArgumentError(f"there is no option {name!r} of a queue; there are {', '.join(_FIELDS)}")
         field, factor = _FIELDS[name]
+        if isinstance(value, str) and name == "full" and value in _FULL:
+            value = _FULL.index(value)
         if not isinstance(value, (int, float)) or not 0 <= value < _TOO_LARGE:
             raise InvalidArgumentError(f"{name} {value!r} is not a number of 0 or more")
         fields[field] = round(value * factor)
     return fields
 
 
-_TOO_LARGE = 1e12
+_TOO_LARGE = 1 << 60
+_FULL = ("reject", "drop_oldest")
 # Of each option its field on the wire, and how many of the field's units one of its own has.
 _FIELDS = {
     "backoff": ("backoff_ms", 1000),
@@ -85,4 +97,7 @@ _FIELDS = {
     "backoff_factor": ("backoff_factor", 1),
     "jitter": ("jitter_percent", 100),
     "max_age": ("max_age_ms", 1000),
+    "max_messages": ("max_messages", 1),
+    "max_bytes": ("max_bytes", 1),
+    "full": ("full", 1),
 }

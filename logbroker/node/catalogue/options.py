@@ -13,6 +13,7 @@ import msgspec
 from logbroker.errors import CorruptBatchError
 from logbroker.node.catalogue.rows import Number
 from logbroker.partition.failures import DEFAULT_MAX_BACKOFF_MS
+from logbroker.partition.limits import MIN_PARTITION_BYTES
 from logbroker.partition.retention import MAX_AGE_MS, MIN_AGE_MS
 
 if TYPE_CHECKING:
@@ -23,6 +24,10 @@ Pairs: TypeAlias = tuple[tuple[Number, Number], ...]
 
 MAX_BACKOFF_MS = 43_200_000
 MAX_BACKOFF_FACTOR = 10
+MAX_MESSAGES = 1 << 48
+MAX_BYTES = 1 << 50
+DROP_OLDEST = 1
+"""The value of `full` that lets the oldest messages go."""
 
 
 @final
@@ -38,6 +43,12 @@ class QueueOptions(msgspec.Struct, frozen=True, kw_only=True):
     """The share of each wait that is left to chance."""
     max_age_ms: int = 0
     """What is unsettled so long after it was appended is dead; 0: never."""
+    max_messages: int = 0
+    """The most messages that a consumer group may have unsettled; 0: no bound. Partitions share it evenly."""
+    max_bytes: int = 0
+    """The most bytes of batches, settled or not; 0: no bound. As `max_messages`."""
+    full: int = 0
+    """What happens at a bound: 0, nothing more is taken; 1, the oldest messages go."""
 
 
 class _Option(NamedTuple):
@@ -54,6 +65,9 @@ _OPTIONS = {
     "backoff_factor": _Option(3, 1, MAX_BACKOFF_FACTOR),
     "jitter_percent": _Option(4, 0, 100),
     "max_age_ms": _Option(5, MIN_AGE_MS, MAX_AGE_MS, has_none=True),
+    "max_messages": _Option(6, 0, MAX_MESSAGES),
+    "max_bytes": _Option(7, MIN_PARTITION_BYTES, MAX_BYTES, has_none=True),
+    "full": _Option(8, 0, DROP_OLDEST),
 }
 OPTION_NAMES = tuple(_OPTIONS)
 _NAMES = {option.number: name for name, option in _OPTIONS.items()}

@@ -1,16 +1,23 @@
-"""Bugs in how long messages live."""
+"""Bugs in how long messages live, and how many there may be."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from logbroker.errors import QueueFullError
+from logbroker.ids import Offset
+from logbroker.node.partition_service import PartitionService
+from logbroker.node.retained import RetainedBytes
 from logbroker.partition import decide
 from logbroker.partition.groups import ConsumerGroup
+from logbroker.partition.limits import NO_LIMITS, SizeLimits, check_room, first_offset_within
 from logbroker.partition.retention import first_young_ms
 from logbroker.testing.mutants.planting import mutant
 
 if TYPE_CHECKING:
     from logbroker.ids import GroupName, LeaseId
+    from logbroker.node.requests import Answer, ProduceRequest
     from logbroker.partition.machine import PartitionMachine
     from logbroker.partition.outcomes import Buried, Nothing
     from logbroker.testing.mutants.planting import Patch
@@ -58,3 +65,52 @@ def _(patch: Patch) -> None:
         return bury_old(group, back, burial=burial, append_ms=append_ms, next_offset=next_offset)
 
     patch.attribute(ConsumerGroup, "bury_old", sparing)
+
+
+@mutant("full-taken", "B31", "a full queue takes as much again as it may hold")
+def _(patch: Patch) -> None:
+    def lax(machine: PartitionMachine, limits: SizeLimits, *, count: int, size_bytes: int, held_bytes: int) -> None:
+        twice = SizeLimits(2 * limits.max_messages, 2 * limits.max_bytes)
+        check_room(machine, twice, count=count, size_bytes=size_bytes, held_bytes=held_bytes)
+
+    patch.function(check_room, lax)
+
+
+@mutant("refused-appended", "B31", "a batch that a full queue refuses is in the log all the same")
+def _(patch: Patch) -> None:
+    produce = PartitionService._produce
+
+    def greedy(service: PartitionService, request: ProduceRequest, answer: Answer) -> None:
+        try:
+            produce(service, request, answer)
+        except QueueFullError:
+            settings = service.settings
+            service.settings = replace(settings, limits=NO_LIMITS)
+            produce(service, request, lambda _: None)
+            service.settings = settings
+            raise
+
+    patch.attribute(PartitionService, "_produce", greedy)
+
+
+@mutant("drops-too-many", "B30", "where there are too many messages, half of them go")
+def _(patch: Patch) -> None:
+    def half(machine: PartitionMachine, max_messages: int) -> Offset:
+        return first_offset_within(machine, max_messages // 2)
+
+    patch.function(first_offset_within, half)
+
+
+@mutant("never-dropped", "B30", "a queue that lets its oldest messages go lets none go")
+def _(patch: Patch) -> None:
+    patch.attribute(PartitionService, "_drop_oldest", lambda service, **_: None)
+
+
+@mutant("bytes-uncounted", "B30", "bytes are counted from the beginning, whatever was dropped")
+def _(patch: Patch) -> None:
+    patch.attribute(RetainedBytes, "held_bytes", lambda retained, log_start: retained._seen_bytes)
+    patch.attribute(
+        RetainedBytes,
+        "first_offset_within",
+        lambda retained, max_bytes: retained._marks[len(retained._marks) // 2][0] if retained._marks else Offset(0),
+    )

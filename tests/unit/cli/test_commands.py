@@ -61,6 +61,10 @@ def test_options_of_a_queue_are_told_in_the_units_of_the_client(cluster: FakeClu
     assert run("queue", "create", "orders", "--backoff-factor", "11").code == 2
     assert run("queue", "alter", "orders", "--max-age", "90s").code == 0
     assert cluster.asked[-1][2]["max_age"] == 90.0
+    assert run("queue", "alter", "orders", "--max-messages", "5", "--max-bytes", "0", "--full", "drop_oldest").code == 0
+    given = {name: value for name, value in cluster.asked[-1][2].items() if value is not None}
+    assert given == {"max_messages": 5, "max_bytes": 0, "full": "drop_oldest"}
+    assert run("queue", "create", "orders", "--full", "sometimes").code == 2
 
 
 def test_a_queue_that_exists_is_a_conflict_unless_that_is_fine(cluster: FakeCluster) -> None:

@@ -117,6 +117,21 @@ async def test_retention_takes_what_is_old() -> None:
         assert broker.counts("orders").available == 1
 
 
+async def test_the_oldest_messages_go_where_there_are_too_many() -> None:
+    broker = MemoryBroker()
+    broker.create_queue("orders", max_messages=2, full="drop_oldest")
+    async with broker.connect() as client:
+        await send(client, b"a", b"b", b"c")
+        broker.advance(0.1)
+        (partition,) = (await client.describe_queue("orders")).partitions
+        assert (partition.log_start, partition.log_end) == (1, 3)
+        await client.alter_queue("orders", max_messages=0, max_bytes=1 << 20)
+        for _ in range(5):
+            await send(client, bytes(300_000))
+        broker.advance(0.2)
+        assert broker.counts("orders").available == 3
+
+
 async def test_a_time_to_live_ends_between_other_deadlines() -> None:
     broker = MemoryBroker()
     broker.create_queue("orders", max_age=60.0)

@@ -1,9 +1,10 @@
-"""What a partition does by the limits of its queue: how long messages may stay unsettled."""
+"""What a partition does by the limits of its queue: how long messages may stay unsettled, and how much there may be."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from logbroker.errors import QueueFullError
 from logbroker.ids import DEFAULT_GROUP, GroupName
 from logbroker.node.partition_service import PartitionSettings
 from logbroker.node.requests import (
@@ -12,11 +13,14 @@ from logbroker.node.requests import (
     DeadRequest,
     EarliestTarget,
     NackRequest,
+    ProduceReply,
+    ProduceRequest,
     ReceiveReply,
 )
 from logbroker.partition.commands import Cause
+from logbroker.partition.limits import SizeLimits
 from logbroker.partition.machine import PartitionMachine
-from tests.unit.node.engine_kit import KitCluster, ranges_of, values
+from tests.unit.node.engine_kit import KitCluster, batch, ranges_of, values
 
 if TYPE_CHECKING:
     from logbroker.node.requests import Ranges
@@ -25,8 +29,8 @@ MAX_AGE_MS = 3_000
 OTHER = GroupName("other")
 
 
-def limited(**settings: int) -> KitCluster:
-    cluster = KitCluster(1, settings=PartitionSettings(**settings))  # type: ignore[arg-type]  # numbers, all of them
+def limited(**settings: object) -> KitCluster:
+    cluster = KitCluster(1, settings=PartitionSettings(**settings))  # type: ignore[arg-type]  # as they are
     cluster.elect()
     return cluster
 
@@ -148,3 +152,129 @@ def taken(cluster: KitCluster, count: int = 10) -> Ranges:
     reply = cluster.receive(count)
     assert isinstance(reply, ReceiveReply)
     return ranges_of(reply)
+
+
+# How much there may be.
+
+
+def produced(cluster: KitCluster, count: int, *, start: int = 0, size: int = 100) -> int:
+    """Messages one a batch until one is refused; returns how many were taken."""
+    for number in range(start, start + count):
+        answer = cluster.ask(ProduceRequest(batch(*values(1, start=number, size=size))))
+        if not isinstance(answer, ProduceReply):
+            assert isinstance(answer, QueueFullError)
+            assert answer.retriable
+            return number - start
+    return count
+
+
+def test_a_full_queue_refuses_and_takes_again_what_is_settled_makes_room_for() -> None:
+    cluster = limited(limits=SizeLimits(max_messages=3))
+    assert produced(cluster, 5) == 3
+    index = machine_of(cluster).applied_index
+    refusal = cluster.ask(ProduceRequest(batch(*values(2, start=3))))
+    assert isinstance(refusal, QueueFullError)
+    assert "has 3 unsettled messages, and 2 more would pass its most of 3" in refusal.message
+    assert machine_of(cluster).applied_index == index
+    lease = cluster.receive(3).lease
+    assert produced(cluster, 1, start=3) == 0
+    cluster.ack(lease, (0, 2))
+    assert produced(cluster, 5, start=3) == 2
+    assert cluster.leader.service.figures.refused == 4
+
+
+def test_the_group_that_has_most_counts_and_what_is_on_its_way_too() -> None:
+    cluster = limited(limits=SizeLimits(max_messages=3))
+    cluster.ask(CreateGroupRequest(OTHER, EarliestTarget()))
+    asked = [cluster.submit(ProduceRequest(batch(*values(1, start=number)))) for number in range(5)]
+    cluster.settle()
+    assert [type(each.answer) for each in asked] == [ProduceReply] * 3 + [QueueFullError] * 2
+    cluster.ack(cluster.receive(3).lease, (0, 3))
+    assert produced(cluster, 1, start=3) == 0
+
+
+def test_a_repeated_batch_is_answered_by_a_full_queue_too() -> None:
+    cluster = limited(limits=SizeLimits(max_messages=1))
+    first = cluster.produce(b"a", producer=7, sequence=0)
+    again = cluster.produce(b"a", producer=7, sequence=0)
+    assert (again.base_offset, again.duplicate) == (first.base_offset, True)
+
+
+def test_a_full_queue_in_bytes_refuses_until_retention_makes_room() -> None:
+    cluster = limited(retention_s=60, limits=SizeLimits(max_bytes=5_000))
+    cluster.tick(2)
+    taken_count = produced(cluster, 100, size=900)
+    assert taken_count == 5
+    assert 4_500 < held_bytes(cluster) <= 5_000
+    cluster.ack(cluster.receive(5).lease, (0, 5))
+    assert produced(cluster, 1, start=5, size=900) == 0
+    cluster.tick(610)
+    assert held_bytes(cluster) < 2_000
+    assert produced(cluster, 1, start=5, size=900) == 1
+
+
+def test_the_oldest_go_a_tick_later_and_count_as_expired() -> None:
+    cluster = limited(limits=SizeLimits(max_messages=5, drops_oldest=True))
+    assert produced(cluster, 4) == 4
+    cluster.produce(*values(4, start=4))
+    cluster.ack(cluster.receive(8).lease, (1, 2))
+    cluster.tick(2)
+    # Seven are unsettled; the two oldest of them are 0 and 2.
+    assert machine_of(cluster).log_start_offset == 3
+    assert cluster.leader.service.figures.expired == 2
+    index = machine_of(cluster).applied_index
+    cluster.tick(5)
+    assert machine_of(cluster).applied_index == index
+
+
+def test_the_oldest_go_at_once_where_there_are_far_too_many() -> None:
+    cluster = limited(limits=SizeLimits(max_messages=5, drops_oldest=True))
+    for start in range(0, 1_100, 50):
+        cluster.produce(*values(50, start=start, size=10))
+    assert machine_of(cluster).log_start_offset in (1_045, 1_045 + 50)
+    floors = machine_of(cluster).log_start_offset
+    cluster.tick(2)
+    assert floors <= machine_of(cluster).log_start_offset == 1_095
+
+
+def test_the_oldest_batches_go_where_there_are_too_many_bytes_and_leases_and_acks_push_nothing_out() -> None:
+    cluster = limited(limits=SizeLimits(max_bytes=5_000, drops_oldest=True))
+    produced(cluster, 12, size=900)
+    cluster.tick(2)
+    assert machine_of(cluster).log_start_offset == 7
+    assert held_bytes(cluster) <= 5_000
+    for _ in range(200):
+        lease = cluster.receive(1).lease
+        cluster.ask(NackRequest(DEFAULT_GROUP, ((lease, ((7, 8),)),)))
+    cluster.tick(5)
+    assert machine_of(cluster).log_start_offset == 7
+
+
+def test_another_leader_and_a_restarted_one_count_what_is_there() -> None:
+    cluster = limited(limits=SizeLimits(max_bytes=5_000))
+    produced(cluster, 5, size=900)
+    cluster.tick(2)
+    before = held_bytes(cluster)
+    cluster.restart(1)
+    cluster.elect()
+    cluster.tick(2)
+    assert held_bytes(cluster) == before
+    assert produced(cluster, 1, start=5, size=900) == 0
+
+
+def test_a_lower_bound_holds_at_once_and_none_frees() -> None:
+    cluster = limited()
+    produced(cluster, 10)
+    service = cluster.leader.service
+    service.settings = PartitionSettings(limits=SizeLimits(max_messages=4))
+    assert produced(cluster, 1, start=10) == 0
+    service.settings = PartitionSettings(limits=SizeLimits(max_messages=4, drops_oldest=True))
+    cluster.tick(12)
+    assert machine_of(cluster).log_start_offset == 6
+    service.settings = PartitionSettings()
+    assert produced(cluster, 20, start=10) == 20
+
+
+def held_bytes(cluster: KitCluster) -> int:
+    cluster.tick()
+    return cluster.leader.service.figures.retained_bytes

@@ -105,8 +105,10 @@ async def test_metrics_begin_at_zero_and_can_leave_partitions_out() -> None:
         for family in text_string_to_metric_families(text)
         for sample in family.samples
     }
-    for name in ("messages_in", "messages_expired", "messages_too_old"):
+    for name in ("messages_in", "messages_expired", "messages_too_old", "full_refusals"):
         assert found[f"logbroker_queue_{name}_total", (("queue", "orders"),)] == 0
+    for name in ("retained_bytes", "max_messages", "max_bytes"):
+        assert found[f"logbroker_queue_{name}", (("queue", "orders"),)] == 0
     assert found["logbroker_connections_accepted_total", ()] == 0
     for name in ("streams", "streams_without_credit", "stream_deliveries_total"):
         assert found[f"logbroker_{name}", ()] == 0

@@ -19,6 +19,7 @@ from logbroker.node.catalogue.commands import (
     encode_commands,
 )
 from logbroker.node.catalogue.options import (
+    DROP_OLDEST,
     OPTION_NAMES,
     QueueOptions,
     changed,
@@ -27,6 +28,8 @@ from logbroker.node.catalogue.options import (
     options_fault,
 )
 from logbroker.node.catalogue.rows import QueueSettings
+from logbroker.node.placement import partition_settings
+from logbroker.partition.limits import NO_LIMITS, SizeLimits
 from tests.unit.node.catalogue.kit import cluster, create, expect, run
 
 Q = QueueName("q")
@@ -101,6 +104,17 @@ def test_none_is_no_value_below_the_least() -> None:
     assert options_fault(QueueOptions(max_age_ms=999)) == (
         "max_age_ms 999 is not between 1,000 and 1,296,000,000, nor 0, which is none"
     )
+
+
+def test_partitions_share_what_their_queue_may_hold() -> None:
+    options = QueueOptions(max_messages=10, max_bytes=10 << 20, full=DROP_OLDEST)
+    shares = [partition_settings(QueueSettings(partitions=count), options).limits for count in (1, 4, 100)]
+    assert shares == [
+        SizeLimits(10, 10 << 20, drops_oldest=True),
+        SizeLimits(3, (10 << 20) // 4, drops_oldest=True),
+        SizeLimits(1, 1 << 20, drops_oldest=True),
+    ]
+    assert partition_settings(QueueSettings(), QueueOptions()).limits == NO_LIMITS
 
 
 @pytest.mark.parametrize("name", OPTION_NAMES)
