@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 _F = TypeVar("_F", bound="Callable[..., Any]")
 
-_DURATIONS = ("backoff", "max_backoff", "max_age")
+_DURATIONS = ("backoff", "max_backoff", "max_age", "rewind_window")
 
 FULL = ("reject", "drop_oldest")
 
@@ -26,6 +26,7 @@ _OPTIONS = (
     click.option("--max-backoff", type=DURATION, help="The longest such wait. [1h]"),
     click.option("--backoff-factor", type=click.IntRange(1, 10), help="Growth with each further failure. [2]"),
     click.option("--jitter", type=click.FloatRange(0, 1), help="The share of a wait that is left to chance. [0.2]"),
+    click.option("--rewind-window", type=DURATION, help="How long what is settled can be rewound. [retention]"),
     click.option("--max-messages", type=click.IntRange(0), help="Most messages unsettled, over all partitions. [none]"),
     click.option("--max-bytes", type=click.IntRange(0), help="Most bytes kept, over all partitions. [none]"),
     click.option(
@@ -60,6 +61,7 @@ def option_rows(settings: QueueSettings) -> dict[str, object]:
         "backoff_factor": settings.backoff_factor,
         "jitter": settings.jitter_percent / 100,
         "max_age": format_duration(settings.max_age_ms) if settings.max_age_ms else None,
+        "rewind_window": format_duration(min(settings.rewind_ms, settings.retention_ms)),
         "max_messages": settings.max_messages or None,
         "max_bytes": settings.max_bytes or None,
         "full": FULL[settings.full] if settings.full < len(FULL) else str(settings.full),

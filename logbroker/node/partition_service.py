@@ -73,7 +73,7 @@ from logbroker.node.requests import (
 )
 from logbroker.node.retained import MARKS, RetainedBytes
 from logbroker.partition import decide, outcomes
-from logbroker.partition.commands import Change, Floor, Lease, encode_changes, encode_floor
+from logbroker.partition.commands import Change, Floor, Lease, RewindFloor, encode_changes, encode_floor
 from logbroker.partition.failures import NO_POLICY, FailurePolicy
 from logbroker.partition.limits import (
     NO_LIMITS,
@@ -88,7 +88,7 @@ from logbroker.partition.limits import (
 )
 from logbroker.partition.machine import MAX_OFFSET, PartitionMachine
 from logbroker.partition.outcomes import Applied
-from logbroker.partition.retention import first_kept_ms, first_young_ms
+from logbroker.partition.retention import MAX_AGE_MS, first_kept_ms, first_young_ms
 from logbroker.raft.refusal import ProposalRefused
 from logbroker.record.batch import BatchLimits, check_batch, repack, stamp
 
@@ -122,6 +122,8 @@ class PartitionSettings:
     max_age_ms: int = 0
     """What is unsettled so long after it was appended is dead; 0: never."""
     limits: SizeLimits = NO_LIMITS
+    rewind_ms: int = MAX_AGE_MS
+    """What is settled so long after it was appended stays settled; at most retention counts."""
 
 
 @final
@@ -200,6 +202,8 @@ class PartitionService:
         # time that was searched for.
         self._young_offset, self._young_ms, self._searched_ms = Offset(0), -1, 0
         self._next_burial_ms = 0
+        # By which window the rewind floor was last looked after, of this leadership.
+        self._rewind_ms: int | None = None
         # Until this monotonic time no tick finds anything to do, unless something happens before.
         self._quiet_until_ms = 0
 
@@ -250,6 +254,7 @@ class PartitionService:
         self._young_ms = -1
         self._woken.clear()
         self._retained.forget_proposals()
+        self._rewind_ms = None
 
     def on_leadership_lost(self, error: Callable[[], LogBrokerError]) -> None:
         polls, self._polls = self._polls, {}
@@ -291,7 +296,15 @@ class PartitionService:
         now_ms = self._host.monotonic_ms()
         if now_ms < self._quiet_until_ms and not self._polls:
             return
-        for act in (self._move_floor, self._expire, self._bury_old, self._count_bytes, self._drop_oldest, self._tidy):
+        for act in (
+            self._keep_rewind_floor,
+            self._move_floor,
+            self._expire,
+            self._bury_old,
+            self._count_bytes,
+            self._drop_oldest,
+            self._tidy,
+        ):
             # What is refused, or needs what is damaged, is tried again at the next tick; nothing was appended.
             with contextlib.suppress(ProposalRefused, StorageError):
                 act()
@@ -712,10 +725,29 @@ class PartitionService:
     def _rewind(self, request: RewindRequest, answer: Answer) -> None:
         start, was_clamped = self._resolve(request.target, clamp=request.clamp)
         requested = _describe(request.target)
-        choose = decide.decide_skip_to if request.forward else decide.decide_rewind
-        decision = choose(
-            self._ahead(), request.group, rewind_id=request.rewind_id, start_offset=start, requested=requested
-        )
+        ahead = self._ahead()
+        if request.forward:
+            decision = decide.decide_skip_to(
+                ahead, request.group, rewind_id=request.rewind_id, start_offset=start, requested=requested
+            )
+        else:
+            floor = self._rewind_floor(self.settings.rewind_ms)
+            if isinstance(request.target, EarliestTarget):
+                start = max(start, floor)
+            elif start < floor and not request.clamp:
+                raise OffsetOutOfRangeError(
+                    f"{requested} lies before offset {floor}, the first that may be rewound of group {ahead.group_id}, "
+                    f"up to {ahead.next_offset}",
+                    hint="ask for clamping to begin there; what is settled before it stays settled",
+                )
+            decision = decide.decide_rewind(
+                ahead,
+                request.group,
+                rewind_id=request.rewind_id,
+                start_offset=start,
+                requested=requested,
+                floor=floor,
+            )
         self._propose_decided(decision, lambda outcome: answer(self._rewound(outcome, was_clamped=was_clamped)), answer)
 
     def _rewound(self, outcome: outcomes.Outcome, *, was_clamped: bool) -> RewindReply | LogBrokerError:
@@ -862,6 +894,28 @@ class PartitionService:
         changes = decide.decide_expire(self._ahead(), now_ms=now_ms, policy=policy)
         if changes:
             self._propose_changes(changes, lambda _: None, lambda _: None)
+
+    def _rewind_floor(self, rewind_ms: int) -> Offset:
+        """Where the window begins in which settled messages may be rewound; the floor so far if that is further on."""
+        ahead = self._ahead()
+        if rewind_ms >= self.settings.retention_s * 1000 or not self._host.may_floor():
+            return ahead.rewind_floor
+        first_ms = first_young_ms(self._replica.stamp_ms(), max_age_ms=rewind_ms)
+        return max(ahead.rewind_floor, self._first_offset_at(first_ms))
+
+    def _keep_rewind_floor(self) -> None:
+        """Write down what can be rewound no more when the window changes: no other one brings it back.
+
+        Otherwise a rewind does, which it matters to first.
+        """
+        rewind_ms, before = self.settings.rewind_ms, self._rewind_ms
+        if before == rewind_ms or self.settings.failures is None:
+            return
+        if before is not None:
+            floor = self._rewind_floor(min(rewind_ms, before))
+            if floor > max(self._ahead().rewind_floor, self._ahead().log_start_offset):
+                self._propose_changes((RewindFloor(floor),), lambda _: None, lambda _: None)
+        self._rewind_ms = rewind_ms
 
     def _first_young(self) -> Offset:
         """The first message within its time to live; none before it is leased, who holds one may settle it."""

@@ -163,6 +163,7 @@ def partition_settings(queue: QueueSettings, options: QueueOptions) -> Partition
         failures=failures,
         max_age_ms=options.max_age_ms,
         limits=_share(queue.partitions, options),
+        rewind_ms=options.rewind_ms,
     )
 
 

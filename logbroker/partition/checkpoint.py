@@ -30,6 +30,7 @@ from logbroker.partition.state_form import (
     Head,
     LeaseSlice,
     ProducerSlice,
+    RewindFloorSection,
     RunSlice,
     VoidSlice,
     section_decoder,
@@ -152,6 +153,7 @@ class _Builder:
         self._head: Head | None = None
         self._producers: list[ProducerState] = []
         self._voids: list[Range] = []
+        self._rewind_floor = Offset(0)
         self._groups: dict[GroupName, ConsumerGroup] = {}
         self._group: GroupHead | None = None
         self._runs: list[Run] = []
@@ -161,6 +163,8 @@ class _Builder:
         match section:
             case Head():
                 self._head = section
+            case RewindFloorSection(start_offset):
+                self._rewind_floor = Offset(start_offset)
             case ProducerSlice(producers):
                 self._producers += producers
             case VoidSlice(ranges):
@@ -183,6 +187,8 @@ class _Builder:
         for group in self._groups.values():
             if not head.log_start_offset <= group.table.floor <= group.table.frontier <= head.next_offset:
                 raise CorruptBatchError(f"group {group.name!r} lies outside of the log")
+        if self._rewind_floor > head.next_offset:
+            raise CorruptBatchError(f"rewind floor {self._rewind_floor} lies beyond the log end {head.next_offset}")
         voids = tuple(self._voids)
         if voids:
             fault = range_fault(voids)
@@ -196,6 +202,7 @@ class _Builder:
         machine.log_start_offset = Offset(head.log_start_offset)
         machine.log_start_index = Index(head.log_start_index)
         machine.append_ms = head.append_ms
+        machine.rewind_floor = self._rewind_floor
         return machine
 
     def _close_group(self) -> None:

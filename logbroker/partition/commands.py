@@ -157,6 +157,13 @@ class BuryOld(_Change, frozen=True, tag=20):
     end_offset: Number
 
 
+@final
+class RewindFloor(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag=21):
+    """What is settled below `start_offset` stays settled, in every group and whatever is rewound."""
+
+    start_offset: Number
+
+
 Change: TypeAlias = (
     CreateGroup
     | DeleteGroup
@@ -172,6 +179,7 @@ Change: TypeAlias = (
     | BuryExpired
     | Revive
     | BuryOld
+    | RewindFloor
 )
 
 

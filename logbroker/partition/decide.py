@@ -41,6 +41,7 @@ from logbroker.partition.commands import (
     Release,
     Revive,
     Rewind,
+    RewindFloor,
     SkipTo,
     range_fault,
 )
@@ -70,6 +71,8 @@ MAX_RUNS_PER_REVIVE = 10_000
 """As many ranges as an expiry ends at once; both take some milliseconds to apply."""
 MAX_RUNS_PER_BURIAL = 10_000
 """Of one entry that buries what has outlived its time to live; the next one goes on."""
+
+NO_FLOOR = Offset(0)
 
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,128}\Z")
 
@@ -400,16 +403,28 @@ def decide_delete_group(machine: PartitionMachine, group: GroupName) -> Propose:
 
 @_refusing
 def decide_rewind(
-    machine: PartitionMachine, group: GroupName, *, rewind_id: int, start_offset: int, requested: str
+    machine: PartitionMachine,
+    group: GroupName,
+    *,
+    rewind_id: int,
+    start_offset: int,
+    requested: str,
+    floor: Offset = NO_FLOOR,
 ) -> Propose | Answer:
-    """Rewind to an offset that the driver has found for `requested`. Beyond the log it is clamped, and reported."""
+    """Rewind to an offset that the driver has found for `requested`. Beyond the log it is clamped, and reported.
+
+    So it is below `floor`, which is made the rewind floor where that matters.
+    """
     state = _check_move(machine, group, rewind_id, start_offset, requested)
     known = state.remembered(rewind_id, is_skip=False)
     if isinstance(known, Nothing):
         raise InvalidArgumentError(f"rewind_id {rewind_id} of group {group!r}: {known.detail}")
     if known is not None:
         return Answer(rewound(known, group, repeated=True), machine.applied_index)
-    return Propose((Rewind(group, rewind_id, start_offset, requested),))
+    rewind = Rewind(group, rewind_id, start_offset, requested)
+    if machine.rewind_floor < floor and start_offset <= floor:
+        return Propose((RewindFloor(floor), rewind))
+    return Propose((rewind,))
 
 
 @_refusing

@@ -28,6 +28,7 @@ from logbroker.partition.commands import (
     Release,
     Revive,
     Rewind,
+    RewindFloor,
     SkipTo,
     decode_changes,
     decode_floor,
@@ -41,6 +42,7 @@ from logbroker.partition.outcomes import (
     Misfit,
     Nothing,
     Produced,
+    RewindFloorMoved,
     Void,
 )
 from logbroker.partition.producers import NO_PRODUCER, Duplicate, Fenced, OutOfOrder, Producers
@@ -82,6 +84,7 @@ class PartitionMachine:
         "log_start_index",
         "log_start_offset",
         "next_offset",
+        "rewind_floor",
     )
 
     def __init__(
@@ -98,6 +101,8 @@ class PartitionMachine:
         self.next_offset = Offset(0)
         # Everything below was taken by retention; never goes back.
         self.log_start_offset = Offset(0)
+        # What is settled below stays settled; never goes back, and may lie below the log start.
+        self.rewind_floor = Offset(0)
         # Entries below may be deleted.
         self.log_start_index = Index(1)
         # Log time of the last entry; never goes back.
@@ -123,6 +128,7 @@ class PartitionMachine:
         other.next_offset = self.next_offset
         other.log_start_offset = self.log_start_offset
         other.log_start_index = self.log_start_index
+        other.rewind_floor = self.rewind_floor
         other.append_ms = self.append_ms
         return other
 
@@ -282,6 +288,8 @@ class PartitionMachine:
         """Apply one change; `name` is that of the lease or burial it makes, and carries the entry's index."""
         if isinstance(change, CreateGroup):
             return self._create_group(change)
+        if isinstance(change, RewindFloor):
+            return self._raise_rewind_floor(change)
         group = self._groups.get(change.group)
         if group is None:
             return Nothing(Misfit.NO_GROUP, f"consumer group {change.group!r} does not exist")
@@ -311,7 +319,7 @@ class PartitionMachine:
                     change,
                     index=name >> 16,
                     append_ms=append_ms,
-                    log_start=self.log_start_offset,
+                    log_start=max(self.log_start_offset, self.rewind_floor),
                     next_offset=self.next_offset,
                     voids=self._voids,
                 )
@@ -323,6 +331,15 @@ class PartitionMachine:
                 return self._delete_group(change)
             case _:
                 assert_never(change)
+
+    def _raise_rewind_floor(self, change: RewindFloor) -> RewindFloorMoved | Nothing:
+        if not self.rewind_floor < change.start_offset <= self.next_offset:
+            return Nothing(
+                Misfit.OLD_FLOOR,
+                f"rewind floor {change.start_offset} is not above {self.rewind_floor}, up to {self.next_offset}",
+            )
+        self.rewind_floor = Offset(change.start_offset)
+        return RewindFloorMoved(self.rewind_floor)
 
     def _create_group(self, change: CreateGroup) -> GroupCreated | Nothing:
         if change.group in self._groups:

@@ -206,6 +206,12 @@ class FloorMoved:
     expired: tuple[tuple[GroupName, int], ...]
 
 
+@final
+@dataclass(frozen=True, slots=True)
+class RewindFloorMoved:
+    start_offset: Offset
+
+
 Outcome: TypeAlias = (
     Nothing
     | Produced
@@ -221,6 +227,7 @@ Outcome: TypeAlias = (
     | GroupCreated
     | GroupDeleted
     | FloorMoved
+    | RewindFloorMoved
 )
 
 

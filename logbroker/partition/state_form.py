@@ -77,7 +77,14 @@ class LeaseSlice(_Section, frozen=True, tag=6):
     leases: tuple[LeaseRecord, ...]
 
 
-Section: TypeAlias = Head | ProducerSlice | VoidSlice | GroupHead | RunSlice | LeaseSlice
+@final
+class RewindFloorSection(_Section, frozen=True, tag=13):
+    """Only where it is not 0."""
+
+    start_offset: Number
+
+
+Section: TypeAlias = Head | ProducerSlice | VoidSlice | GroupHead | RunSlice | LeaseSlice | RewindFloorSection
 
 section_decoder = msgspec.msgpack.Decoder(Section)
 _encoder = msgspec.msgpack.Encoder()
@@ -99,6 +106,8 @@ def _sections(machine: PartitionMachine) -> Iterator[Section]:
         machine.log_start_index,
         machine.append_ms,
     )
+    if machine.rewind_floor:
+        yield RewindFloorSection(machine.rewind_floor)
     for producers in _pieces(machine.producers.states(), PRODUCERS_PER_SLICE):
         yield ProducerSlice(producers)
     for ranges in _pieces(machine.voids, RANGES_PER_SLICE):

@@ -13,6 +13,7 @@ from logbroker.ids import GroupId, Index, LeaseId, ReplicaId, Term
 from logbroker.node.peer_messages import RaftMessage
 from logbroker.partition.limits import NO_LIMITS, SizeLimits
 from logbroker.partition.machine import PartitionMachine
+from logbroker.partition.retention import MAX_AGE_MS
 from logbroker.partition.runs import RunState
 from logbroker.raft.log import CompactedError, UnavailableEntryError
 from logbroker.raft.messages import MessageKind
@@ -82,10 +83,18 @@ class GroupHistory:
     """The one history of a group: its committed entries, and every entry that ever was in a log."""
 
     def __init__(
-        self, group: GroupId, *, max_deliveries: int = 0, max_age_ms: int = 0, limits: SizeLimits = NO_LIMITS
+        self,
+        group: GroupId,
+        *,
+        max_deliveries: int = 0,
+        max_age_ms: int = 0,
+        limits: SizeLimits = NO_LIMITS,
+        rewind_ms: int = MAX_AGE_MS,
     ) -> None:
         self.group = group
-        self.model = PartitionModel(max_deliveries=max_deliveries, max_age_ms=max_age_ms, limits=limits)
+        self.model = PartitionModel(
+            max_deliveries=max_deliveries, max_age_ms=max_age_ms, limits=limits, rewind_ms=rewind_ms
+        )
         # Since when, and in which term, the partition has held more than it may.
         self._over: tuple[int, Term] | None = None
         self.committed_us: list[int] = []
@@ -190,6 +199,7 @@ class ClusterChecker:
                 max_deliveries=options.failures.max_deliveries,
                 max_age_ms=options.max_age_ms,
                 limits=options.limits,
+                rewind_ms=options.rewind_ms,
             )
         history.now_us = self._scheduler.now_us
         return history
@@ -390,7 +400,10 @@ class ClusterChecker:
         """Nothing is leased past its time to live, but by a leader that mistrusts its clock."""
         if model.old_leases and not self._cluster.progress.has_stray_clock:
             broken("nothing is leased past its time to live", model.old_leases[0])
+        if model.old_reopened and not self._cluster.progress.has_stray_clock:
+            broken("what is settled for long stays settled", model.old_reopened[0])
         model.old_leases.clear()
+        model.old_reopened.clear()
 
     def _check_age(self, history: GroupHistory) -> None:
         """Retention took no message before its time, as long as most of the clocks went right."""
@@ -510,8 +523,9 @@ def compare_states(model: PartitionModel, machine: PartitionMachine, place: str)
     Raises:
         Violation: they differ; `place` says whose machine it is.
     """
-    here = (machine.applied_index, machine.next_offset, machine.log_start_offset, machine.append_ms)
-    there = (model.last_index, model.next_offset, model.log_start_offset, model.append_ms)
+    floors = machine.log_start_offset, machine.rewind_floor
+    here = (machine.applied_index, machine.next_offset, *floors, machine.append_ms)
+    there = (model.last_index, model.next_offset, model.log_start_offset, model.rewind_floor, model.append_ms)
     if here != there:
         broken("state follows from the log", f"{place} is at {here}, the model at {there}")
     if sorted(machine.groups) != sorted(model.groups):

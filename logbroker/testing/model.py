@@ -30,6 +30,7 @@ from logbroker.partition.commands import (
     Release,
     Revive,
     Rewind,
+    RewindFloor,
     SkipTo,
     decode_changes,
     decode_floor,
@@ -58,6 +59,7 @@ SETTLED = (MessageState.ACKED, MessageState.DEAD)
 
 NO_LEASE = LeaseId(0)
 _NEVER = Index(1 << 62)
+_NEVER_MS = 1 << 62
 
 
 @final
@@ -223,9 +225,20 @@ class ModelGroup:
 class PartitionModel:
     """The reference: what the committed entries of one partition mean."""
 
-    def __init__(self, *, max_deliveries: int = 0, max_age_ms: int = 0, limits: SizeLimits = NO_LIMITS) -> None:
+    def __init__(
+        self,
+        *,
+        max_deliveries: int = 0,
+        max_age_ms: int = 0,
+        limits: SizeLimits = NO_LIMITS,
+        rewind_ms: int = _NEVER_MS,
+    ) -> None:
         """What every leader goes by; 0 where messages are tried for ever, or live for ever."""
         self.limits = limits
+        self.rewind_ms = rewind_ms
+        self.rewind_floor = Offset(0)
+        self.old_reopened: list[str] = []
+        """As `old_leases`: settled messages that were rewound though they are older than may be."""
         self.is_floor_by_size = False
         """The last log start is such that it had to be there, lest the partition hold too much."""
         self._sizes: list[int] = []
@@ -430,6 +443,8 @@ class PartitionModel:
         match change:
             case CreateGroup():
                 self._create_group(entry, change)
+            case RewindFloor():
+                self._raise_rewind_floor(entry, change)
             case DeleteGroup():
                 group = self.groups.pop(change.group, None) if change.group != DEFAULT_GROUP else None
                 if group is not None:
@@ -441,6 +456,19 @@ class PartitionModel:
                     self._does_not_fit(entry, change, "there is no such consumer group")
                 else:
                     self._change_group(group, entry, ordinal, change)
+
+    def _raise_rewind_floor(self, entry: Entry, change: RewindFloor) -> None:
+        if not self.rewind_floor < change.start_offset <= self.next_offset:
+            self._does_not_fit(entry, change, "the floor never goes back")
+            return
+        youngest_ms = self.entry_at(change.start_offset - 1)[1]
+        if entry.append_ms - youngest_ms < self.rewind_ms:
+            broken(
+                "what is settled can be rewound for its time",
+                f"entry {entry.index} (log time {entry.append_ms}) raises the rewind floor to {change.start_offset}, "
+                f"past a message of {youngest_ms}, to be rewound for {self.rewind_ms} ms",
+            )
+        self.rewind_floor = Offset(change.start_offset)
 
     def _create_group(self, entry: Entry, change: CreateGroup) -> None:
         if change.group not in self.groups:
@@ -637,7 +665,11 @@ class PartitionModel:
     def _rewind(self, group: ModelGroup, entry: Entry, change: Rewind) -> None:
         if change.rewind_id in group.moves:
             return
-        start = self._clamped(change.start_offset)
+        start = max(self._clamped(change.start_offset), self.rewind_floor)
+        if self.rewind_floor > change.start_offset:
+            self.failure_counts["rewound: up to the rewind floor"] = (
+                self.failure_counts.get("rewound: up to the rewind floor", 0) + 1
+            )
         reopened = revoked = delayed = 0
         for offset in range(start, self.next_offset):
             message = group.message(offset)
@@ -648,6 +680,11 @@ class PartitionModel:
                 revoked += 1
             elif message.state is MessageState.ACKED:
                 reopened += 1
+                if entry.append_ms - self.entry_at(offset)[1] >= self.rewind_ms:
+                    self.old_reopened.append(
+                        f"entry {entry.index} (log time {entry.append_ms}) reopens offset {offset} of {group.name}, "
+                        f"appended at {self.entry_at(offset)[1]}, to be rewound for {self.rewind_ms} ms"
+                    )
             elif message.state is MessageState.DELAYED and message.visible_at_ms > entry.append_ms:
                 delayed += 1
                 message.deliveries = 0
@@ -681,7 +718,9 @@ class PartitionModel:
             entry.index,
             entry.append_ms,
             start,
-            self.log_start_offset,
+            Offset(max(self.log_start_offset, self.rewind_floor))
+            if isinstance(change, Rewind)
+            else self.log_start_offset,
             self.next_offset,
             isinstance(change, Rewind),
             counts,

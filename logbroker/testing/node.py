@@ -30,6 +30,7 @@ from logbroker.partition.failures import NO_POLICY, FailurePolicy
 from logbroker.partition.limits import NO_LIMITS, SizeLimits
 from logbroker.partition.log_time import Reading
 from logbroker.partition.machine import PartitionMachine
+from logbroker.partition.retention import MAX_AGE_MS
 from logbroker.raft.messages import ConfState
 from logbroker.record.batch import DEFAULT_LIMITS
 from logbroker.storage.ballast import Room
@@ -121,6 +122,7 @@ class NodeOptions:
     failures: FailurePolicy = NO_POLICY
     max_age_ms: int = 0
     limits: SizeLimits = NO_LIMITS
+    rewind_ms: int = MAX_AGE_MS
     commit_us: int = 300
     """Usual time of a group commit."""
 
@@ -281,6 +283,7 @@ class SimulatedNode:
             failures=options.failures,
             max_age_ms=options.max_age_ms,
             limits=options.limits,
+            rewind_ms=options.rewind_ms,
         )
         return PartitionService(replica, engine, settings, DEFAULT_LIMITS)
 

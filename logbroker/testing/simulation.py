@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, final
 from logbroker.node.requests import StateRequest
 from logbroker.partition.failures import NO_POLICY, FailurePolicy
 from logbroker.partition.limits import NO_LIMITS, SizeLimits
+from logbroker.partition.retention import MAX_AGE_MS
 from logbroker.testing.checkers import compare_states, machine_of
 from logbroker.testing.cluster import ClusterOptions, SimulatedCluster
 from logbroker.testing.faults import FaultInjector, FaultKind, FaultPlan, draw_plan
@@ -35,7 +36,7 @@ _LOOK_US = 200 * US_PER_MS
 LINKS, CLOCKS, BURSTS = "bad links", "clock errors", "bursts"
 OPERATOR, GROUPS, PRODUCERS, CONSUMERS = "operator", "extra groups", "more producers", "more consumers"
 MISBEHAVIOUR, LARGE_VALUES, VANDAL, WATCHER = "misbehaviour", "large values", "vandal", "watcher"
-AGES, BOUNDS = "time to live", "bounds"
+AGES, BOUNDS, WINDOWS = "time to live", "bounds", "rewind windows"
 PARTS = (
     LINKS,
     CLOCKS,
@@ -50,6 +51,7 @@ PARTS = (
     WATCHER,
     AGES,
     BOUNDS,
+    WINDOWS,
 )
 """What can be left out of a run, beside the kinds of faults."""
 
@@ -115,6 +117,9 @@ class Simulation:
                     failures=draw_failures(self.scheduler.random("failures")),
                     max_age_ms=max_age_ms,
                     limits=limits,
+                    rewind_ms=MAX_AGE_MS
+                    if WINDOWS in options.without
+                    else draw_rewind_ms(self.scheduler.random("window")),
                 ),
                 clock_offset_ms=self.plan.clock_offset_ms,
                 drift_ppm=self.plan.drift_ppm,
@@ -330,6 +335,11 @@ def draw_limits(random: Random) -> SizeLimits:
         max_bytes=random.choice((20_000, 60_000, 150_000)) if by_bytes else 0,
         drops_oldest=drops_oldest,
     )
+
+
+def draw_rewind_ms(random: Random) -> int:
+    """How long what is settled may be rewound; in most runs as long as it is kept."""
+    return random.choice((0, 1_000, 5_000, 15_000)) if random.random() < 0.3 else MAX_AGE_MS
 
 
 def draw_profile(random: Random) -> WorkloadProfile:

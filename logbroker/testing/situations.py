@@ -60,6 +60,8 @@ REQUIRED = (
     "log: BuryExpired",
     "log: Revive",
     "log: BuryOld",
+    "log: RewindFloor",
+    "rewound: up to the rewind floor",
     "ProduceRequest refused queue_full",
     "replica: log starts that were raised for want of room",
     "buried: rejected",

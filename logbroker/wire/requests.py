@@ -91,6 +91,8 @@ class QueueSettings(Struct, frozen=True, array_like=True, gc=False, kw_only=True
     """The most bytes of batches that are kept, settled or not; 0: no bound. As `max_messages`."""
     full: Number = 0
     """What happens at a bound: 0, produce is refused with `queue_full`; 1, the oldest messages go."""
+    rewind_ms: Number = 1_296_000_000
+    """What is settled so long after it was appended cannot be rewound; 0: nothing that is settled can."""
 
 
 @final
@@ -110,6 +112,7 @@ class QueueChanges(Struct, frozen=True, array_like=True, gc=False, kw_only=True)
     max_messages: Number | None = None
     max_bytes: Number | None = None
     full: Number | None = None
+    rewind_ms: Number | None = None
 
 
 @final

@@ -333,9 +333,9 @@ def test_a_full_queue_says_so_when_the_time_of_the_producer_is_over(face: Face, 
 def test_bounds_of_a_queue_are_told_and_have_bounds(face: Face, node: str, queue: str) -> None:
     async def scenario() -> None:
         async with face.connect(node) as client:
-            await client.create_queue(queue, max_messages=2, full="drop_oldest")
+            await client.create_queue(queue, max_messages=2, full="drop_oldest", rewind_window=0.0)
             settings = (await client.describe_queue(queue)).info.settings
-            assert (settings.max_messages, settings.max_bytes, settings.full) == (2, 0, 1)
+            assert (settings.max_messages, settings.max_bytes, settings.full, settings.rewind_ms) == (2, 0, 1, 0)
             with pytest.raises(InvalidArgumentError, match="full 'sometimes' is not"):
                 await client.alter_queue(queue, full="sometimes")
             with pytest.raises(InvalidArgumentError, match="max_bytes 1,000 is not between 1,048,576"):

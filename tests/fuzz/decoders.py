@@ -91,6 +91,7 @@ from logbroker.partition.commands import (
     Floor,
     Lease,
     Revive,
+    RewindFloor,
     decode_changes,
     decode_floor,
     encode_changes,
@@ -532,10 +533,13 @@ def _of_logs() -> dict[str, Decoder]:
         BuryExpired(DEFAULT_GROUP, ((4, 6),), "c"),
         Revive(DEFAULT_GROUP, ((3, 4),)),
         BuryOld(DEFAULT_GROUP, 5),
+        RewindFloor(4),
     ]
     catalogue = catalogue_kit.cluster(1, 2, 3)
     catalogue_kit.create(catalogue, "orders", partitions=2)
-    optional = CreateQueueWith(CreateQueue(QueueName("slow"), QueueSettings()), ((1, 5_000), (3, 4), (5, 60_000)))
+    optional = CreateQueueWith(
+        CreateQueue(QueueName("slow"), QueueSettings()), ((1, 5_000), (3, 4), (5, 60_000), (9, 0))
+    )
     catalogue_kit.run(catalogue, optional)
     meta = CheckpointMeta(REPLICA, b"conf")
     proposal = ConfigProposal((ConfigChange(ChangeKind.ADD_VOTER, REPLICA),))

@@ -24,6 +24,7 @@ from logbroker.partition.commands import (
     Release,
     Revive,
     Rewind,
+    RewindFloor,
     SkipTo,
 )
 
@@ -87,6 +88,7 @@ class Model:
         self.voids: set[int] = set()
         self.next_offset = 0
         self.log_start = 0
+        self.rewind_floor = 0
         self.now_ms = 0
 
     def produce(self, producer: tuple[int, int, int] | None, count: int) -> tuple[object, ...]:
@@ -138,6 +140,11 @@ class Model:
     def apply(self, change: Change, lease: int) -> tuple[object, ...]:
         if isinstance(change, CreateGroup):
             return self._create(change)
+        if isinstance(change, RewindFloor):
+            if not self.rewind_floor < change.start_offset <= self.next_offset:
+                return ("nothing",)
+            self.rewind_floor = change.start_offset
+            return ("rewind floor", change.start_offset)
         if change.group not in self.groups:
             return ("nothing",)
         group = self.groups[change.group]
@@ -284,7 +291,8 @@ class Model:
         if change.rewind_id in group.rewinds:
             done, result = group.rewinds[change.rewind_id]
             return (kind, *result) if done == kind else ("nothing",)
-        start = min(max(change.start_offset, self.log_start), self.next_offset)
+        floor = self.rewind_floor if isinstance(change, Rewind) else 0
+        start = min(max(change.start_offset, self.log_start, floor), self.next_offset)
         result = self._rewind(group, start) if isinstance(change, Rewind) else self._skip(group, start)
         result = (start, int(start != change.start_offset), *result)
         group.rewinds[change.rewind_id] = (kind, result)

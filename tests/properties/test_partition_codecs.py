@@ -32,6 +32,7 @@ from logbroker.partition.commands import (
     Release,
     Revive,
     Rewind,
+    RewindFloor,
     SkipTo,
     decode_changes,
     decode_floor,
@@ -64,6 +65,7 @@ CHANGES: st.SearchStrategy[Change] = st.one_of(
     st.builds(BuryExpired, NAMES, RANGES, TEXTS),
     st.builds(Revive, NAMES, RANGES),
     st.builds(BuryOld, NAMES, NUMBERS),
+    st.builds(RewindFloor, NUMBERS),
 )
 JSON_LIKE = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.text(max_size=5) | st.binary(max_size=5),

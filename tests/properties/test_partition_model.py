@@ -36,6 +36,7 @@ from logbroker.partition.commands import (
     Release,
     Revive,
     Rewind,
+    RewindFloor,
     SkipTo,
     encode_changes,
     encode_floor,
@@ -56,6 +57,7 @@ from logbroker.partition.outcomes import (
     Range,
     Released,
     Revived,
+    RewindFloorMoved,
     Rewound,
     Settled,
     Skipped,
@@ -124,6 +126,8 @@ def plain(outcome: Outcome) -> tuple[object, ...]:
             return ("created", outcome.start_offset)
         case GroupDeleted():
             return ("deleted",)
+        case RewindFloorMoved():
+            return ("rewind floor", outcome.start_offset)
         case FloorMoved():
             return ("floor", dict(outcome.expired))
 
@@ -171,7 +175,7 @@ class PartitionAgainstModel(RuleBasedStateMachine):
             assert plain(outcome) == self.model.apply(change, name)
             if isinstance(outcome, Leased):
                 assert outcome.lease == name
-                self.leases.append((change.group, name))
+                self.leases.append((outcome.group, name))
         return outcomes
 
     def a_lease(self, data: st.DataObject) -> tuple[GroupName, LeaseId]:
@@ -494,23 +498,35 @@ class PartitionAgainstModel(RuleBasedStateMachine):
         if changes:
             self.change(*changes)
 
-    @rule(group=NAMES, move=MOVES, skip=st.booleans())
-    def move(self, group: GroupName, move: tuple[int, int], skip: bool) -> None:
+    @rule(group=NAMES, move=MOVES, skip=st.booleans(), floor=st.one_of(st.just(0), SMALL))
+    def move(self, group: GroupName, move: tuple[int, int], skip: bool, floor: int) -> None:
         rewind_id, start = move
-        choose = decide.decide_skip_to if skip else decide.decide_rewind
-        decision = choose(self.machine, group, rewind_id=rewind_id, start_offset=start, requested="x")
+        floor = min(floor, self.model.next_offset)
+        if skip:
+            decision = decide.decide_skip_to(
+                self.machine, group, rewind_id=rewind_id, start_offset=start, requested="x"
+            )
+        else:
+            decision = decide.decide_rewind(
+                self.machine, group, rewind_id=rewind_id, start_offset=start, requested="x", floor=Offset(floor)
+            )
         if group not in self.model.groups:
             assert isinstance(decision, Refused)
             return
         done = self.model.groups[group].rewinds.get(rewind_id)
         if done is None:
             assert isinstance(decision, Propose)
-            self.change(*decision.changes)
+            outcome = self.change(*decision.changes)[-1]
+            assert not isinstance(outcome, Rewound) or outcome.start_offset >= floor
         elif done[0] == ("SkipTo" if skip else "Rewind"):
             assert isinstance(decision, Answer)
             assert plain(decision.outcome) == (done[0], *done[1])
         else:
             assert isinstance(decision, Refused)
+
+    @rule(start=SMALL)
+    def rewind_floor(self, start: int) -> None:
+        self.change(RewindFloor(start))
 
     @rule(start=SMALL)
     def floor(self, start: int) -> None:
@@ -625,6 +641,7 @@ class PartitionAgainstModel(RuleBasedStateMachine):
     def every_message_is_as_in_the_model(self) -> None:
         assert self.machine.next_offset == self.model.next_offset
         assert self.machine.log_start_offset == self.model.log_start
+        assert self.machine.rewind_floor == self.model.rewind_floor
         assert sorted(self.model.groups) == list(self.machine.groups)
         assert spread(self.machine.voids) == sorted(self.model.voids)
         for name, expected in self.model.groups.items():

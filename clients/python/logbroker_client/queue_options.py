@@ -39,6 +39,9 @@ class QueueOptions(TypedDict, total=False):
     full: Literal["reject", "drop_oldest"]
     """What happens at such a bound: `send` is refused, and tried again until its timeout, when it raises
     QueueFullError; or the oldest messages go, whoever has not settled them. "reject" by default."""
+    rewind_window: float
+    """How long after it was produced a settled message can be rewound; 0: never. By default, and at the most, as long
+    as it is kept. A longer one does not bring back what was outside before."""
 
 
 def queue_settings(
@@ -100,4 +103,5 @@ _FIELDS = {
     "max_messages": ("max_messages", 1),
     "max_bytes": ("max_bytes", 1),
     "full": ("full", 1),
+    "rewind_window": ("rewind_ms", 1000),
 }

@@ -49,6 +49,8 @@ class QueueOptions(msgspec.Struct, frozen=True, kw_only=True):
     """The most bytes of batches, settled or not; 0: no bound. As `max_messages`."""
     full: int = 0
     """What happens at a bound: 0, nothing more is taken; 1, the oldest messages go."""
+    rewind_ms: int = MAX_AGE_MS
+    """What is settled so long after it was appended cannot be rewound; as long as it is kept where that is shorter."""
 
 
 class _Option(NamedTuple):
@@ -68,6 +70,7 @@ _OPTIONS = {
     "max_messages": _Option(6, 0, MAX_MESSAGES),
     "max_bytes": _Option(7, MIN_PARTITION_BYTES, MAX_BYTES, has_none=True),
     "full": _Option(8, 0, DROP_OLDEST),
+    "rewind_ms": _Option(9, 0, MAX_AGE_MS),
 }
 OPTION_NAMES = tuple(_OPTIONS)
 _NAMES = {option.number: name for name, option in _OPTIONS.items()}

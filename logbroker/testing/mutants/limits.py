@@ -9,7 +9,7 @@ from logbroker.errors import QueueFullError
 from logbroker.ids import Offset
 from logbroker.node.partition_service import PartitionService
 from logbroker.node.retained import RetainedBytes
-from logbroker.partition import decide
+from logbroker.partition import checkpoint, decide
 from logbroker.partition.groups import ConsumerGroup
 from logbroker.partition.limits import NO_LIMITS, SizeLimits, check_room, first_offset_within
 from logbroker.partition.retention import first_young_ms
@@ -18,6 +18,7 @@ from logbroker.testing.mutants.planting import mutant
 if TYPE_CHECKING:
     from logbroker.ids import GroupName, LeaseId
     from logbroker.node.requests import Answer, ProduceRequest
+    from logbroker.partition.checkpoint import CheckpointMeta
     from logbroker.partition.machine import PartitionMachine
     from logbroker.partition.outcomes import Buried, Nothing
     from logbroker.testing.mutants.planting import Patch
@@ -114,3 +115,26 @@ def _(patch: Patch) -> None:
         "first_offset_within",
         lambda retained, max_bytes: retained._marks[len(retained._marks) // 2][0] if retained._marks else Offset(0),
     )
+
+
+@mutant("window-ignored", "B25", "a rewind reaches back as far as messages are kept")
+def _(patch: Patch) -> None:
+    patch.attribute(PartitionService, "_rewind_floor", lambda service, rewind_ms: Offset(0))
+
+
+@mutant("window-short", "B25", "what is settled can be rewound for half of its time")
+def _(patch: Patch) -> None:
+    floor = PartitionService._rewind_floor
+    patch.attribute(PartitionService, "_rewind_floor", lambda service, rewind_ms: floor(service, rewind_ms // 2))
+
+
+@mutant("rewind-floor-forgotten", "B22", "a checkpoint brings back what could be rewound no more")
+def _(patch: Patch) -> None:
+    decode = checkpoint.decode
+
+    def spoiled(data: bytes | memoryview) -> tuple[PartitionMachine, CheckpointMeta]:
+        machine, meta = decode(data)
+        machine.rewind_floor = Offset(0)
+        return machine, meta
+
+    patch.function(decode, spoiled)

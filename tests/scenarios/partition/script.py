@@ -15,7 +15,7 @@ from logbroker.partition.checkpoint import CheckpointMeta, decode, encode_slices
 from logbroker.partition.commands import Bury, BuryExpired, BuryOld, encode_changes
 from logbroker.partition.failures import NO_POLICY, FailurePolicy
 from logbroker.partition.machine import PartitionMachine
-from logbroker.partition.outcomes import Leased
+from logbroker.partition.outcomes import Leased, RewindFloorMoved, Rewound
 from tests.unit.partition.build import GROUP, move_floor, produce, states
 
 if TYPE_CHECKING:
@@ -61,7 +61,8 @@ class Script:
             case "revive":
                 self.decided(decide.decide_revive(self.machine, D, ranges=ranges_of(words[0])))
             case "rewind":
-                self.move(decide.decide_rewind, int(words[0]))
+                # With a second number: messages below it are settled for too long to be rewound.
+                self.move(decide.decide_rewind, int(words[0]), floor=Offset(int(words[1]) if words[1:] else 0))
             case "skip":
                 self.move(decide.decide_skip_to, int(words[0]))
             case "floor":
@@ -109,9 +110,9 @@ class Script:
                 )
             )
 
-    def move(self, choose: Callable[..., Decision], to: int) -> None:
+    def move(self, choose: Callable[..., Decision], to: int, **floor: Offset) -> None:
         self.moves += 1
-        self.decided(choose(self.machine, D, rewind_id=self.moves, start_offset=to, requested=""))
+        self.decided(choose(self.machine, D, rewind_id=self.moves, start_offset=to, requested="", **floor))
 
     def checkpoint(self) -> None:
         data = b"".join(encode_slices(self.machine, CheckpointMeta(ReplicaId(1), b"")))
@@ -152,6 +153,10 @@ class Script:
                 self.notes.append(f"buried: max_deliveries, held by {change.consumer}")
             elif isinstance(change, BuryOld):
                 self.notes.append(f"buried: ttl, {getattr(outcome, 'count', 0)} of them")
+            elif isinstance(outcome, Rewound) and outcome.clamped:
+                self.notes.append(f"clamped to {outcome.start_offset}")
+            elif isinstance(outcome, RewindFloorMoved):
+                self.notes.append(f"rewind floor {outcome.start_offset}")
 
 
 def ranges_of(text: str) -> Ranges:

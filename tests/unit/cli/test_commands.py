@@ -65,6 +65,8 @@ def test_options_of_a_queue_are_told_in_the_units_of_the_client(cluster: FakeClu
     given = {name: value for name, value in cluster.asked[-1][2].items() if value is not None}
     assert given == {"max_messages": 5, "max_bytes": 0, "full": "drop_oldest"}
     assert run("queue", "create", "orders", "--full", "sometimes").code == 2
+    assert run("queue", "alter", "orders", "--rewind-window", "1h").code == 0
+    assert cluster.asked[-1][2]["rewind_window"] == 3600.0
 
 
 def test_a_queue_that_exists_is_a_conflict_unless_that_is_fine(cluster: FakeCluster) -> None:

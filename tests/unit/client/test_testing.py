@@ -105,6 +105,27 @@ async def test_rewinds_go_by_the_brokers_clock() -> None:
             await client.rewind("orders", to=100)
 
 
+async def test_a_rewind_window_ends_before_the_retention() -> None:
+    broker = MemoryBroker()
+    broker.create_queue("orders", rewind_window=60.0)
+    async with broker.connect() as client:
+        await send(client, b"old")
+        broker.advance(50)
+        await send(client, b"new")
+        broker.advance(20)
+        await client.skip_to("orders", to="latest")
+        with pytest.raises(InvalidArgumentError, match="lies before the rewind window"):
+            await client.rewind("orders", to=timedelta(seconds=61))
+        await client.rewind("orders", to="earliest")
+        assert broker.counts("orders").available == 1
+        await client.skip_to("orders", to="latest")
+        await client.alter_queue("orders", rewind_window=0.0)
+        broker.advance(0.2)
+        await client.alter_queue("orders", rewind_window=3600.0)
+        await client.rewind("orders", to="earliest")
+        assert broker.counts("orders").available == 0
+
+
 async def test_retention_takes_what_is_old() -> None:
     broker = MemoryBroker()
     broker.create_queue("orders", retention=timedelta(hours=1))

@@ -1,11 +1,13 @@
-"""What a partition does by the limits of its queue: how long messages may stay unsettled, and how much there may be."""
+"""What a partition does by the limits of its queue: ages, amounts, and how far a rewind reaches."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from logbroker.errors import QueueFullError
-from logbroker.ids import DEFAULT_GROUP, GroupName
+import pytest
+
+from logbroker.errors import OffsetOutOfRangeError, QueueFullError
+from logbroker.ids import DEFAULT_GROUP, GroupName, Offset
 from logbroker.node.partition_service import PartitionSettings
 from logbroker.node.requests import (
     CreateGroupRequest,
@@ -13,9 +15,12 @@ from logbroker.node.requests import (
     DeadRequest,
     EarliestTarget,
     NackRequest,
+    OffsetTarget,
     ProduceReply,
     ProduceRequest,
     ReceiveReply,
+    RewindReply,
+    RewindRequest,
 )
 from logbroker.partition.commands import Cause
 from logbroker.partition.limits import SizeLimits
@@ -23,7 +28,7 @@ from logbroker.partition.machine import PartitionMachine
 from tests.unit.node.engine_kit import KitCluster, batch, ranges_of, values
 
 if TYPE_CHECKING:
-    from logbroker.node.requests import Ranges
+    from logbroker.node.requests import Ranges, Target
 
 MAX_AGE_MS = 3_000
 OTHER = GroupName("other")
@@ -273,6 +278,74 @@ def test_a_lower_bound_holds_at_once_and_none_frees() -> None:
     assert machine_of(cluster).log_start_offset == 6
     service.settings = PartitionSettings()
     assert produced(cluster, 20, start=10) == 20
+
+
+# How long what is settled can be rewound.
+
+
+def settled(rewind_ms: int) -> KitCluster:
+    """Six messages, all acked: three of now, three of two seconds ago."""
+    cluster = limited(rewind_ms=rewind_ms)
+    cluster.produce(*values(3))
+    cluster.tick(20)
+    cluster.produce(*values(3, start=3))
+    cluster.ack(cluster.receive(6).lease, (0, 6))
+    return cluster
+
+
+def rewound(cluster: KitCluster, target: Target, *, clamp: bool = False) -> tuple[int, bool]:
+    rewind_id = 1 + machine_of(cluster).applied_index
+    reply = cluster.ask(RewindRequest(DEFAULT_GROUP, rewind_id, target, clamp=clamp))
+    assert isinstance(reply, RewindReply), reply
+    return reply.start_offset, reply.clamped
+
+
+def test_a_rewind_beyond_the_window_is_refused_with_it_or_clamped_and_reported() -> None:
+    cluster = settled(1_000)
+    index = machine_of(cluster).applied_index
+    refusal = cluster.ask(RewindRequest(DEFAULT_GROUP, 1, OffsetTarget(Offset(1))))
+    assert isinstance(refusal, OffsetOutOfRangeError)
+    assert "offset 1 lies before offset 3, the first that may be rewound of group 1, up to 6" in refusal.message
+    assert machine_of(cluster).applied_index == index
+    assert rewound(cluster, OffsetTarget(Offset(1)), clamp=True) == (3, True)
+    assert taken(cluster) == ((3, 6),)
+    assert machine_of(cluster).rewind_floor == 3
+
+
+def test_the_earliest_is_the_earliest_that_may_be_rewound() -> None:
+    assert rewound(settled(1_000), EarliestTarget()) == (3, False)
+    assert rewound(settled(0), EarliestTarget()) == (6, False)
+    assert rewound(settled(1_296_000_000), EarliestTarget()) == (0, False)
+
+
+def test_within_the_window_nothing_is_written_but_the_rewind() -> None:
+    cluster = settled(1_000)
+    assert rewound(cluster, OffsetTarget(Offset(4))) == (4, False)
+    assert machine_of(cluster).rewind_floor == 0
+
+
+@pytest.mark.parametrize(("first", "then"), [(1_296_000_000, 1_000), (1_000, 1_296_000_000), (1_000, 0)])
+def test_a_window_that_changes_is_written_down_once_and_nothing_comes_back(first: int, then: int) -> None:
+    cluster = settled(first)
+    cluster.tick(1)
+    assert machine_of(cluster).rewind_floor == 0
+    cluster.leader.service.settings = PartitionSettings(rewind_ms=then)
+    cluster.tick(12)
+    floor = machine_of(cluster).rewind_floor
+    assert floor in (3, 6)
+    index = machine_of(cluster).applied_index
+    cluster.leader.service.settings = PartitionSettings()
+    cluster.tick(30)
+    assert rewound(cluster, OffsetTarget(Offset(0)), clamp=True) == (machine_of(cluster).rewind_floor, True)
+    assert machine_of(cluster).applied_index <= index + 3
+
+
+def test_skips_and_new_groups_know_no_window() -> None:
+    cluster = settled(0)
+    reply = cluster.ask(RewindRequest(DEFAULT_GROUP, 1, OffsetTarget(Offset(2)), forward=True))
+    assert isinstance(reply, RewindReply)
+    cluster.ask(CreateGroupRequest(OTHER, EarliestTarget()))
+    assert machine_of(cluster).status(OTHER).available_count == 6
 
 
 def held_bytes(cluster: KitCluster) -> int:

@@ -22,6 +22,7 @@ from logbroker.partition.commands import (
     Release,
     Revive,
     Rewind,
+    RewindFloor,
     SkipTo,
     decode_changes,
     decode_floor,
@@ -47,6 +48,7 @@ GOLDEN: list[tuple[Change, str]] = [
     (BuryExpired(G, ((2, 4),), "c"), "940ca16791920204a163"),
     (Revive(G, ((2, 4),)), "930da16791920204"),
     (BuryOld(G, 300), "9314a167cd012c"),
+    (RewindFloor(300), "9215cd012c"),
 ]
 
 
