@@ -199,6 +199,7 @@ class PartitionMachine:
         count = entry.next_offset - entry.base_offset
         if count <= 0 if entry.kind is EntryKind.DATA else count != 0:
             violated(f"{entry.kind.name} entry {entry.index} of group {self.group_id} takes {count} offsets")
+        changes: tuple[Change, ...] = ()
         outcomes: tuple[Outcome, ...] = ()
         woken: tuple[GroupName, ...] = ()
         append_ms = max(self.append_ms, entry.append_ms)
@@ -226,7 +227,7 @@ class PartitionMachine:
         self.next_offset = entry.next_offset
         self.applied_index = entry.index
         self.applied_term = entry.term
-        return Applied(entry.index, outcomes, woken)
+        return Applied(entry.index, outcomes, woken, changes)
 
     def judge_batch(self, header: BatchHeader) -> Objection | None:
         """Say why a batch with this producer and sequence may not be appended next, or None if it may."""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple, TypeAlias, final
 
 if TYPE_CHECKING:
     from logbroker.ids import GroupName, Index, LeaseId, Offset
+    from logbroker.partition.commands import Change
 
 Range: TypeAlias = tuple[int, int]
 """Half-open offset range."""
@@ -264,8 +265,9 @@ Outcome: TypeAlias = (
 @final
 @dataclass(frozen=True, slots=True)
 class Applied:
-    """Outcomes in the order of the entry's changes; `woken` are groups in which something may be received."""
+    """Outcomes in the order of the entry's `changes`; `woken` are groups in which something may be received."""
 
     index: Index
     outcomes: tuple[Outcome, ...]
     woken: tuple[GroupName, ...]
+    changes: tuple[Change, ...] = ()
