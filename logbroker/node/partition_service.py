@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 from collections import deque
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Protocol, assert_never, final
 
@@ -33,6 +34,7 @@ from logbroker.errors import (
     invariant,
 )
 from logbroker.ids import GroupName, Index, LeaseId, Offset
+from logbroker.node.breakers import Breakers
 from logbroker.node.dead_messages import list_dead
 from logbroker.node.peeking import first, look
 from logbroker.node.requests import (
@@ -75,6 +77,7 @@ from logbroker.node.requests import (
     TimeTarget,
 )
 from logbroker.partition import decide, outcomes
+from logbroker.partition.breaker import REASON_START, BreakerPolicy, is_breaker
 from logbroker.partition.commands import MAX_NUMBER, Change, Floor, Lease, encode_changes, encode_floor
 from logbroker.partition.failures import NO_POLICY, FailurePolicy
 from logbroker.partition.machine import MAX_OFFSET, PartitionMachine
@@ -109,6 +112,7 @@ class PartitionSettings:
     retention_s: int = 4 * 86_400
     failures: FailurePolicy | None = NO_POLICY
     """None while it is not known: until then no delivery ends as failed and none begins, lest it be one too many."""
+    breaker: BreakerPolicy | None = None
 
 
 class PartitionHost(Protocol):
@@ -161,6 +165,7 @@ class PartitionService:
         self._limits = limits
         self._polls: dict[GroupName, deque[_Poll]] = {}
         self._woken: dict[GroupName, None] = {}
+        self._breakers = Breakers()
         # Answers that nobody waits for any more, of polls that are still in their line or were a moment ago.
         self._forgotten: set[Answer] = set()
         self._oldest_ms = 0
@@ -212,10 +217,12 @@ class PartitionService:
     def on_leading(self) -> None:
         self._oldest_ms = self._quiet_until_ms = 0
         self._woken.clear()
+        self._breakers.forget()
 
     def on_leadership_lost(self, error: Callable[[], LogBrokerError]) -> None:
         polls, self._polls = self._polls, {}
         self._forgotten.clear()
+        self._breakers.forget()
         for waiting in polls.values():
             for poll in waiting:
                 poll.answer(error())
@@ -225,11 +232,17 @@ class PartitionService:
         applied = _as_applied(applied)
         for group in applied.woken:
             self._woken[group] = None
+        if self.settings.breaker is not None and self._replica.is_serving:
+            self._breakers.count(self.settings.breaker, self._applied(), applied)
         if entry.kind is EntryKind.DATA and isinstance(applied.outcomes[0], outcomes.Void):
             self.void_batches += 1
 
     def after_pump(self) -> None:
-        """Serve the long polls of groups in which something became available."""
+        """Serve the long polls of groups in which something became available, unless it was too often given back."""
+        if self._breakers.has_changed and self._replica.is_serving:
+            # What is refused is tried again, at the next tick at the latest.
+            with contextlib.suppress(ProposalRefused):
+                self._trip()
         if not self._woken or not self._replica.is_serving:
             return
         woken, self._woken = self._woken, {}
@@ -241,7 +254,7 @@ class PartitionService:
         now_ms = self._host.monotonic_ms()
         if now_ms < self._quiet_until_ms and not self._polls:
             return
-        for act in (self._move_floor, self._expire, self._tidy):
+        for act in (self._move_floor, self._trip, self._expire, self._tidy):
             # What is refused, or needs what is damaged, is tried again at the next tick; nothing was appended.
             with contextlib.suppress(ProposalRefused, StorageError):
                 act()
@@ -250,6 +263,9 @@ class PartitionService:
 
     def _quiet_ms(self) -> int:
         """How long nothing is due: most partitions of a large node are idle most of the time."""
+        if self._breakers.has_changed:
+            # A pause was refused.
+            return 0
         log_ms = self._replica.stamp_ms()
         # While the node may not move floors, the oldest message is not even looked for.
         floor_ms = self._oldest_ms + self.settings.retention_s * 1000 if self._host.may_floor() else _NEVER_MS
@@ -676,6 +692,10 @@ class PartitionService:
         self._propose_decided(decision, lambda outcome: answer(_group_reply(request.group, outcome)), answer)
 
     def _pause(self, request: PauseRequest, answer: Answer) -> None:
+        if is_breaker(request.reason):
+            raise InvalidArgumentError(
+                f"reason {request.reason!r} begins with {REASON_START!r}, as only a breaker's does"
+            )
         decision = decide.decide_pause(
             self._ahead(),
             request.group,
@@ -809,6 +829,21 @@ class PartitionService:
         if changes:
             self._propose_changes(changes, lambda _: None, lambda _: None)
 
+    def _trip(self) -> None:
+        """Pause the groups in which too many deliveries fail."""
+        breakers = self._breakers
+        if self.settings.breaker is None:
+            breakers.forget()
+        if not breakers.has_changed:
+            return
+        for pause in breakers.due(self._ahead(), self._replica.stamp_ms()):
+            self._propose_changes((pause,), partial(self._tripped, pause.group), lambda _: None)
+            breakers.was_proposed(pause.group)
+
+    def _tripped(self, group: GroupName, applied: Applied) -> None:
+        if isinstance(applied.outcomes[0], outcomes.Paused):
+            self._breakers.was_committed(group, self._applied().groups)
+
     # Shared.
 
     def _propose_decided(
@@ -866,6 +901,7 @@ class PartitionService:
                     "" if pause is None else pause.reason,
                     0 if pause is None else pause.since_ms,
                     0 if pause is None else pause.until_ms,
+                    self._breakers.trips.get(name, 0),
                 )
             )
         return StateReply(machine.log_start_offset, machine.next_offset, machine.append_ms, tuple(groups))

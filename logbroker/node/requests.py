@@ -336,6 +336,8 @@ class GroupState:
     paused_since_ms: int = 0
     paused_until_ms: int = 0
     """0 where it is paused until it is resumed, and where it is not paused."""
+    breaker_trips: int = 0
+    """How often its breaker has paused it, as far as the process that leads knows."""
 
 
 @final

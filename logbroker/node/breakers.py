@@ -1,0 +1,75 @@
+"""The breakers of one partition's consumer groups, while its leader leads. It must not propose: it says what is due."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, final
+
+from logbroker.partition.breaker import Breaker, counts, decide_trip, endings
+from logbroker.partition.outcomes import GroupDeleted, Paused
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
+    from logbroker.ids import GroupName
+    from logbroker.partition.breaker import BreakerPolicy
+    from logbroker.partition.commands import Pause
+    from logbroker.partition.machine import PartitionMachine
+    from logbroker.partition.outcomes import Applied
+
+
+@final
+class Breakers:
+    """Counts in memory alone; at most one breaker for each group that there is.
+
+    A leader begins at zero, and so does a group that was paused, whoever did it: what ends meanwhile says nothing of
+    what the consumers will do afterwards.
+    """
+
+    def __init__(self) -> None:
+        self.trips: dict[GroupName, int] = {}
+        """How often each group was paused, since the start of the process."""
+        self._breakers: dict[GroupName, Breaker] = {}
+        # Of those, the ones in which deliveries have ended since they were looked at.
+        self._changed: dict[GroupName, None] = {}
+
+    @property
+    def has_changed(self) -> bool:
+        return bool(self._changed)
+
+    def forget(self) -> None:
+        """Begin at zero."""
+        self._breakers.clear()
+        self._changed.clear()
+
+    def count(self, policy: BreakerPolicy, machine: PartitionMachine, applied: Applied) -> None:
+        """Take what an entry came to; `machine` is the state after it."""
+        now_ms = machine.append_ms
+        for outcome in applied.outcomes:
+            if isinstance(outcome, (Paused, GroupDeleted)):
+                self._breakers.pop(outcome.group, None)
+                self._changed.pop(outcome.group, None)
+        for group, acked, failed in endings(applied):
+            if not counts(machine, group, now_ms):
+                continue
+            breaker = self._breakers.get(group)
+            if breaker is None or breaker.policy != policy:
+                breaker = self._breakers[group] = Breaker(policy)
+            breaker.add(now_ms, acked=acked, failed=failed)
+            # After an ack too: the least count may be what was missing.
+            self._changed[group] = None
+
+    def due(self, ahead: PartitionMachine, now_ms: int) -> list[Pause]:
+        """Return the pauses to propose; each is due until it `was_proposed`."""
+        found = [(group, decide_trip(ahead, group, self._breakers[group], now_ms=now_ms)) for group in self._changed]
+        for group, pause in found:
+            if pause is None:
+                del self._changed[group]
+        return [pause for _, pause in found if pause is not None]
+
+    def was_proposed(self, group: GroupName) -> None:
+        self._changed.pop(group, None)
+
+    def was_committed(self, group: GroupName, present: Collection[GroupName]) -> None:
+        """The pause of a group is in force; of groups that are not `present` any more nothing is kept."""
+        trips = {name: count for name, count in self.trips.items() if name in present}
+        self.trips = {**trips, group: trips.get(group, 0) + 1}
