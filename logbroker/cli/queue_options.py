@@ -17,13 +17,19 @@ if TYPE_CHECKING:
 
 _F = TypeVar("_F", bound="Callable[..., Any]")
 
-_DURATIONS = ("backoff", "max_backoff")
+_DURATIONS = ("backoff", "max_backoff", "breaker_window", "breaker_pause")
 
 _OPTIONS = (
     click.option("--backoff", type=DURATION, help="Wait after a first failed delivery, unless the nack says. [0s]"),
     click.option("--max-backoff", type=DURATION, help="The longest such wait. [1h]"),
     click.option("--backoff-factor", type=click.IntRange(1, 10), help="Growth with each further failure. [2]"),
     click.option("--jitter", type=click.FloatRange(0, 1), help="The share of a wait that is left to chance. [0.2]"),
+    click.option(
+        "--breaker", type=click.FloatRange(0, 1), help="Pause a group when this share of deliveries fails. [0: never]"
+    ),
+    click.option("--breaker-count", type=click.IntRange(1, 100_000), help="Of at least so many that ended. [20]"),
+    click.option("--breaker-window", type=DURATION, help="Within this time. [10s]"),
+    click.option("--breaker-pause", type=DURATION, help="For so long. [30s]"),
 )
 
 
@@ -51,4 +57,8 @@ def option_rows(settings: QueueSettings) -> dict[str, object]:
         "max_backoff": format_duration(settings.max_backoff_ms),
         "backoff_factor": settings.backoff_factor,
         "jitter": settings.jitter_percent / 100,
+        "breaker": settings.breaker_percent / 100 if settings.breaker_percent else None,
+        "breaker_count": settings.breaker_count,
+        "breaker_window": format_duration(settings.breaker_window_ms),
+        "breaker_pause": format_duration(settings.breaker_pause_ms),
     }

@@ -18,6 +18,7 @@ from logbroker.ids import META_GROUP, NO_REPLICA, GroupId, Index, NodeId, Replic
 from logbroker.node.catalogue.commands import Command, JoinNode, PromoteReplica, RemoveReplica, StartMove
 from logbroker.node.catalogue.rows import GroupRow, NodeRow, QueueRow, QueueSettings, ReplicaRow, ReplicaState
 from logbroker.node.partition_service import PartitionService, PartitionSettings
+from logbroker.partition.breaker import BreakerPolicy
 from logbroker.partition.failures import FailurePolicy
 from logbroker.raft.config_change import ChangeKind, ConfigChange, ConfigProposal, Transition
 from logbroker.raft.messages import ConfState, Role
@@ -156,7 +157,12 @@ def partition_settings(queue: QueueSettings, options: QueueOptions) -> Partition
         backoff_factor=options.backoff_factor,
         jitter=options.jitter_percent / 100,
     )
-    return PartitionSettings(retention_s=queue.retention_ms // 1000, failures=failures)
+    breaker = BreakerPolicy(
+        options.breaker_percent, options.breaker_count, options.breaker_window_ms, options.breaker_pause_ms
+    )
+    return PartitionSettings(
+        retention_s=queue.retention_ms // 1000, failures=failures, breaker=breaker if breaker.percent else None
+    )
 
 
 def _reports(row: GroupRow, conf: ConfState, members: set[ReplicaId]) -> tuple[Command, ...]:

@@ -83,6 +83,14 @@ class QueueSettings(Struct, frozen=True, array_like=True, gc=False, kw_only=True
     """By how much each further failure lengthens it."""
     jitter_percent: Number = 20
     """The share of each wait that is left to chance."""
+    breaker_percent: Number = 0
+    """A consumer group is paused for a while when so many of a hundred deliveries fail; 0: never."""
+    breaker_count: Number = 20
+    """So many deliveries at least must have ended before, in one partition."""
+    breaker_window_ms: Number = 10_000
+    """In this time, that is."""
+    breaker_pause_ms: Number = 30_000
+    """How long it is paused then."""
 
 
 @final
@@ -98,6 +106,10 @@ class QueueChanges(Struct, frozen=True, array_like=True, gc=False, kw_only=True)
     max_backoff_ms: Number | None = None
     backoff_factor: Number | None = None
     jitter_percent: Number | None = None
+    breaker_percent: Number | None = None
+    breaker_count: Number | None = None
+    breaker_window_ms: Number | None = None
+    breaker_pause_ms: Number | None = None
 
 
 @final

@@ -300,6 +300,40 @@ def test_a_nack_without_a_delay_waits_as_the_queue_says(face: Face, node: str, q
 
 
 @everywhere
+def test_a_breaker_pauses_a_group_that_fails_at_everything(face: Face, node: str, queue: str) -> None:
+    async def scenario() -> None:
+        async with face.connect(node) as client:
+            await client.create_queue(
+                queue, max_deliveries=2, breaker=0.5, breaker_count=3, breaker_window=60.0, breaker_pause=3600.0
+            )
+            async with client.producer(queue) as producer:
+                await producer.send_many([b"a", b"b", b"c"])
+            async with client.consumer(queue, max_messages=1) as consumer:
+                for _ in range(3):
+                    (message,) = await take(consumer, 1)
+                    await message.nack(delay=60.0)
+            # The pause follows the nack, and nothing is leased in between.
+            for _ in range(1_000):
+                group = await client.describe_group(queue, "default")
+                if group.is_paused:
+                    break
+            assert (group.delayed, group.dead, group.is_paused) == (3, 0, True)
+            assert group.paused_reason == "breaker: 3 of 3 deliveries failed in 60 s"
+            with pytest.raises(InvalidArgumentError, match="begins with 'breaker: '"):
+                await client.pause_group(queue, reason="breaker: mine")
+            await client.resume_group(queue)
+            assert not (await client.describe_group(queue, "default")).is_paused
+            await client.alter_queue(queue, breaker=0.0)
+            settings = (await client.describe_queue(queue)).info.settings
+            told = (settings.breaker_count, settings.breaker_window_ms, settings.breaker_pause_ms)
+            assert (settings.breaker_percent, *told) == (0, 3, 60_000, 3_600_000)
+            with pytest.raises(InvalidArgumentError, match="breaker_percent 101 is not between 0 and 100"):
+                await client.alter_queue(queue, breaker=1.01)
+
+    face.run(scenario)
+
+
+@everywhere
 def test_a_block_that_ends_too_late_says_so(face: Face, node: str, queue: str) -> None:
     async def scenario() -> None:
         async with face.connect(node) as client:

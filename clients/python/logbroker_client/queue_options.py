@@ -27,6 +27,15 @@ class QueueOptions(TypedDict, total=False):
     """By how much each further failure lengthens the wait, 1 to 10; 2 by default."""
     jitter: float
     """The share of each wait that is left to chance, 0 to 1; 0.2 by default."""
+    breaker: float
+    """The share of failed deliveries, 0.01 to 1, at which a consumer group is paused for a while instead of failing on.
+    The default, 0, is never. Each partition counts, and is paused, for itself."""
+    breaker_count: int
+    """How many deliveries must have ended before, 1 to 100,000; 20 by default."""
+    breaker_window: float
+    """In which time they are counted, 1 s to 1 h; 10 s by default."""
+    breaker_pause: float
+    """How long the group is paused, 1 s to 24 h; 30 s by default."""
 
 
 def queue_settings(
@@ -81,4 +90,8 @@ _FIELDS = {
     "max_backoff": ("max_backoff_ms", 1000),
     "backoff_factor": ("backoff_factor", 1),
     "jitter": ("jitter_percent", 100),
+    "breaker": ("breaker_percent", 100),
+    "breaker_count": ("breaker_count", 1),
+    "breaker_window": ("breaker_window_ms", 1000),
+    "breaker_pause": ("breaker_pause_ms", 1000),
 }

@@ -35,6 +35,13 @@ class QueueOptions(msgspec.Struct, frozen=True, kw_only=True):
     """By how much each further failure lengthens the wait."""
     jitter_percent: int = 20
     """The share of each wait that is left to chance."""
+    breaker_percent: int = 0
+    """A group is paused for a while when so many of a hundred deliveries fail; 0: never."""
+    breaker_count: int = 20
+    """So many deliveries at least must have ended before."""
+    breaker_window_ms: int = 10_000
+    """In this time, that is."""
+    breaker_pause_ms: int = 30_000
 
 
 class _Option(NamedTuple):
@@ -48,6 +55,10 @@ _OPTIONS = {
     "max_backoff_ms": _Option(2, 0, MAX_BACKOFF_MS),
     "backoff_factor": _Option(3, 1, MAX_BACKOFF_FACTOR),
     "jitter_percent": _Option(4, 0, 100),
+    "breaker_percent": _Option(16, 0, 100),
+    "breaker_count": _Option(17, 1, 100_000),
+    "breaker_window_ms": _Option(18, 1_000, 3_600_000),
+    "breaker_pause_ms": _Option(19, 1_000, 86_400_000),
 }
 OPTION_NAMES = tuple(_OPTIONS)
 _NAMES = {option.number: name for name, option in _OPTIONS.items()}

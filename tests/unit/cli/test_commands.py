@@ -61,6 +61,20 @@ def test_options_of_a_queue_are_told_in_the_units_of_the_client(cluster: FakeClu
     assert run("queue", "create", "orders", "--backoff-factor", "11").code == 2
 
 
+def test_a_breaker_is_told_in_the_units_of_the_client(cluster: FakeCluster) -> None:
+    options = ("--breaker", "0.5", "--breaker-count", "50", "--breaker-window", "1m", "--breaker-pause", "5m")
+    assert run("queue", "create", "orders", *options).code == 0
+    (_, _, created) = cluster.asked[0]
+    assert {name: value for name, value in created.items() if name.startswith("breaker")} == {
+        "breaker": 0.5,
+        "breaker_count": 50,
+        "breaker_window": 60.0,
+        "breaker_pause": 300.0,
+    }
+    for wrong in (("--breaker", "50%"), ("--breaker", "1.1"), ("--breaker-count", "0"), ("--breaker-window", "long")):
+        assert run("queue", "create", "orders", *wrong).code == 2
+
+
 def test_a_queue_that_exists_is_a_conflict_unless_that_is_fine(cluster: FakeCluster) -> None:
     cluster.fails = AlreadyExistsError("queue orders exists")
     assert run("queue", "create", "orders").code == 8
