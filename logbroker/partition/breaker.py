@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from logbroker.ids import GroupName
     from logbroker.partition.machine import PartitionMachine
     from logbroker.partition.outcomes import Applied
+    from logbroker.partition.pause import PauseRecord
 
 REASON_START = "breaker: "
 """Begins the reason of every pause that a breaker makes, and of no other: `is_breaker` goes by it."""
@@ -126,6 +127,12 @@ def decide_trip(machine: PartitionMachine, group: GroupName, breaker: Breaker, *
 def describe_trip(found: Counted, window_ms: int) -> str:
     """Put into words why a breaker pauses a group."""
     return f"{REASON_START}{found.failed} of {found.ended} deliveries failed in {window_ms / 1000:g} s"
+
+
+def tripped(machine: PartitionMachine, now_ms: int) -> list[tuple[GroupName, PauseRecord]]:
+    """Return the groups that breakers keep paused at that log time."""
+    found = [(name, machine.group(name).pause_at(now_ms)) for name in machine.groups]
+    return [(name, pause) for name, pause in found if pause is not None and is_breaker(pause.reason)]
 
 
 def is_breaker(reason: str) -> bool:
