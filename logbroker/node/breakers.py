@@ -29,17 +29,17 @@ class Breakers:
         self.trips: dict[GroupName, int] = {}
         """How often each group was paused, since the start of the process."""
         self._breakers: dict[GroupName, Breaker] = {}
-        # Of those, the ones in which deliveries have ended since they were looked at.
-        self._changed: dict[GroupName, None] = {}
+        # Of those, the ones that are to be paused, as they stood when something ended.
+        self._tripping: dict[GroupName, None] = {}
 
     @property
-    def has_changed(self) -> bool:
-        return bool(self._changed)
+    def is_tripping(self) -> bool:
+        return bool(self._tripping)
 
     def forget(self) -> None:
         """Begin at zero."""
         self._breakers.clear()
-        self._changed.clear()
+        self._tripping.clear()
 
     def count(self, policy: BreakerPolicy, machine: PartitionMachine, applied: Applied) -> None:
         """Take what an entry came to; `machine` is the state after it."""
@@ -47,7 +47,7 @@ class Breakers:
         for outcome in applied.outcomes:
             if isinstance(outcome, (Paused, GroupDeleted)):
                 self._breakers.pop(outcome.group, None)
-                self._changed.pop(outcome.group, None)
+                self._tripping.pop(outcome.group, None)
         for group, acked, failed in endings(applied):
             if not counts(machine, group, now_ms):
                 continue
@@ -56,18 +56,19 @@ class Breakers:
                 breaker = self._breakers[group] = Breaker(policy)
             breaker.add(now_ms, acked=acked, failed=failed)
             # After an ack too: the least count may be what was missing.
-            self._changed[group] = None
+            if breaker.trips(now_ms) is not None:
+                self._tripping[group] = None
 
     def due(self, ahead: PartitionMachine, now_ms: int) -> list[Pause]:
         """Return the pauses to propose; each is due until it `was_proposed`."""
-        found = [(group, decide_trip(ahead, group, self._breakers[group], now_ms=now_ms)) for group in self._changed]
+        found = [(group, decide_trip(ahead, group, self._breakers[group], now_ms=now_ms)) for group in self._tripping]
         for group, pause in found:
             if pause is None:
-                del self._changed[group]
+                del self._tripping[group]
         return [pause for _, pause in found if pause is not None]
 
     def was_proposed(self, group: GroupName) -> None:
-        self._changed.pop(group, None)
+        self._tripping.pop(group, None)
 
     def was_committed(self, group: GroupName, present: Collection[GroupName]) -> None:
         """The pause of a group is in force; of groups that are not `present` any more nothing is kept."""

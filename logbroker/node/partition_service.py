@@ -239,7 +239,7 @@ class PartitionService:
 
     def after_pump(self) -> None:
         """Serve the long polls of groups in which something became available, unless it was too often given back."""
-        if self._breakers.has_changed and self._replica.is_serving:
+        if self._breakers.is_tripping and self._replica.is_serving:
             # What is refused is tried again, at the next tick at the latest.
             with contextlib.suppress(ProposalRefused):
                 self._trip()
@@ -263,7 +263,7 @@ class PartitionService:
 
     def _quiet_ms(self) -> int:
         """How long nothing is due: most partitions of a large node are idle most of the time."""
-        if self._breakers.has_changed:
+        if self._breakers.is_tripping:
             # A pause was refused.
             return 0
         log_ms = self._replica.stamp_ms()
@@ -834,7 +834,7 @@ class PartitionService:
         breakers = self._breakers
         if self.settings.breaker is None:
             breakers.forget()
-        if not breakers.has_changed:
+        if not breakers.is_tripping:
             return
         for pause in breakers.due(self._ahead(), self._replica.stamp_ms()):
             self._propose_changes((pause,), partial(self._tripped, pause.group), lambda _: None)

@@ -53,7 +53,7 @@ class Breaker:
     it a tenth early.
     """
 
-    __slots__ = ("_bucket_ms", "_ended", "_failed", "_first", "policy")
+    __slots__ = ("_all", "_all_failed", "_bucket_ms", "_ended", "_failed", "_first", "policy")
 
     def __init__(self, policy: BreakerPolicy) -> None:
         self.policy = policy
@@ -62,17 +62,21 @@ class Breaker:
         self._first = 0
         self._ended = [0] * _BUCKET_COUNT
         self._failed = [0] * _BUCKET_COUNT
+        # The sums of both.
+        self._all = self._all_failed = 0
 
     def add(self, now_ms: int, *, acked: int = 0, failed: int = 0) -> None:
         """Count deliveries that ended at `now_ms`; time must not go back."""
         place = self._move_to(now_ms) % _BUCKET_COUNT
         self._ended[place] += acked + failed
         self._failed[place] += failed
+        self._all += acked + failed
+        self._all_failed += failed
 
     def counted(self, now_ms: int) -> Counted:
         """What has ended in the window that ends at `now_ms`."""
         self._move_to(now_ms)
-        return Counted(sum(self._ended), sum(self._failed))
+        return Counted(self._all, self._all_failed)
 
     def trips(self, now_ms: int) -> Counted | None:
         """Return the figures for which the group is to be paused, or None."""
@@ -84,7 +88,10 @@ class Breaker:
         number = now_ms // self._bucket_ms
         first = number - _BUCKET_COUNT + 1
         for old in range(max(self._first, first - _BUCKET_COUNT), first):
-            self._ended[old % _BUCKET_COUNT] = self._failed[old % _BUCKET_COUNT] = 0
+            place = old % _BUCKET_COUNT
+            self._all -= self._ended[place]
+            self._all_failed -= self._failed[place]
+            self._ended[place] = self._failed[place] = 0
         self._first = max(self._first, first)
         return number
 
@@ -96,13 +103,12 @@ def endings(applied: Applied) -> Iterator[tuple[GroupName, int, int]]:
     its consumer.
     """
     for change, outcome in zip(applied.changes, applied.outcomes, strict=False):
-        match change, outcome:
-            case Ack(), Settled():
-                yield change.group, outcome.count, 0
-            case ((Nack() | Bury()), Settled()):
-                yield change.group, 0, outcome.count
-            case ((Expire() | BuryExpired()), (Expired() | Buried())):
-                yield change.group, 0, outcome.count
+        if not isinstance(outcome, (Settled, Expired, Buried)) or not outcome.count:
+            continue
+        if isinstance(change, Ack):
+            yield change.group, outcome.count, 0
+        elif isinstance(change, (Nack, Bury, Expire, BuryExpired)):
+            yield change.group, 0, outcome.count
 
 
 def counts(machine: PartitionMachine, group: GroupName, now_ms: int) -> bool:
