@@ -690,6 +690,7 @@ class PartitionService:
     def _delete_group(self, request: DeleteGroupRequest, answer: Answer) -> None:
         decision = decide.decide_delete_group(self._ahead(), request.group)
         self._propose_decided(decision, lambda outcome: answer(_group_reply(request.group, outcome)), answer)
+        self._count_anew(request.group)
 
     def _pause(self, request: PauseRequest, answer: Answer) -> None:
         if is_breaker(request.reason):
@@ -704,6 +705,7 @@ class PartitionService:
             now_ms=self._replica.stamp_ms(),
         )
         self._propose_decided(decision, lambda outcome: answer(_group_reply(request.group, outcome)), answer)
+        self._count_anew(request.group)
 
     def _resume(self, request: ResumeRequest, answer: Answer) -> None:
         decision = decide.decide_resume(self._ahead(), request.group)
@@ -838,7 +840,11 @@ class PartitionService:
             return
         for pause in breakers.due(self._ahead(), self._replica.stamp_ms()):
             self._propose_changes((pause,), partial(self._tripped, pause.group), lambda _: None)
-            breakers.was_proposed(pause.group)
+            self._count_anew(pause.group)
+
+    def _count_anew(self, group: GroupName) -> None:
+        """The newest entry of the log pauses a group, or deletes it."""
+        self._breakers.begin_anew(group, self._ahead().applied_index, applied=self._applied().applied_index)
 
     def _tripped(self, group: GroupName, applied: Applied) -> None:
         if isinstance(applied.outcomes[0], outcomes.Paused):

@@ -19,6 +19,7 @@ from logbroker.node.requests import (
     ReceiveRequest,
     RejectRequest,
     ReleaseRequest,
+    Request,
     ResumeRequest,
     RewindRequest,
     SettleReply,
@@ -201,6 +202,38 @@ def test_a_breaker_leaves_an_operators_pause_alone() -> None:
     cluster.ask(ResumeRequest(DEFAULT_GROUP))
     cluster.tick(2)
     assert not is_paused(cluster)
+
+
+def commit_apart(cluster: KitCluster, first: NackRequest, *following: Request) -> None:
+    """Have the first request applied when the others are in the log already, and not committed."""
+    asked = [cluster.submit(first)]
+    cluster.leader.engine.pump()
+    cluster.leader.commit()
+    asked += [cluster.submit(request) for request in following]
+    cluster.settle()
+    assert all(request.answer is not None for request in asked)
+
+
+def test_a_pause_and_its_end_that_are_on_their_way_are_a_pause() -> None:
+    cluster = filled(10)
+    lease = cluster.receive(10).lease
+    four = NackRequest(DEFAULT_GROUP, ((lease, ((0, 4),)),), delay_ms=0)
+    commit_apart(cluster, four, PauseRequest(DEFAULT_GROUP, "a slip"), ResumeRequest(DEFAULT_GROUP))
+    assert not is_paused(cluster)
+    nack(cluster, lease, (4, 7))
+    assert not is_paused(cluster)
+    nack(cluster, lease, (7, 8))
+    assert state(cluster).paused_reason == "breaker: 4 of 4 deliveries failed in 2 s"
+
+
+def test_what_failed_before_a_group_was_made_anew_does_not_count() -> None:
+    cluster = filled(10)
+    cluster.ask(CreateGroupRequest(BILLING, EarliestTarget()))
+    reply = cluster.ask(ReceiveRequest(BILLING, 10, 5_000))
+    assert isinstance(reply, ReceiveReply)
+    all_of_it = NackRequest(BILLING, ((reply.lease, ((0, 10),)),), delay_ms=0)
+    commit_apart(cluster, all_of_it, DeleteGroupRequest(BILLING), CreateGroupRequest(BILLING, EarliestTarget()))
+    assert (is_paused(cluster, BILLING), state(cluster, BILLING).available) == (False, 10)
 
 
 def test_an_operator_cannot_pass_for_a_breaker() -> None:
