@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from logbroker.entry import Entry
     from logbroker.node.peer_messages import PeerMessage
     from logbroker.node.replica import Replica
+    from logbroker.partition.breaker import BreakerPolicy
     from logbroker.partition.groups import ConsumerGroup
     from logbroker.partition.runs import Run
     from logbroker.raft.core import RaftCore
@@ -77,9 +78,9 @@ class Seen:
 class GroupHistory:
     """The one history of a group: its committed entries, and every entry that ever was in a log."""
 
-    def __init__(self, group: GroupId, *, max_deliveries: int = 0) -> None:
+    def __init__(self, group: GroupId, *, max_deliveries: int = 0, breaker: BreakerPolicy | None = None) -> None:
         self.group = group
-        self.model = PartitionModel(max_deliveries=max_deliveries)
+        self.model = PartitionModel(max_deliveries=max_deliveries, breaker=breaker)
         self.committed_us: list[int] = []
         """When each entry was first seen committed, from index 1."""
         self.answers = AnswerChecker(self.model, self.committed_us)
@@ -162,8 +163,10 @@ class ClusterChecker:
     def history(self, group: GroupId) -> GroupHistory:
         history = self._groups.get(group)
         if history is None:
-            most = self._cluster.options.node.failures.max_deliveries
-            history = self._groups[group] = GroupHistory(group, max_deliveries=most)
+            options = self._cluster.options.node
+            history = self._groups[group] = GroupHistory(
+                group, max_deliveries=options.failures.max_deliveries, breaker=options.breaker
+            )
         history.now_us = self._scheduler.now_us
         return history
 

@@ -7,6 +7,7 @@ what clients were told. It must not import the state machine that it judges; it 
 
 from __future__ import annotations
 
+import re
 from bisect import bisect_right
 from dataclasses import dataclass
 from enum import Enum
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from logbroker.entry import Entry
+    from logbroker.partition.breaker import BreakerPolicy
     from logbroker.partition.commands import Change
 
 
@@ -58,6 +60,8 @@ class MessageState(Enum):
 SETTLED = (MessageState.ACKED, MessageState.DEAD)
 
 NO_LEASE = LeaseId(0)
+_BREAKER = "breaker: "
+_TOLD = re.compile(_BREAKER + r"(\d+) of (\d+) deliveries failed in [\d.]+ s")
 _NEVER = Index(1 << 62)
 
 
@@ -156,6 +160,16 @@ class ModelPause:
 
 
 @final
+@dataclass(frozen=True, slots=True)
+class ModelEnding:
+    """A delivery that ended by its consumer or by time, while its group was not paused."""
+
+    index: Index
+    append_ms: int
+    is_failed: bool
+
+
+@final
 class ModelGroup:
     """One consumer group."""
 
@@ -177,6 +191,8 @@ class ModelGroup:
         """Where something was revived, and how many messages."""
         self.pauses: list[tuple[Index, ModelPause | None]] = []
         """Where the group was paused, and where that was ended or forgotten."""
+        self.endings: list[ModelEnding] = []
+        """What a breaker may count: since the last pause, and not older than its window."""
         self.purges: dict[int, tuple[Index, tuple[int, int, int]]] = {}
         """Purges that took effect, by id: where, and the messages that were not acked, leased and dead."""
 
@@ -198,6 +214,10 @@ class ModelGroup:
     @property
     def pause(self) -> ModelPause | None:
         return self.pauses[-1][1] if self.pauses else None
+
+    def has_tripped_at(self, log_ms: int) -> bool:
+        """Whether a breaker keeps it paused."""
+        return self.pause is not None and self.pause.holds_at(log_ms) and self.pause.reason.startswith(_BREAKER)
 
     def pauses_between(self, first: Index, last: Index) -> list[ModelPause | None]:
         """What paused the group at `first`, and everything that did, or ended it, up to `last`, inclusive."""
@@ -250,9 +270,10 @@ class ModelGroup:
 class PartitionModel:
     """The reference: what the committed entries of one partition mean."""
 
-    def __init__(self, *, max_deliveries: int = 0) -> None:
-        """`max_deliveries` is what every leader goes by, 0 where messages are tried for ever."""
+    def __init__(self, *, max_deliveries: int = 0, breaker: BreakerPolicy | None = None) -> None:
+        """What every leader goes by: 0 where messages are tried for ever, None where nothing pauses by itself."""
         self.max_deliveries = max_deliveries
+        self.breaker = breaker
         self.last_index = Index(0)
         self.last_term = 0
         self.append_ms = 0
@@ -269,7 +290,7 @@ class PartitionModel:
         self.floors: list[tuple[Index, Offset]] = []
         self.applied_counts: dict[str, int] = {}
         self.failure_counts: dict[str, int] = {}
-        """Messages that died, by how, and that were revived."""
+        """Messages that died, by how, and that were revived; and what breakers did."""
         self.log_times: list[int] = []
         """Log time of each entry, from index 1."""
         self._producers: dict[int, list[SentBatch]] = {}
@@ -437,6 +458,7 @@ class PartitionModel:
             case Ack():
                 for offset in self._held(group, entry, change, change.lease, change.ranges):
                     group.become(offset, entry.index, MessageState.ACKED)
+                    self._note_ending(group, entry, is_failed=False)
             case Nack():
                 for offset in self._held(group, entry, change, change.lease, change.ranges):
                     self._nack(group, entry, offset, change.visible_at_ms)
@@ -468,6 +490,8 @@ class PartitionModel:
             case Pause():
                 self._pause(group, entry, change)
             case Resume():
+                if group.has_tripped_at(entry.append_ms):
+                    self._note_breaker("ended by an operator")
                 self._set_pause(group, entry, None)
             case Purge():
                 self._purge(group, entry, change)
@@ -481,8 +505,47 @@ class PartitionModel:
     def _pause(self, group: ModelGroup, entry: Entry, change: Pause) -> None:
         if 0 < change.until_ms <= entry.append_ms:
             self._does_not_fit(entry, change, "it is over already")
-        else:
-            self._set_pause(group, entry, ModelPause(change.reason, entry.append_ms, change.until_ms))
+            return
+        if change.reason.startswith(_BREAKER):
+            self._check_trip(group, entry, change)
+        elif group.has_tripped_at(entry.append_ms):
+            self._note_breaker("replaced by an operator")
+        group.endings.clear()
+        self._set_pause(group, entry, ModelPause(change.reason, entry.append_ms, change.until_ms))
+
+    def _note_ending(self, group: ModelGroup, entry: Entry, *, is_failed: bool) -> None:
+        """Of deliveries that end while a group is paused no breaker may know: they say nothing of what follows."""
+        if self.breaker is None:
+            return
+        if group.pause is not None and group.pause.holds_at(entry.append_ms):
+            if group.has_tripped_at(entry.append_ms):
+                self._note_breaker("with deliveries that ended meanwhile")
+            return
+        group.endings.append(ModelEnding(entry.index, entry.append_ms, is_failed))
+
+    def _note_breaker(self, what: str) -> None:
+        name = f"breaker: {what}"
+        self.failure_counts[name] = self.failure_counts.get(name, 0) + 1
+
+    def _check_trip(self, group: ModelGroup, entry: Entry, change: Pause) -> None:
+        place = f"entry {entry.index} (log time {entry.append_ms}) pauses {group.name}: {change.reason!r}"
+        policy = self.breaker
+        if policy is None:
+            broken("only a queue that has a breaker is paused by one", place)
+        if group.pause is not None and group.pause.holds_at(entry.append_ms):
+            broken("a breaker leaves alone what is paused", f"{place}, which has {group.pause}")
+        if change.until_ms != entry.append_ms + policy.pause_ms:
+            broken("a breaker pauses for its time", f"{place} until {change.until_ms}, {policy}")
+        told = _TOLD.fullmatch(change.reason)
+        failed, ended = (int(told[1]), int(told[2])) if told is not None else (0, 0)
+        if ended < policy.least_count or failed * 100 < policy.percent * ended:
+            broken("a breaker trips where enough failed", f"{place}, {policy}")
+        group.endings = [each for each in group.endings if each.append_ms > entry.append_ms - policy.window_ms]
+        if not _has_run(group.endings, ended, failed):
+            broken("what a breaker counts is in the log", f"{place}, the window has {_by_entry(group.endings)}")
+        self._note_breaker("tripped")
+        if any(pause is not None and pause.reason.startswith(_BREAKER) for _, pause in group.pauses):
+            self._note_breaker("tripped again")
 
     def _check_not_paused(self, group: ModelGroup, entry: Entry) -> None:
         """A leader knows every pause in its log; and the first lease after the end of one forgets it."""
@@ -599,6 +662,7 @@ class PartitionModel:
             )
         burial = Burial(entry.index, entry.append_ms, message.deliveries, cause, reason, consumer)
         group.burials.setdefault(offset, []).append(burial)
+        self._note_ending(group, entry, is_failed=True)
         self.failure_counts[how] = self.failure_counts.get(how, 0) + 1
         group.become(offset, entry.index, MessageState.DEAD)
 
@@ -612,6 +676,7 @@ class PartitionModel:
 
     def _nack(self, group: ModelGroup, entry: Entry, offset: int, visible_at_ms: int) -> None:
         self._check_not_spent(group, entry, offset)
+        self._note_ending(group, entry, is_failed=True)
         delayed = visible_at_ms > entry.append_ms
         message = group.become(offset, entry.index, MessageState.DELAYED if delayed else MessageState.AVAILABLE)
         message.visible_at_ms = visible_at_ms
@@ -636,6 +701,7 @@ class PartitionModel:
                 )
             else:
                 self._check_not_spent(group, entry, offset)
+                self._note_ending(group, entry, is_failed=True)
                 group.become(offset, entry.index, MessageState.AVAILABLE)
 
     def _rewind(self, group: ModelGroup, entry: Entry, change: Rewind) -> None:
@@ -732,3 +798,29 @@ class PartitionModel:
 
     def _count(self, what: str) -> None:
         self.applied_counts[what] = self.applied_counts.get(what, 0) + 1
+
+
+def _by_entry(endings: Sequence[ModelEnding]) -> list[tuple[Index, int, int]]:
+    """Of each entry how many deliveries it ended, and how many of these failed."""
+    found: dict[Index, tuple[int, int]] = {}
+    for each in endings:
+        ended, failed = found.get(each.index, (0, 0))
+        found[each.index] = ended + 1, failed + each.is_failed
+    return [(index, *counts) for index, counts in found.items()]
+
+
+def _has_run(endings: Sequence[ModelEnding], ended: int, failed: int) -> bool:
+    """Whether entries that follow each other have these sums.
+
+    Not all of them need to count: those before the leader began do not, nor do the last ones, which it had proposed
+    and not yet applied.
+    """
+    sums = [(0, 0)]
+    for _, more, more_failed in _by_entry(endings):
+        sums.append((sums[-1][0] + more, sums[-1][1] + more_failed))
+    starts: set[tuple[int, int]] = set()
+    for total, total_failed in sums:
+        starts.add((total, total_failed))
+        if (total - ended, total_failed - failed) in starts:
+            return True
+    return False

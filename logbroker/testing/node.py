@@ -55,6 +55,7 @@ if TYPE_CHECKING:
     from logbroker.node.peer_messages import PeerMessage
     from logbroker.node.replica import GroupMachine, Replica
     from logbroker.node.requests import Reply
+    from logbroker.partition.breaker import BreakerPolicy
     from logbroker.storage.node_store import NodeStore
     from logbroker.testing.clock import SimulatedClock
     from logbroker.testing.cluster import SimulatedCluster
@@ -118,6 +119,7 @@ class NodeOptions:
     engine: EngineOptions = field(default_factory=quick_engine)
     retention_s: int = 60
     failures: FailurePolicy = NO_POLICY
+    breaker: BreakerPolicy | None = None
     commit_us: int = 300
     """Usual time of a group commit."""
 
@@ -272,7 +274,10 @@ class SimulatedNode:
         self._touch()
 
     def _make_service(self, replica: Replica, engine: Engine) -> PartitionService:
-        settings = PartitionSettings(retention_s=self._options.retention_s, failures=self._options.failures)
+        options = self._options
+        settings = PartitionSettings(
+            retention_s=options.retention_s, failures=options.failures, breaker=options.breaker
+        )
         return PartitionService(replica, engine, settings, DEFAULT_LIMITS)
 
     def kill(self) -> None:

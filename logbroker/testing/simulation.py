@@ -8,6 +8,7 @@ from time import process_time
 from typing import TYPE_CHECKING, final
 
 from logbroker.node.requests import StateRequest
+from logbroker.partition.breaker import BreakerPolicy
 from logbroker.partition.failures import NO_POLICY, FailurePolicy
 from logbroker.testing.checkers import compare_states, machine_of
 from logbroker.testing.cluster import ClusterOptions, SimulatedCluster
@@ -101,7 +102,11 @@ class Simulation:
             ClusterOptions(
                 node_count=options.node_count,
                 group_count=group_count,
-                node=replace(draw_node(random), failures=draw_failures(self.scheduler.random("failures"))),
+                node=replace(
+                    draw_node(random),
+                    failures=draw_failures(self.scheduler.random("failures")),
+                    breaker=draw_breaker(self.scheduler.random("breaker")),
+                ),
                 clock_offset_ms=self.plan.clock_offset_ms,
                 drift_ppm=self.plan.drift_ppm,
                 clock_speed=options.clock_speed or random.choice((1, 4, 10)),
@@ -294,6 +299,21 @@ def draw_failures(random: Random) -> FailurePolicy:
         )
         if random.random() < 0.75
         else NO_POLICY
+    )
+
+
+def draw_breaker(random: Random) -> BreakerPolicy | None:
+    """When groups that fail are paused: in a third of the runs, since much does not happen to a group that is paused.
+
+    The shares are some that the consumers do reach.
+    """
+    if random.random() < 0.67:
+        return None
+    return BreakerPolicy(
+        percent=random.choice((15, 25, 50)),
+        least_count=random.choice((1, 5, 20)),
+        window_ms=random.choice((1_000, 2_500, 6_000)),
+        pause_ms=random.choice((1_000, 2_000, 4_000)),
     )
 
 

@@ -67,6 +67,10 @@ REQUIRED = (
     "log: Lease after the end of a pause",
     "leader change: with a paused group",
     "judged: receives that a pause held up",
+    "breaker: tripped",
+    "breaker: tripped again",
+    "breaker: with deliveries that ended meanwhile",
+    "leader change: with a group that its breaker paused",
     "buried: rejected",
     "buried: nacked for the last time",
     "buried: ran out for the last time",
@@ -112,6 +116,8 @@ class Situations:
             self._count("leader change: with dead messages")
         if any(each.pause is not None and each.pause.holds_at(model.append_ms) for each in model.groups.values()):
             self._count("leader change: with a paused group")
+        if any(each.has_tripped_at(model.append_ms) for each in model.groups.values()):
+            self._count("leader change: with a group that its breaker paused")
         for kind, name in ((AckRequest, "acks"), (ProduceRequest, "produces"), (ReceiveRequest, "polls")):
             if any(isinstance(asked.request, kind) for node in self._nodes() for asked in node.kept_waiting(group, 0)):
                 self._count(f"leader change: with {name} open")

@@ -5,7 +5,19 @@
 
 from __future__ import annotations
 
-from logbroker.testing.mutants import catalogue, failures, partition, pauses, raft, storage
+from logbroker.testing.mutants import breakers, catalogue, failures, partition, pauses, raft, storage
 from logbroker.testing.mutants.planting import MUTANTS, Mutant, Patch, planted
 
-__all__ = ["MUTANTS", "Mutant", "Patch", "catalogue", "failures", "partition", "pauses", "planted", "raft", "storage"]
+__all__ = [
+    "MUTANTS",
+    "Mutant",
+    "Patch",
+    "breakers",
+    "catalogue",
+    "failures",
+    "partition",
+    "pauses",
+    "planted",
+    "raft",
+    "storage",
+]
