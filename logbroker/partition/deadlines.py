@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, final
 from logbroker.partition.blocked_map import BlockedMap
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from logbroker.partition.runs import Run
 
 BUCKET_MS = 100
@@ -93,6 +95,20 @@ class Deadlines:
             if starts:
                 self.due.update(starts, starts)
         self._passed = max(self._passed, current)
+
+    @property
+    def pending_count(self) -> int:
+        """How many runs are not in `due`."""
+        return self._members
+
+    def is_ahead_of(self, now_ms: int) -> bool:
+        """Whether `due` may hold what is not due at `now_ms`."""
+        return self._passed > now_ms // BUCKET_MS
+
+    def pending(self) -> Iterator[int]:
+        """Yield the start offsets that are not in `due`, in no order."""
+        for members in self._buckets.values():
+            yield from members
 
     def next_ms(self) -> int | None:
         """Return when something will be due (or when it was, if it is already), or None."""

@@ -45,6 +45,7 @@ from logbroker.partition.commands import (
 )
 from logbroker.partition.failures import NO_POLICY, FailurePolicy
 from logbroker.partition.machine import MAX_GROUPS, MAX_OFFSET, PartitionMachine
+from logbroker.partition.ordering import NO_ORDER, OrderPolicy, count_in_flight, failed
 from logbroker.partition.outcomes import Leased, Nothing, Produced, Revived, Settled
 from logbroker.partition.producers import NO_PRODUCER, Duplicate, Fenced, OutOfOrder
 from logbroker.partition.retention import MAX_RETENTION_S
@@ -57,6 +58,7 @@ if TYPE_CHECKING:
     from logbroker.partition.commands import Change, Ranges
     from logbroker.partition.groups import ConsumerGroup, Selection
     from logbroker.partition.leases import LeaseRecord
+    from logbroker.partition.ordering import KeyLocks
     from logbroker.partition.outcomes import LeasedRange, Outcome, Range
     from logbroker.record.batch import BatchHeader
 
@@ -202,13 +204,16 @@ def decide_receive(
     request_id: int = 0,
     not_below: int = 0,
     policy: FailurePolicy = NO_POLICY,
+    order: OrderPolicy = NO_ORDER,
+    locks: KeyLocks | None = None,
     limits: DecisionLimits = DEFAULT_DECISION_LIMITS,
 ) -> Propose | Answer | NothingAvailable:
     """Choose up to `max_count` messages, lowest offsets first, to hide for `hide_ms`.
 
     A retry of a (session, request id) whose lease is current gets that lease and the time that is left; session 0 means
     no retries. Messages below `not_below` have expired and only wait for their FLOOR entry. Those whose last delivery
-    has run out are buried on the way; where nothing else is found, that is left to `decide_expire`.
+    has run out are buried on the way; where nothing else is found, that is left to `decide_expire`. An `order` leaves
+    what has to wait for its turn; one by key needs the `locks`.
     """
     state = machine.group(group)
     check_range("max_count", max_count, least=1, most=limits.max_receive_count)
@@ -231,7 +236,20 @@ def decide_receive(
             f"group {group!r} has {len(state.table)} runs of unlike messages; the most is {limits.max_runs_per_group}",
             hint="ack or nack what is leased, revive what is dead, or receive in larger batches",
         )
-    chosen = _choose(state, machine.next_offset, now_ms, max_count, not_below, limits, ended)
+    if order.window:
+        chosen = _choose_in_order(
+            state,
+            machine.next_offset,
+            now_ms,
+            max_count,
+            not_below,
+            limits,
+            ended,
+            order,
+            locks if order.by_key else None,
+        )
+    else:
+        chosen = _choose(state, machine.next_offset, now_ms, max_count, not_below, limits, ended)
     if not chosen:
         return NothingAvailable(next_visible_ms(machine, group))
     lease = Lease(group, tuple(chosen), now_ms + hide_ms, consumer, session, request_id)
@@ -543,6 +561,64 @@ def _choose(
             ended.add(run, None)
         left -= stop - start
         if not left:
+            break
+    return chosen
+
+
+def _choose_in_order(
+    state: ConsumerGroup,
+    end: Offset,
+    now_ms: int,
+    max_count: int,
+    not_below: int,
+    limits: DecisionLimits,
+    ended: _Ended,
+    order: OrderPolicy,
+    locks: KeyLocks | None,
+) -> list[Range]:
+    """As `_choose`, but only what the window has room for, and with `locks` nothing whose key is locked.
+
+    Leases that have run out end in this entry also where their messages are not taken: one that was extended later
+    would have them in flight beside what was taken in the meantime. Those there is no room for are in flight still.
+    """
+    table = state.table
+    ended_end, ended_count = MAX_NUMBER, 0
+    for run in table.expired(now_ms):
+        if not ended.add(run, None, room=limits.max_ranges_per_change):
+            ended_end = run.start
+            break
+        ended_count += run.end - run.start
+    left = min(max_count, order.window - count_in_flight(state, now_ms, order, ended_count=ended_count))
+    chosen: list[Range] = []
+    if left <= 0:
+        return chosen
+    walk = None
+    if locks is not None:
+        in_flight = [*table.leased_beside(now_ms, ended_end), *(failed(state, now_ms) if order.blocks else ())]
+        walk = locks.walk(state.name, in_flight)
+        if walk is None:
+            return chosen
+    for run in table.eligible(now_ms, end):
+        start = max(run.start, not_below)
+        if run.state is RunState.LEASED:
+            if run.start >= ended_end:
+                break
+            if ended.policy.is_spent(run.deliveries):
+                continue
+        for first, last in ((start, run.end),) if walk is None else walk.free(start, run.end):
+            stop = min(last, first + left)
+            if first >= stop:
+                continue
+            if chosen and chosen[-1][1] == first:
+                chosen[-1] = (chosen[-1][0], stop)
+            elif len(chosen) < limits.max_ranges_per_change:
+                chosen.append((first, stop))
+            else:
+                return chosen
+            left -= stop - first
+            if not left:
+                return chosen
+        if walk is not None and walk.is_over:
             break
     return chosen
 

@@ -2,6 +2,7 @@
 
 A line is a command; what it came to follows behind `>`, with a letter for each message: fresh `-`, given back `1`-`9`
 (so often delivered), leased `L`, delayed `D`, acked `.`, dead `X`. Leases are named `a`, `b`, ... in their order.
+`keys aab-` produces four messages, of which the first two have one key and the last has none.
 """
 
 from __future__ import annotations
@@ -15,8 +16,9 @@ from logbroker.partition.checkpoint import CheckpointMeta, decode, encode_slices
 from logbroker.partition.commands import Bury, BuryExpired, encode_changes
 from logbroker.partition.failures import NO_POLICY, FailurePolicy
 from logbroker.partition.machine import PartitionMachine
+from logbroker.partition.ordering import NO_ORDER, KeyLocks, order_policy
 from logbroker.partition.outcomes import Leased
-from tests.unit.partition.build import GROUP, move_floor, produce, states
+from tests.unit.partition.build import GROUP, ListedKeys, move_floor, produce, states
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -31,6 +33,9 @@ class Script:
     def __init__(self) -> None:
         self.machine = PartitionMachine.new(GroupId(GROUP))
         self.policy = NO_POLICY
+        self.order = NO_ORDER
+        self.keys = ListedKeys()
+        self.locks = KeyLocks(self.keys)
         self.now_ms = 0
         self.leases: list[LeaseId] = []
         self.moves = 0
@@ -43,8 +48,13 @@ class Script:
         match verb:
             case "policy":
                 self.set_policy(*words)
+            case "order":
+                self.set_order(*words)
             case "produce":
                 produce(self.machine, int(words[0]), append_ms=self.now_ms)
+            case "keys":
+                self.keys.add(words[0])
+                produce(self.machine, len(words[0]), append_ms=self.now_ms)
             case "wait":
                 self.now_ms += int(words[0])
             case "receive":
@@ -73,6 +83,10 @@ class Script:
         given = {name: int(value) for name, _, value in (word.partition("=") for word in words)}
         self.policy = FailurePolicy(**given, jitter=0.0)
 
+    def set_order(self, *words: str) -> None:
+        window = next((int(word.partition("=")[2]) for word in words if word.startswith("window=")), 0)
+        self.order = order_policy(window, by_key="key" in words, blocks="skip" not in words)
+
     def receive(self, count: str, hide_ms: str = "30000") -> None:
         decision = decide.decide_receive(
             self.machine,
@@ -82,6 +96,8 @@ class Script:
             now_ms=self.now_ms,
             consumer="till",
             policy=self.policy,
+            order=self.order,
+            locks=self.locks,
         )
         self.decided(decision)
 
