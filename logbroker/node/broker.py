@@ -551,7 +551,7 @@ class Broker:
     def _make_service(self, replica: Replica, engine: Engine) -> RequestService:
         if replica.group != META_GROUP:
             # Until the catalogue has said what holds, nothing is deleted that any queue may keep, and nothing fails.
-            settings = PartitionSettings(retention_s=MAX_RETENTION_MS // 1000, failures=None)
+            settings = PartitionSettings(retention_s=MAX_RETENTION_MS // 1000, failures=None, order=None)
             return PartitionService(replica, engine, settings, self._batch_limits)
         return CatalogueService(replica, limits=self._catalogue_limits, bootstrap=self._bootstrap_command)
 

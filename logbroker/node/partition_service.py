@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 from collections import deque
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Protocol, assert_never, final
 
@@ -34,6 +35,7 @@ from logbroker.errors import (
 )
 from logbroker.ids import GroupName, Index, LeaseId, Offset
 from logbroker.node.dead_messages import list_dead
+from logbroker.node.key_index import KeyIndex
 from logbroker.node.peeking import first, look
 from logbroker.node.requests import (
     AckRequest,
@@ -74,18 +76,20 @@ from logbroker.partition import decide, outcomes
 from logbroker.partition.commands import Change, Floor, Lease, encode_changes, encode_floor
 from logbroker.partition.failures import NO_POLICY, FailurePolicy
 from logbroker.partition.machine import MAX_OFFSET, PartitionMachine
+from logbroker.partition.ordering import NO_ORDER, KeyLocks, OrderPolicy
 from logbroker.partition.outcomes import Applied
 from logbroker.partition.retention import first_kept_ms
 from logbroker.raft.refusal import ProposalRefused
 from logbroker.record.batch import BatchLimits, check_batch, repack, stamp
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from logbroker.node.replica import Replica
 
 MAX_WAIT_MS = 30_000
 REPACK_WASTE_BYTES = 64 << 10
+KEY_READ_BYTES = 32 << 10
 _MAX_QUIET_MS = 1_000
 _NEVER_MS = 1 << 62
 MAX_DEAD_ROWS = 100
@@ -104,6 +108,8 @@ class PartitionSettings:
     retention_s: int = 4 * 86_400
     failures: FailurePolicy | None = NO_POLICY
     """None while it is not known: until then no delivery ends as failed and none begins, lest it be one too many."""
+    order: OrderPolicy | None = NO_ORDER
+    """None while it is not known: until then nothing is leased, lest it be before its turn."""
 
 
 class PartitionHost(Protocol):
@@ -149,7 +155,7 @@ class PartitionService:
     """See the module. One for each partition replica; it acts only while the replica serves."""
 
     def __init__(self, replica: Replica, host: PartitionHost, settings: PartitionSettings, limits: BatchLimits) -> None:
-        self.settings = settings
+        self._settings = settings
         self.void_batches = 0
         self._replica = replica
         self._host = host
@@ -161,6 +167,23 @@ class PartitionService:
         self._oldest_ms = 0
         # Until this monotonic time no tick finds anything to do, unless something happens before.
         self._quiet_until_ms = 0
+        # Made with the first receive of a leadership that is ordered by key.
+        self._keys: KeyIndex | None = None
+        self._locks: KeyLocks | None = None
+        # Groups that the next tick looks at: there may be more than the last receive found.
+        self._behind: set[GroupName] = set()
+
+    @property
+    def settings(self) -> PartitionSettings:
+        return self._settings
+
+    @settings.setter
+    def settings(self, settings: PartitionSettings) -> None:
+        if settings.order != self._settings.order:
+            # What waited for its turn may have it by the new order. The tick sees to it where nothing else happens.
+            self._woken |= dict.fromkeys(self._polls)
+            self._behind |= self._polls.keys()
+        self._settings = settings
 
     @property
     def poll_count(self) -> int:
@@ -211,6 +234,8 @@ class PartitionService:
     def on_leadership_lost(self, error: Callable[[], LogBrokerError]) -> None:
         polls, self._polls = self._polls, {}
         self._forgotten.clear()
+        self._keys = self._locks = None
+        self._behind.clear()
         for waiting in polls.values():
             for poll in waiting:
                 poll.answer(error())
@@ -220,6 +245,13 @@ class PartitionService:
         applied = _as_applied(applied)
         for group in applied.woken:
             self._woken[group] = None
+        if self._polls and self.settings.order is not None and self.settings.order.window:
+            # What was settled makes room, or frees a key.
+            if entry.kind is EntryKind.FLOOR:
+                self._woken |= dict.fromkeys(self._polls)
+            for outcome in applied.outcomes:
+                if isinstance(outcome, (outcomes.Settled, outcomes.Buried, outcomes.Skipped)):
+                    self._woken[outcome.group] = None
         if entry.kind is EntryKind.DATA and isinstance(applied.outcomes[0], outcomes.Void):
             self.void_batches += 1
 
@@ -381,7 +413,9 @@ class PartitionService:
         return False
 
     def _choose(self, request: ReceiveRequest, max_count: int) -> decide.Decision:
-        return decide.decide_receive(
+        order = self._order()
+        locks = self._key_locks() if order.by_key else None
+        decision = decide.decide_receive(
             self._ahead(),
             request.group,
             max_count=max_count,
@@ -391,7 +425,25 @@ class PartitionService:
             session=request.session,
             request_id=request.request_id,
             policy=self._policy(),
+            order=order,
+            locks=locks,
         )
+        if locks is not None and locks.is_behind:
+            self._behind.add(request.group)
+        return decision
+
+    def _order(self) -> OrderPolicy:
+        order = self.settings.order
+        if order is None:
+            raise UnavailableError(f"the settings of group {self._replica.group} are not known on this node yet")
+        return order
+
+    def _key_locks(self) -> KeyLocks:
+        if self._keys is None or self._locks is None:
+            self._keys = KeyIndex(partial(self._batches, max_bytes=KEY_READ_BYTES))
+            self._locks = KeyLocks(self._keys)
+        self._keys.begin(self._applied().next_offset)
+        return self._locks
 
     def _policy(self) -> FailurePolicy:
         policy = self.settings.failures
@@ -403,16 +455,27 @@ class PartitionService:
         """How many messages, from the front, are committed and together within `max_bytes`; at least one batch's."""
         committed = self._applied().next_offset
         count = size = 0
-        for start, end in ranges:
-            end = min(end, committed)
-            for batch in self._batches(start, end, max_bytes=max_bytes):
+        last = Offset(-1)
+        present = [(start, min(end, committed)) for start, end in ranges if start < committed]
+        for start, end, batch in self._shares(present, max_bytes=max_bytes):
+            if batch.base_offset != last:
+                last = batch.base_offset
                 size += len(batch.payload)
                 if size > max_bytes and count:
                     return count
-                count += min(end, batch.next_offset) - max(start, batch.base_offset)
-            if end == committed:
-                break
+            count += end - start
         return count
+
+    def _shares(self, ranges: Iterable[tuple[int, int]], *, max_bytes: int) -> Iterator[tuple[int, int, _Batch]]:
+        """Ascending ranges cut at the bounds of batches, each part with its batch; no batch is read twice."""
+        batch: _Batch | None = None
+        for start, end in ranges:
+            if batch is not None and batch.base_offset <= start < batch.next_offset:
+                yield start, min(end, batch.next_offset), batch
+                start = batch.next_offset
+            if start < end:
+                for batch in self._batches(start, end, max_bytes=max_bytes):
+                    yield max(start, batch.base_offset), min(end, batch.next_offset), batch
 
     def _batches(self, start: int, end: int, *, max_bytes: int) -> Iterator[_Batch]:
         """The stored batches that hold [start, end).
@@ -457,10 +520,14 @@ class PartitionService:
     def _parts(self, ranges: Sequence[outcomes.LeasedRange]) -> list[Part]:
         """The stored batches that hold the leased ranges, each with its share of them."""
         found: dict[int, tuple[_Batch, list[tuple[int, int, int]]]] = {}
-        for held in ranges:
-            for batch in self._batches(held.start, held.end, max_bytes=1 << 62):
+        following = iter(ranges)
+        held = next(following, None)
+        for start, end, batch in self._shares(((part.start, part.end) for part in ranges), max_bytes=1 << 62):
+            while held is not None and held.end <= start:
+                held = next(following, None)
+            if held is not None:
                 _, shares = found.setdefault(batch.base_offset, (batch, []))
-                shares.append((max(held.start, batch.base_offset), min(held.end, batch.next_offset), held.deliveries))
+                shares.append((start, end, held.deliveries))
         return [self._part(batch, tuple(shares)) for batch, shares in found.values()]
 
     def _part(self, batch: _Batch, shares: tuple[tuple[int, int, int], ...]) -> Part:
@@ -500,7 +567,8 @@ class PartitionService:
                     poll.answer(NotFoundError(f"consumer group {group!r} was deleted"))
                 continue
             due_ms = decide.next_visible_ms(self._ahead(), group)
-            if due_ms is not None and due_ms <= log_ms:
+            if (due_ms is not None and due_ms <= log_ms) or group in self._behind:
+                self._behind.discard(group)
                 self._serve_polls(group)
             forgotten = self._forgotten
             polls = [poll for poll in self._polls.get(group, ()) if poll.answer not in forgotten]

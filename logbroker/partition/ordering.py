@@ -55,7 +55,10 @@ class KeySource(Protocol):
     """
 
     def keys(self, start: int, end: int) -> Sequence[int] | None:
-        """Keys from `start` on, at least one and none at or beyond `end`; None where reading them must wait."""
+        """Keys from `start` on, none at or beyond `end`, and at least one, or none where nothing is committed.
+
+        None where reading them must wait for the next receive.
+        """
 
     def few(self, start: int) -> tuple[int, frozenset[int]] | None:
         """An offset beyond `start` and all keys up to there, where they are known to be a few."""
@@ -151,6 +154,9 @@ class KeyWalk:
             keys = source.keys(start, end)
             if keys is None:
                 self.is_over = self._locks.is_behind = True
+                return
+            if not keys:
+                self.is_over = True
                 return
             self._left -= len(keys)
             yield from _free(keys, locked, start)
