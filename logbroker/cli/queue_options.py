@@ -24,6 +24,9 @@ _OPTIONS = (
     click.option("--max-backoff", type=DURATION, help="The longest such wait. [1h]"),
     click.option("--backoff-factor", type=click.IntRange(1, 10), help="Growth with each further failure. [2]"),
     click.option("--jitter", type=click.FloatRange(0, 1), help="The share of a wait that is left to chance. [0.2]"),
+    click.option("--window", type=click.IntRange(0, 10_000), help="Most in flight of group and partition; 0: any. [0]"),
+    click.option("--order", type=click.Choice(["none", "key"]), help="key: those of a key one after the other. [none]"),
+    click.option("--on-failure", type=click.Choice(["block", "skip"]), help="What waits behind a failure. [block]"),
 )
 
 
@@ -51,4 +54,7 @@ def option_rows(settings: QueueSettings) -> dict[str, object]:
         "max_backoff": format_duration(settings.max_backoff_ms),
         "backoff_factor": settings.backoff_factor,
         "jitter": settings.jitter_percent / 100,
+        "window": settings.window or None,
+        "order": settings.order,
+        "on_failure": settings.on_failure,
     }

@@ -16,9 +16,11 @@ from typing import TYPE_CHECKING, cast, final
 from logbroker.errors import LogBrokerError
 from logbroker.ids import META_GROUP, NO_REPLICA, GroupId, Index, NodeId, ReplicaId, Term
 from logbroker.node.catalogue.commands import Command, JoinNode, PromoteReplica, RemoveReplica, StartMove
+from logbroker.node.catalogue.options import BLOCK, ORDER_KEY
 from logbroker.node.catalogue.rows import GroupRow, NodeRow, QueueRow, QueueSettings, ReplicaRow, ReplicaState
 from logbroker.node.partition_service import PartitionService, PartitionSettings
 from logbroker.partition.failures import FailurePolicy
+from logbroker.partition.ordering import order_policy
 from logbroker.raft.config_change import ChangeKind, ConfigChange, ConfigProposal, Transition
 from logbroker.raft.messages import ConfState, Role
 from logbroker.raft.progress import ProgressState
@@ -156,7 +158,8 @@ def partition_settings(queue: QueueSettings, options: QueueOptions) -> Partition
         backoff_factor=options.backoff_factor,
         jitter=options.jitter_percent / 100,
     )
-    return PartitionSettings(retention_s=queue.retention_ms // 1000, failures=failures)
+    order = order_policy(options.window, by_key=options.order == ORDER_KEY, blocks=options.on_failure == BLOCK)
+    return PartitionSettings(retention_s=queue.retention_ms // 1000, failures=failures, order=order)
 
 
 def _reports(row: GroupRow, conf: ConfState, members: set[ReplicaId]) -> tuple[Command, ...]:

@@ -83,6 +83,12 @@ class QueueSettings(Struct, frozen=True, array_like=True, gc=False, kw_only=True
     """By how much each further failure lengthens it."""
     jitter_percent: Number = 20
     """The share of each wait that is left to chance."""
+    window: Number = 0
+    """How many messages of a group and partition are in flight at most; 0: any number."""
+    order: Name = "none"
+    """`key`: of the messages of a key, only those of one lease are in flight at once."""
+    on_failure: Name = "block"
+    """What messages behind a failed one do, where there is a window or an order: `block` or `skip`."""
 
 
 @final
@@ -98,6 +104,9 @@ class QueueChanges(Struct, frozen=True, array_like=True, gc=False, kw_only=True)
     max_backoff_ms: Number | None = None
     backoff_factor: Number | None = None
     jitter_percent: Number | None = None
+    window: Number | None = None
+    order: Name | None = None
+    on_failure: Name | None = None
 
 
 @final

@@ -299,6 +299,36 @@ def test_a_nack_without_a_delay_waits_as_the_queue_says(face: Face, node: str, q
 
 
 @everywhere
+def test_a_window_of_one_and_keys_keep_their_order(face: Face, node: str, queue: str) -> None:
+    async def scenario() -> None:
+        async with face.connect(node) as client:
+            await client.create_queue(queue, window=1)
+            async with client.producer(queue) as producer:
+                for value, key in ((b"a1", b"a"), (b"a2", b"a"), (b"b1", b"b")):
+                    await producer.send(value, key=key)
+            async with client.consumer(queue) as consumer:
+                (message,) = await take(consumer, 1)
+                await message.nack()
+                (message,) = await take(consumer, 1)
+                assert (message.value, message.deliveries) == (b"a1", 2)
+                await client.alter_queue(queue, window=0, order="key")
+                (other,) = await take(consumer, 1)
+                assert other.value == b"b1"
+                await message.ack()
+                (message,) = await take(consumer, 1)
+                assert message.value == b"a2"
+            settings = (await client.describe_queue(queue)).info.settings
+            assert (settings.window, settings.order, settings.on_failure) == (0, "key", "block")
+            for wrong in ({"order": "strict"}, {"on_failure": "stop"}, {"window": 10_001}):
+                with pytest.raises(InvalidArgumentError, match=next(iter(wrong))):
+                    await client.alter_queue(queue, **wrong)
+            with pytest.raises(InvalidArgumentError, match="ordered by key and cannot grow"):
+                await client.alter_queue(queue, partitions=2)
+
+    face.run(scenario)
+
+
+@everywhere
 def test_a_block_that_ends_too_late_says_so(face: Face, node: str, queue: str) -> None:
     async def scenario() -> None:
         async with face.connect(node) as client:

@@ -13,6 +13,7 @@ import msgspec
 from logbroker.errors import CorruptBatchError
 from logbroker.node.catalogue.rows import Number
 from logbroker.partition.failures import DEFAULT_MAX_BACKOFF_MS
+from logbroker.partition.ordering import MAX_WINDOW
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -22,6 +23,8 @@ Pairs: TypeAlias = tuple[tuple[Number, Number], ...]
 
 MAX_BACKOFF_MS = 43_200_000
 MAX_BACKOFF_FACTOR = 10
+ORDER_NONE, ORDER_KEY = 0, 1
+BLOCK, SKIP = 0, 1
 
 
 @final
@@ -35,6 +38,11 @@ class QueueOptions(msgspec.Struct, frozen=True, kw_only=True):
     """By how much each further failure lengthens the wait."""
     jitter_percent: int = 20
     """The share of each wait that is left to chance."""
+    window: int = 0
+    """How many messages of a group and partition are in flight at most; 0: any number."""
+    order: int = ORDER_NONE
+    on_failure: int = BLOCK
+    """What the messages behind a failed one do."""
 
 
 class _Option(NamedTuple):
@@ -48,6 +56,9 @@ _OPTIONS = {
     "max_backoff_ms": _Option(2, 0, MAX_BACKOFF_MS),
     "backoff_factor": _Option(3, 1, MAX_BACKOFF_FACTOR),
     "jitter_percent": _Option(4, 0, 100),
+    "window": _Option(10, 0, MAX_WINDOW),
+    "order": _Option(11, ORDER_NONE, ORDER_KEY),
+    "on_failure": _Option(12, BLOCK, SKIP),
 }
 OPTION_NAMES = tuple(_OPTIONS)
 _NAMES = {option.number: name for name, option in _OPTIONS.items()}

@@ -61,6 +61,18 @@ def test_options_of_a_queue_are_told_in_the_units_of_the_client(cluster: FakeClu
     assert run("queue", "create", "orders", "--backoff-factor", "11").code == 2
 
 
+def test_the_order_of_a_queue_is_told_in_words(cluster: FakeCluster) -> None:
+    assert run("queue", "create", "orders", "--window", "1", "--order", "key", "--on-failure", "skip").code == 0
+    ((_, _, created),) = cluster.asked
+    assert {name: created.get(name) for name in ("window", "order", "on_failure")} == {
+        "window": 1,
+        "order": "key",
+        "on_failure": "skip",
+    }
+    assert run("queue", "create", "orders", "--order", "strict").code == 2
+    assert run("queue", "alter", "orders", "--window", "10001").code == 2
+
+
 def test_a_queue_that_exists_is_a_conflict_unless_that_is_fine(cluster: FakeCluster) -> None:
     cluster.fails = AlreadyExistsError("queue orders exists")
     assert run("queue", "create", "orders").code == 8
