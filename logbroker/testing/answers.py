@@ -233,11 +233,25 @@ class AnswerChecker:
             woken_us = operation.completed_us - _WOKEN_WITHIN_US
             first = max(first, Index(min(last, bisect_right(self._committed_us, woken_us))))
         end = model.next_offset_at(first)
+        if model.order is not None:
+            if not self._is_idle(group, model.log_start_at(last), first, last):
+                return
+            self._count("receives that found nothing while nothing was in flight")
         for offset in range(max(model.log_start_at(last), end - _LOOKED_AT), end):
             is_free = all(moment.state is MessageState.AVAILABLE for moment in group.between(offset, first, last))
             # One that has expired only waits for its FLOOR entry.
             if is_free and model.append_ms - model.entry_at(offset)[1] < _FRESH_MS:
                 broken("who asks gets what there is", f"offset {offset} was free all the time: {operation.describe()}")
+
+    def _is_idle(self, group: ModelGroup, start: int, first: Index, last: Index) -> bool:
+        """Nothing was in flight at any moment: no order has anything wait."""
+        busy = (MessageState.LEASED, MessageState.DELAYED)
+        return not any(
+            moment.state in busy
+            for offset in group.moments
+            if offset >= start
+            for moment in group.between(offset, first, last)
+        )
 
     def _check_part(self, operation: Operation, part: Part) -> None:
         if part.corrupt:

@@ -17,6 +17,7 @@ from logbroker.raft.messages import MessageKind
 from logbroker.testing.answers import AnswerChecker
 from logbroker.testing.clock import EPOCH_MS
 from logbroker.testing.model import MessageState, PartitionModel
+from logbroker.testing.order_rules import OrderRules
 from logbroker.testing.violation import broken
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from logbroker.node.peer_messages import PeerMessage
     from logbroker.node.replica import Replica
     from logbroker.partition.groups import ConsumerGroup
+    from logbroker.partition.ordering import OrderPolicy
     from logbroker.partition.runs import Run
     from logbroker.raft.core import RaftCore
     from logbroker.raft.messages import ConfState
@@ -146,6 +148,11 @@ class GroupHistory:
             self.compared_digests += 1
 
 
+def order_rules(order: OrderPolicy) -> OrderRules | None:
+    """What leases of such a queue are held to."""
+    return OrderRules(order.window, order.by_key, order.blocks) if order.window else None
+
+
 @final
 class ClusterChecker:
     """See the module. Every method may raise Violation."""
@@ -164,6 +171,7 @@ class ClusterChecker:
         if history is None:
             most = self._cluster.options.node.failures.max_deliveries
             history = self._groups[group] = GroupHistory(group, max_deliveries=most)
+            history.model.order = order_rules(self._cluster.options.node.order)
         history.now_us = self._scheduler.now_us
         return history
 

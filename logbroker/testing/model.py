@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 
     from logbroker.entry import Entry
     from logbroker.partition.commands import Change
+    from logbroker.testing.order_rules import OrderRules
 
 
 @final
@@ -178,6 +179,9 @@ class ModelGroup:
     def has_dead(self, start: int, end: int) -> bool:
         return any(self.message(offset).state is MessageState.DEAD for offset in range(start, end))
 
+    def has_leased(self) -> bool:
+        return any(message.state is MessageState.LEASED for message in self.messages.values())
+
     def unsettled(self, start: int, end: int) -> list[int]:
         """The offsets in [start, end) that are neither acked nor dead."""
         return [offset for offset in range(start, end) if self.message(offset).state not in SETTLED]
@@ -224,6 +228,7 @@ class PartitionModel:
     def __init__(self, *, max_deliveries: int = 0) -> None:
         """`max_deliveries` is what every leader goes by, 0 where messages are tried for ever."""
         self.max_deliveries = max_deliveries
+        self.order: OrderRules | None = None
         self.last_index = Index(0)
         self.last_term = 0
         self.append_ms = 0
@@ -233,6 +238,7 @@ class PartitionModel:
         self.deleted_groups: list[ModelGroup] = []
         self.values: list[bytes] = []
         """The value at each offset."""
+        self.keys: list[bytes | None] = []
         self.offset_of: dict[bytes, int] = {}
         self.data_offsets: list[int] = []
         """Base offset of each DATA entry; `data_entries` beside it holds (index, append_ms)."""
@@ -276,6 +282,10 @@ class PartitionModel:
                 for ordinal, change in enumerate(changes):
                     self._count(type(change).__name__)
                     self._change(entry, ordinal, change)
+                last = changes[-1]
+                if self.order is not None and isinstance(last, Lease) and last.group in self.groups:
+                    group = self.groups[last.group]
+                    self.order.check(self, group, group.leases[lease_id(entry.index, len(changes) - 1)])
             case EntryKind.FLOOR:
                 self._raise_floor(entry)
             case EntryKind.CONFIG | EntryKind.NOOP:
@@ -348,6 +358,7 @@ class PartitionModel:
             if earlier != offset:
                 broken("a message is in the log once", f"{value!r} stands at offset {earlier} and at {offset}")
             self.values.append(value)
+            self.keys.append(record.key)
         self.data_offsets.append(entry.base_offset)
         self.data_entries.append((entry.index, entry.append_ms))
         self.next_offset = entry.next_offset

@@ -6,7 +6,7 @@ after the job was taken and a while before it is reported, so that a crash may c
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, final
 
 from logbroker.errors import (
@@ -29,6 +29,7 @@ from logbroker.partition.checkpoint import CheckpointMeta, decode, encode_slices
 from logbroker.partition.failures import NO_POLICY, FailurePolicy
 from logbroker.partition.log_time import Reading
 from logbroker.partition.machine import PartitionMachine
+from logbroker.partition.ordering import NO_ORDER, OrderPolicy
 from logbroker.raft.messages import ConfState
 from logbroker.record.batch import DEFAULT_LIMITS
 from logbroker.storage.ballast import Room
@@ -118,6 +119,7 @@ class NodeOptions:
     engine: EngineOptions = field(default_factory=quick_engine)
     retention_s: int = 60
     failures: FailurePolicy = NO_POLICY
+    order: OrderPolicy = NO_ORDER
     commit_us: int = 300
     """Usual time of a group commit."""
 
@@ -272,8 +274,16 @@ class SimulatedNode:
         self._touch()
 
     def _make_service(self, replica: Replica, engine: Engine) -> PartitionService:
-        settings = PartitionSettings(retention_s=self._options.retention_s, failures=self._options.failures)
+        options = self._options
+        settings = PartitionSettings(retention_s=options.retention_s, failures=options.failures, order=options.order)
         return PartitionService(replica, engine, settings, DEFAULT_LIMITS)
+
+    def set_order(self, order: OrderPolicy) -> None:
+        """The queues are altered."""
+        self._options = replace(self._options, order=order)
+        for service in () if self.engine is None else self.engine.services.values():
+            if isinstance(service, PartitionService):
+                service.settings = replace(service.settings, order=order)
 
     def kill(self) -> None:
         """End the process; its connections close, and what it wrote stays in the page cache."""

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, final
 
 from logbroker.node.requests import StateRequest
 from logbroker.partition.failures import NO_POLICY, FailurePolicy
+from logbroker.partition.ordering import NO_ORDER, OrderPolicy, order_policy
 from logbroker.testing.checkers import compare_states, machine_of
 from logbroker.testing.cluster import ClusterOptions, SimulatedCluster
 from logbroker.testing.faults import FaultInjector, FaultKind, FaultPlan, draw_plan
@@ -34,6 +35,7 @@ _LOOK_US = 200 * US_PER_MS
 LINKS, CLOCKS, BURSTS = "bad links", "clock errors", "bursts"
 OPERATOR, GROUPS, PRODUCERS, CONSUMERS = "operator", "extra groups", "more producers", "more consumers"
 MISBEHAVIOUR, LARGE_VALUES, VANDAL, WATCHER = "misbehaviour", "large values", "vandal", "watcher"
+ORDER = "order"
 PARTS = (
     LINKS,
     CLOCKS,
@@ -46,6 +48,7 @@ PARTS = (
     LARGE_VALUES,
     VANDAL,
     WATCHER,
+    ORDER,
 )
 """What can be left out of a run, beside the kinds of faults."""
 
@@ -96,12 +99,17 @@ class Simulation:
         self.plan = _simpler_plan(plan, options.without)
         profile = _simpler_profile(options.profile or draw_profile(random), options.without)
         group_count = options.group_count or random.choice((1, 1, 2))
+        self._order = NO_ORDER if ORDER in options.without else draw_order(self.scheduler.random("order"))
+        if self._order.by_key:
+            profile = replace(profile, key_count=self.scheduler.random("keys").choice((1, 3, 10)))
         self.cluster = SimulatedCluster(
             self.scheduler,
             ClusterOptions(
                 node_count=options.node_count,
                 group_count=group_count,
-                node=replace(draw_node(random), failures=draw_failures(self.scheduler.random("failures"))),
+                node=replace(
+                    draw_node(random), failures=draw_failures(self.scheduler.random("failures")), order=self._order
+                ),
                 clock_offset_ms=self.plan.clock_offset_ms,
                 drift_ppm=self.plan.drift_ppm,
                 clock_speed=options.clock_speed or random.choice((1, 4, 10)),
@@ -130,6 +138,7 @@ class Simulation:
         for workload in self.workloads:
             workload.stop_producing()
         self.cluster.heal()
+        self._widen()
         self.scheduler.note("healed")
         self._wait("a leader serves every group", _LEADER_WITHIN_US, self._without_leader)
         self._wait("every batch is answered", _ANSWERED_WITHIN_US, self._unanswered_batches)
@@ -138,6 +147,17 @@ class Simulation:
         # Long enough for every poll that waits now to end.
         self.scheduler.run_for(_POLLS_END_US)
         self._wait("every request is answered", _ANSWERED_WITHIN_US, self._overdue)
+
+    def _widen(self) -> None:
+        """With a narrow window the backlog would be there longer than the run lasts; keys stay what they are."""
+        if self._order.window:
+            order = order_policy(1_000, by_key=self._order.by_key, blocks=self._order.blocks)
+            for node in self.cluster.nodes.values():
+                node.set_order(order)
+            for group in self.cluster.groups:
+                rules = self.cluster.checker.history(group).model.order
+                if rules is not None:
+                    rules.window = order.window
 
     def _wait(self, what: str, within_us: int, missing: Callable[[], str]) -> None:
         deadline_us = self.scheduler.now_us + within_us
@@ -264,6 +284,7 @@ class Simulation:
             history = self.cluster.checker.history(group)
             add("log: ", history.model.applied_counts)
             add("", history.model.failure_counts)
+            add("", history.model.order.counts if history.model.order is not None else {})
             add("judged: ", history.answers.judged_counts)
             add("", {"leaders": len(history.leaders), "digests compared": history.compared_digests})
             add("", {"messages": len(history.model.values)})
@@ -295,6 +316,16 @@ def draw_failures(random: Random) -> FailurePolicy:
         if random.random() < 0.75
         else NO_POLICY
     )
+
+
+def draw_order(random: Random) -> OrderPolicy:
+    """The order of the queues of one run; every other run has none."""
+    draw, blocks = random.random(), random.random() < 0.7
+    if draw < 0.5:
+        return NO_ORDER
+    if draw < 0.7:
+        return order_policy(random.choice((1, 1, 2, 5, 30)), by_key=False, blocks=blocks)
+    return order_policy(random.choice((0, 0, 4, 20)), by_key=True, blocks=blocks)
 
 
 def draw_profile(random: Random) -> WorkloadProfile:

@@ -69,6 +69,13 @@ REQUIRED = (
     "judged: OutOfOrderSequenceError",
     "judged: receives that found nothing",
     "judged: spoilt batches refused",
+    "order: leases judged",
+    "order: the window is full",
+    "order: passed over a key that is locked",
+    "order: passed over a key that waits after a failure",
+    "order: a failed message is overtaken by the next of its key",
+    "leader change: with keys in flight",
+    "judged: receives that found nothing while nothing was in flight",
     "node: crash in recovery",
     "node: entries damaged at a start",
     "node: replicas lost at a start",
@@ -102,6 +109,8 @@ class Situations:
         model = self._cluster.checker.history(group).model
         if any(each.has_dead(model.log_start_offset, model.next_offset) for each in model.groups.values()):
             self._count("leader change: with dead messages")
+        if model.order is not None and model.order.by_key and any(each.has_leased() for each in model.groups.values()):
+            self._count("leader change: with keys in flight")
         for kind, name in ((AckRequest, "acks"), (ProduceRequest, "produces"), (ReceiveRequest, "polls")):
             if any(isinstance(asked.request, kind) for node in self._nodes() for asked in node.kept_waiting(group, 0)):
                 self._count(f"leader change: with {name} open")

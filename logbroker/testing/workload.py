@@ -38,7 +38,7 @@ from logbroker.node.requests import (
     StateRequest,
     TimeTarget,
 )
-from logbroker.record.batch import DEFAULT_LIMITS, HEADER_BYTES, Codec, encode_values
+from logbroker.record.batch import DEFAULT_LIMITS, HEADER_BYTES, Codec, Record, encode_batch, encode_values
 from logbroker.record.checksum import crc32c
 from logbroker.record.compression import compress
 from logbroker.testing.history import Verdict
@@ -91,6 +91,8 @@ class WorkloadProfile:
     revive_share: float = 0.25
     """Of those actions; half of them look at the dead and revive what they see."""
     extra_groups: int = 1
+    key_count: int = 0
+    """Of all producers of a partition; then every eighth message has none. 0: no message has one."""
     has_vandal: bool = True
     has_watcher: bool = True
 
@@ -194,6 +196,7 @@ class Producer:
         self._name = name
         self._profile = profile
         self._random = self._scheduler.random(f"producer {name}")
+        self._keys = self._scheduler.random(f"keys {name}")
         self._route = Route(cluster, name, partition, self._random)
         self._life = 0
         self._stopped = False
@@ -241,15 +244,26 @@ class Producer:
         values = [self._make_value(first + position) for position in range(count)]
         self._next_sequence += count
         self._ledger.sent.update(values)
-        data = encode_values(
-            values,
-            timestamp_ms=self._cluster.wall_ms(),
-            producer_id=self._producer_id,
-            producer_epoch=0,
-            base_sequence=first,
-        )
+        data = self._encode(values, first)
         self._next_batch_number += 1
         return _PendingBatch(self._next_batch_number - 1, values, data)
+
+    def _encode(self, values: list[bytes], base_sequence: int) -> bytes:
+        timestamp_ms = self._cluster.wall_ms()
+        if not self._profile.key_count:
+            return encode_values(
+                values,
+                timestamp_ms=timestamp_ms,
+                producer_id=self._producer_id,
+                producer_epoch=0,
+                base_sequence=base_sequence,
+            )
+        records = [Record(value, self._make_key(), timestamp_ms=timestamp_ms) for value in values]
+        return encode_batch(records, producer_id=self._producer_id, producer_epoch=0, base_sequence=base_sequence)
+
+    def _make_key(self) -> bytes | None:
+        random = self._keys
+        return None if random.random() < 0.125 else b"key %d" % random.randrange(self._profile.key_count)
 
     def _make_value(self, sequence: int) -> bytes:
         name = b"%s/%d/%d " % (self._name.encode(), self._life, sequence)

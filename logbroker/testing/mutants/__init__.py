@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from logbroker.testing.mutants import catalogue, failures, partition, raft, storage
+from logbroker.testing.mutants import catalogue, failures, order, partition, raft, storage
 from logbroker.testing.mutants.planting import MUTANTS, Mutant, Patch, planted
 
-__all__ = ["MUTANTS", "Mutant", "Patch", "catalogue", "failures", "partition", "planted", "raft", "storage"]
+__all__ = ["MUTANTS", "Mutant", "Patch", "catalogue", "failures", "order", "partition", "planted", "raft", "storage"]
