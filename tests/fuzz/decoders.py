@@ -97,7 +97,7 @@ from logbroker.partition.commands import (
 )
 from logbroker.raft.config_change import ChangeKind, ConfigChange, ConfigProposal
 from logbroker.raft.messages import ConfState, Message, MessageKind, SnapshotMeta
-from logbroker.record.batch import BatchLimits, Codec, check_batch, encode_batch, read_batch, read_header
+from logbroker.record.batch import BatchLimits, Codec, batch_keys, check_batch, encode_batch, read_batch, read_header
 from logbroker.record.batch import Record as BatchRecord
 from logbroker.record.checksum import crc32c
 from logbroker.storage.checkpoints import CheckpointHeader, checkpoint_path, read_checkpoint, write_checkpoint
@@ -481,6 +481,7 @@ def _of_clients() -> dict[str, Decoder]:
             **sealed,  # type: ignore[arg-type]
         ),
         "batch to open": Decoder(partial(read_batch, limits=LIMITS), batch_errors, **sealed),  # type: ignore[arg-type]
+        "keys of a batch": Decoder(partial(batch_keys, limits=LIMITS), batch_errors, **sealed),  # type: ignore[arg-type]
         "batch header": Decoder(read_header, (CorruptBatchError,), _batches()),
         "grant": Decoder(
             lambda data: parse_grant(data.decode(errors="replace")),
