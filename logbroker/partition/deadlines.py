@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     from logbroker.partition.runs import Run
 
 BUCKET_MS = 100
+MAX_RECORDED = 20_000
 
 
-@final
 class Deadlines:
     """The runs of one state (leased, or delayed) of one table, by `visible_at_ms`.
 
@@ -125,3 +125,38 @@ class Deadlines:
         self._owned &= self._buckets.keys()
         self._heap = list(self._buckets)
         heapify(self._heap)
+
+
+@final
+class RecordedDeadlines(Deadlines):
+    """Also writes down which runs came (True) and went, for one reader, who takes that away.
+
+    A clone is a plain one. Who has not read for long has to begin anew: from then on nothing is written down.
+    """
+
+    __slots__ = ("changes", "is_overrun")
+
+    def __init__(self, deadlines: Deadlines) -> None:
+        """Takes everything over; `deadlines` is not to be used any more."""
+        self.due = deadlines.due
+        self._buckets = deadlines._buckets
+        self._heap = deadlines._heap
+        self._owned = deadlines._owned
+        self._members = deadlines._members
+        self._passed = deadlines._passed
+        self.changes: list[tuple[Run, bool]] = []
+        self.is_overrun = False
+
+    def add(self, run: Run) -> None:
+        super().add(run)
+        self._record(run, came=True)
+
+    def remove(self, run: Run) -> None:
+        super().remove(run)
+        self._record(run, came=False)
+
+    def _record(self, run: Run, *, came: bool) -> None:
+        if len(self.changes) < MAX_RECORDED:
+            self.changes.append((run, came))
+        else:
+            self.is_overrun = True

@@ -45,7 +45,7 @@ from logbroker.partition.commands import (
 )
 from logbroker.partition.failures import NO_POLICY, FailurePolicy
 from logbroker.partition.machine import MAX_GROUPS, MAX_OFFSET, PartitionMachine
-from logbroker.partition.ordering import NO_ORDER, OrderPolicy, count_in_flight, failed
+from logbroker.partition.ordering import NO_ORDER, OrderPolicy, count_in_flight
 from logbroker.partition.outcomes import Leased, Nothing, Produced, Revived, Settled
 from logbroker.partition.producers import NO_PRODUCER, Duplicate, Fenced, OutOfOrder
 from logbroker.partition.retention import MAX_RETENTION_S
@@ -594,8 +594,7 @@ def _choose_in_order(
         return chosen
     walk = None
     if locks is not None:
-        in_flight = [*table.leased_beside(now_ms, ended_end), *(failed(state, now_ms) if order.blocks else ())]
-        walk = locks.walk(state.name, in_flight)
+        walk = locks.walk(state, now_ms, order, ended_end=ended_end)
         if walk is None:
             return chosen
     for run in table.eligible(now_ms, end):

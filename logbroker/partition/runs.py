@@ -238,14 +238,6 @@ class RunTable:
             if run.visible_at_ms <= now_ms:
                 yield run
 
-    def leased_beside(self, now_ms: int, ended_end: int) -> Iterator[Run]:
-        """Yield the leased runs but those past their deadline that begin below `ended_end`, in no order."""
-        self.leased.advance(now_ms)
-        yield from map(self._run_at, self.leased.pending())
-        for run in map(self._run_at, self.leased.due.values()):
-            if run.start >= ended_end or run.visible_at_ms > now_ms:
-                yield run
-
     def waiting(self, now_ms: int) -> Iterator[Run]:
         """Yield the delayed runs that may not be leased at `now_ms`, in no order."""
         return self._waiting(self.delayed, now_ms)

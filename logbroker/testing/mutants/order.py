@@ -2,37 +2,41 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from logbroker.node.key_index import KeyIndex
 from logbroker.partition import ordering
 from logbroker.partition.ordering import KeyLocks
-from logbroker.partition.runs import RunTable
 from logbroker.testing.mutants.planting import mutant
 
 if TYPE_CHECKING:
     from array import array
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
 
-    from logbroker.ids import GroupName
     from logbroker.partition.groups import ConsumerGroup
-    from logbroker.partition.ordering import KeyWalk, OrderPolicy
+    from logbroker.partition.ordering import KeyWalk, OrderPolicy, _GroupLocks, _Kind
     from logbroker.partition.outcomes import Range
-    from logbroker.partition.runs import Run
+    from logbroker.partition.runs import Run, RunTable
     from logbroker.testing.mutants.planting import Patch
 
 
 @mutant("lock-forgets-delay", "B22", "what waits after a failure holds up nothing")
 def _(patch: Patch) -> None:
+    walk = KeyLocks.walk
+
+    def open_handed(
+        locks: KeyLocks, state: ConsumerGroup, now_ms: int, policy: OrderPolicy, *, ended_end: int
+    ) -> KeyWalk | None:
+        return walk(locks, state, now_ms, replace(policy, blocks=False), ended_end=ended_end)
+
+    patch.attribute(KeyLocks, "walk", open_handed)
     patch.function(ordering.failed, lambda state, now_ms: iter(()))
 
 
 @mutant("lock-forgets-rewound", "B22", "after a rewind what waits after a failure holds up nothing")
 def _(patch: Patch) -> None:
-    def failed(state: ConsumerGroup, now_ms: int) -> Iterator[Run]:
-        return state.table.waiting_after_failure(now_ms)
-
-    patch.function(ordering.failed, failed)
+    patch.function(ordering.rewound, lambda state, now_ms: iter(()))
 
 
 @mutant("window-counts-run-out", "B22", "a lease that ran out leaves room for two messages")
@@ -47,17 +51,20 @@ def _(patch: Patch) -> None:
 
 @mutant("early-deadline", "B22", "a lease counts as over up to 100 ms before its message may be leased again")
 def _(patch: Patch) -> None:
-    count, beside = ordering.count_in_flight, RunTable.leased_beside
+    count, over = ordering.count_in_flight, ordering._over
 
-    def current(table: RunTable, now_ms: int, ended_end: int) -> Iterator[Run]:
-        return (run for run in beside(table, now_ms, ended_end) if run.visible_at_ms > now_ms)
+    def late(table: RunTable, now_ms: int) -> list[Run]:
+        return [run for run in map(table.at, table.leased.pending()) if run.visible_at_ms <= now_ms]
+
+    def sooner(held: _GroupLocks, table: RunTable, now_ms: int, ended_end: int) -> Iterator[tuple[_Kind, int]]:
+        yield from over(held, table, now_ms, ended_end)
+        yield from ((held.leased, run.start) for run in late(table, now_ms))
 
     def fewer(state: ConsumerGroup, now_ms: int, policy: OrderPolicy, *, ended_count: int) -> int:
-        table = state.table
-        late = [run for run in beside(table, now_ms, 1 << 62) if run.visible_at_ms <= now_ms]
-        return count(state, now_ms, policy, ended_count=ended_count) - sum(run.end - run.start for run in late)
+        early = sum(run.end - run.start for run in late(state.table, now_ms))
+        return count(state, now_ms, policy, ended_count=ended_count + early)
 
-    patch.attribute(RunTable, "leased_beside", current)
+    patch.function(over, sooner)
     patch.function(count, fewer)
 
 
@@ -76,10 +83,13 @@ def _(patch: Patch) -> None:
 def _(patch: Patch) -> None:
     walk = KeyLocks.walk
 
-    def first(locks: KeyLocks, group: GroupName, in_flight: Iterable[Run]) -> KeyWalk | None:
-        found = walk(locks, group, in_flight)
+    def first(
+        locks: KeyLocks, state: ConsumerGroup, now_ms: int, policy: OrderPolicy, *, ended_end: int
+    ) -> KeyWalk | None:
+        found = walk(locks, state, now_ms, policy, ended_end=ended_end)
         if found is not None:
-            found._locked = {keys[0] for keys in locks._held[group].values()} - {ordering.NO_KEY}
+            firsts = {keys[0] for keys in locks._groups[state.name].leased.keys.values()}
+            found._locked = found._locked & firsts
         return found
 
     patch.attribute(KeyLocks, "walk", first)
