@@ -83,7 +83,7 @@ from logbroker.raft.refusal import ProposalRefused
 from logbroker.record.batch import BatchLimits, check_batch, repack, stamp
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from logbroker.node.replica import Replica
 
@@ -455,27 +455,22 @@ class PartitionService:
         """How many messages, from the front, are committed and together within `max_bytes`; at least one batch's."""
         committed = self._applied().next_offset
         count = size = 0
-        last = Offset(-1)
-        present = [(start, min(end, committed)) for start, end in ranges if start < committed]
-        for start, end, batch in self._shares(present, max_bytes=max_bytes):
-            if batch.base_offset != last:
-                last = batch.base_offset
-                size += len(batch.payload)
-                if size > max_bytes and count:
-                    return count
-            count += end - start
-        return count
-
-    def _shares(self, ranges: Iterable[tuple[int, int]], *, max_bytes: int) -> Iterator[tuple[int, int, _Batch]]:
-        """Ascending ranges cut at the bounds of batches, each part with its batch; no batch is read twice."""
         batch: _Batch | None = None
         for start, end in ranges:
-            if batch is not None and batch.base_offset <= start < batch.next_offset:
-                yield start, min(end, batch.next_offset), batch
+            end = min(end, committed)
+            if batch is not None and start < batch.next_offset:
+                # The rest of what the range before had a part of.
+                count += max(0, min(end, batch.next_offset) - start)
                 start = batch.next_offset
             if start < end:
                 for batch in self._batches(start, end, max_bytes=max_bytes):
-                    yield max(start, batch.base_offset), min(end, batch.next_offset), batch
+                    size += len(batch.payload)
+                    if size > max_bytes and count:
+                        return count
+                    count += min(end, batch.next_offset) - max(start, batch.base_offset)
+            if end == committed:
+                break
+        return count
 
     def _batches(self, start: int, end: int, *, max_bytes: int) -> Iterator[_Batch]:
         """The stored batches that hold [start, end).
@@ -520,14 +515,16 @@ class PartitionService:
     def _parts(self, ranges: Sequence[outcomes.LeasedRange]) -> list[Part]:
         """The stored batches that hold the leased ranges, each with its share of them."""
         found: dict[int, tuple[_Batch, list[tuple[int, int, int]]]] = {}
-        following = iter(ranges)
-        held = next(following, None)
-        for start, end, batch in self._shares(((part.start, part.end) for part in ranges), max_bytes=1 << 62):
-            while held is not None and held.end <= start:
-                held = next(following, None)
-            if held is not None:
-                _, shares = found.setdefault(batch.base_offset, (batch, []))
-                shares.append((start, end, held.deliveries))
+        batch: _Batch | None = None
+        for held in ranges:
+            start = held.start
+            if batch is not None and start < batch.next_offset:
+                found[batch.base_offset][1].append((start, min(held.end, batch.next_offset), held.deliveries))
+                start = batch.next_offset
+            if start < held.end:
+                for batch in self._batches(start, held.end, max_bytes=1 << 62):
+                    _, shares = found.setdefault(batch.base_offset, (batch, []))
+                    shares.append((max(start, batch.base_offset), min(held.end, batch.next_offset), held.deliveries))
         return [self._part(batch, tuple(shares)) for batch, shares in found.values()]
 
     def _part(self, batch: _Batch, shares: tuple[tuple[int, int, int], ...]) -> Part:
