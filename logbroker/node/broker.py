@@ -39,14 +39,13 @@ from logbroker.node.forwarding import Forwarder
 from logbroker.node.machine_kinds import machine_kind
 from logbroker.node.node_clock import ReadingClock
 from logbroker.node.node_status import GroupStatus, NodeStatistics, NodeStatus, PeerStatus, damage_of, leaderless
+from logbroker.node.pack_frames import PackFrames
 from logbroker.node.partition_service import PartitionService, PartitionSettings
 from logbroker.node.peer_frames import PROTOCOL_VERSION, FrameKind, Hello, InitialNodeRow
 from logbroker.node.peer_messages import (
     CLUSTER_TAG_BYTES,
     PeerMessage,
     RaftMessage,
-    decode_peer_message,
-    encode_peer_message,
 )
 from logbroker.node.peer_tls import peer_tls
 from logbroker.node.peers import PeerOptions, Peers
@@ -141,6 +140,7 @@ class Broker:
             random_ms=lambda below: random.randrange(max(1, below)),
             tls=peer_tls(settings),
         )
+        self._packs = PackFrames()
         self._forwarder = Forwarder(send=self._peers.send, is_connected=self._peers.is_connected, submit=self.submit)
 
     # Life.
@@ -499,12 +499,14 @@ class Broker:
 
     def on_link_up(self, node: NodeId, incarnation: bytes) -> None:
         engine, _, cluster = self._running()
+        self._packs.forget(node)
         engine.peer_connected(node)
         cluster.on_peer(node, incarnation)
 
     def on_link_lost(self, node: NodeId) -> None:
         engine, turns, cluster = self._running()
         engine.peer_disconnected(node)
+        self._packs.forget(node)
         self._forwarder.on_link_lost(node)
         if not self._peers.hears(node):
             cluster.on_peer_gone(node)
@@ -522,7 +524,7 @@ class Broker:
             case FrameKind.RAFT:
                 cluster_id = cluster.cluster_id
                 if cluster_id:
-                    engine.deliver(node, decode_peer_message(payload, cluster_id[:CLUSTER_TAG_BYTES]))
+                    engine.deliver(node, self._packs.decode(node, payload, cluster_id[:CLUSTER_TAG_BYTES]))
             case FrameKind.CLUSTER:
                 cluster.on_message(node, incarnation, decode_cluster_message(payload))
             case FrameKind.ASKED:
@@ -582,7 +584,7 @@ class Broker:
         if not cluster_id:
             return
         tag = cluster_id[:CLUSTER_TAG_BYTES]
-        frames = [encode_peer_message(message, tag) for message in messages]
+        frames = [self._packs.encode(node, message, tag) for message in messages]
         self._peers.send_many(node, FrameKind.RAFT, frames, at_once=any(map(is_urgent, messages)))
 
     def _send_cluster(self, node: NodeId, message: ClusterMessage) -> None:

@@ -40,6 +40,8 @@ from logbroker.node.peeking import first, look
 from logbroker.node.requests import (
     AckRequest,
     Answer,
+    CancelReply,
+    CancelRequest,
     CountTarget,
     CreateGroupRequest,
     DeadRequest,
@@ -52,15 +54,19 @@ from logbroker.node.requests import (
     NackRequest,
     OffsetTarget,
     Part,
+    PauseRequest,
     PeekReply,
     PeekRequest,
     ProduceReply,
     ProduceRequest,
+    PurgeReply,
+    PurgeRequest,
     ReceiveReply,
     ReceiveRequest,
     RejectRequest,
     ReleaseRequest,
     Request,
+    ResumeRequest,
     ReviveReply,
     ReviveRequest,
     RewindReply,
@@ -73,12 +79,13 @@ from logbroker.node.requests import (
     TimeTarget,
 )
 from logbroker.partition import decide, outcomes
-from logbroker.partition.commands import Change, Floor, Lease, encode_changes, encode_floor
+from logbroker.partition.commands import MAX_NUMBER, Change, DeliverAt, Floor, Lease, encode_changes, encode_floor
 from logbroker.partition.failures import NO_POLICY, FailurePolicy
 from logbroker.partition.machine import MAX_OFFSET, PartitionMachine
 from logbroker.partition.ordering import NO_ORDER, KeyLocks, OrderPolicy
 from logbroker.partition.outcomes import Applied
 from logbroker.partition.retention import first_kept_ms
+from logbroker.partition.rewind import FIRST_PURGE_ID
 from logbroker.raft.refusal import ProposalRefused
 from logbroker.record.batch import BatchLimits, check_batch, repack, stamp
 
@@ -90,7 +97,7 @@ if TYPE_CHECKING:
 MAX_WAIT_MS = 30_000
 REPACK_WASTE_BYTES = 64 << 10
 KEY_READ_BYTES = 32 << 10
-_MAX_QUIET_MS = 1_000
+_MAX_QUIET_MS = 2_000
 _NEVER_MS = 1 << 62
 MAX_DEAD_ROWS = 100
 """Of one answer: each may cost two entries of the log to be read."""
@@ -250,7 +257,7 @@ class PartitionService:
             if entry.kind is EntryKind.FLOOR:
                 self._woken |= dict.fromkeys(self._polls)
             for outcome in applied.outcomes:
-                if isinstance(outcome, (outcomes.Settled, outcomes.Buried, outcomes.Skipped)):
+                if isinstance(outcome, (outcomes.Settled, outcomes.Buried, outcomes.Skipped, outcomes.Purged)):
                     self._woken[outcome.group] = None
         if entry.kind is EntryKind.DATA and isinstance(applied.outcomes[0], outcomes.Void):
             self.void_batches += 1
@@ -263,21 +270,22 @@ class PartitionService:
         for group in woken:
             self._serve_polls(group)
 
-    def on_tick(self) -> None:
+    def on_tick(self, now_ms: int) -> int:
         """Everything that happens because time passes: floors, expiry, delays that are due, polls that end."""
-        now_ms = self._host.monotonic_ms()
         if now_ms < self._quiet_until_ms and not self._polls:
-            return
+            return self._quiet_until_ms
+        log_ms = self._replica.stamp_ms()
         for act in (self._move_floor, self._expire, self._tidy):
             # What is refused, or needs what is damaged, is tried again at the next tick; nothing was appended.
             with contextlib.suppress(ProposalRefused, StorageError):
-                act()
-        self._end_polls()
-        self._quiet_until_ms = now_ms + self._quiet_ms()
+                act(log_ms)
+        if self._polls or self._forgotten:
+            self._end_polls()
+        self._quiet_until_ms = now_ms + self._quiet_ms(log_ms)
+        return now_ms if self._polls else self._quiet_until_ms
 
-    def _quiet_ms(self) -> int:
+    def _quiet_ms(self, log_ms: int) -> int:
         """How long nothing is due: most partitions of a large node are idle most of the time."""
-        log_ms = self._replica.stamp_ms()
         # While the node may not move floors, the oldest message is not even looked for.
         floor_ms = self._oldest_ms + self.settings.retention_s * 1000 if self._host.may_floor() else _NEVER_MS
         due_ms = min(self._ahead().next_deadline_ms() or _NEVER_MS, floor_ms)
@@ -299,12 +307,20 @@ class PartitionService:
                 self._create_group(request, answer)
             case DeleteGroupRequest():
                 self._delete_group(request, answer)
+            case PauseRequest():
+                self._pause(request, answer)
+            case ResumeRequest():
+                self._resume(request, answer)
+            case PurgeRequest():
+                self._purge(request, answer)
             case DeadRequest():
                 self._list_dead(request, answer)
             case ReviveRequest():
                 self._revive(request, answer)
             case PeekRequest():
                 self._peek(request, answer)
+            case CancelRequest():
+                self._cancel(request, answer)
             case StateRequest():
                 self._replica.read(lambda: answer(self._state()), answer)
             case _:
@@ -325,21 +341,29 @@ class PartitionService:
                 f"fewer than a majority of the nodes of group {self._replica.group} have disk room",
                 hint="receives, acks and retention go on; produce is taken again when there is room",
             )
-        decision = decide.decide_produce(ahead, header)
+        append_ms = self._replica.stamp_ms()
+        due_ms = 0
+        if request.delay_ms or request.deliver_at_ms:
+            due_ms = decide.due_time(
+                delay_ms=request.delay_ms,
+                deliver_at_ms=request.deliver_at_ms,
+                now_ms=append_ms,
+                retention_s=self.settings.retention_s,
+            )
+        decision = decide.decide_produce(ahead, header, due_ms=due_ms)
         match decision:
             case decide.Refused(error):
                 raise error
             case decide.Answer(outcome, after_index):
                 invariant(isinstance(outcome, outcomes.Produced), "a produce is answered with another outcome")
                 if isinstance(outcome, outcomes.Produced):
-                    self._answer_duplicate(outcome.base_offset, outcome.count, after_index, answer)
+                    self._answer_duplicate(outcome, after_index, answer)
             case decide.ProposeBatch(base_offset):
                 if not self._host.admits(len(request.batch)):
                     raise OverloadedError(
                         f"this node has too much that is not committed to take {len(request.batch)} bytes more"
                     )
                 payload = stamp(request.batch, base_offset, self._replica.core.term)
-                append_ms = self._replica.stamp_ms()
                 self._replica.propose(
                     EntryKind.DATA,
                     payload,
@@ -347,28 +371,31 @@ class PartitionService:
                     append_ms=append_ms,
                     on_committed=lambda applied: answer(self._produced(_as_applied(applied), append_ms)),
                     on_lost=answer,
+                    preparation=encode_changes((DeliverAt(due_ms),)) if due_ms else None,
                 )
 
     def _produced(self, applied: Applied, append_ms: int) -> ProduceReply | LogBrokerError:
         outcome = applied.outcomes[0]
         if isinstance(outcome, outcomes.Produced):
-            return ProduceReply(outcome.base_offset, outcome.count, append_ms)
+            return ProduceReply(outcome.base_offset, outcome.count, append_ms, due_ms=outcome.due_ms)
         if not isinstance(outcome, outcomes.Void):
             return UnknownOutcomeError(f"a batch came to {outcome}")
         if outcome.duplicate_of is not None:
             # It was answered with the log time of the first, and every repeat of it is.
             first_ms = self._append_ms_of(outcome.duplicate_of)
-            return ProduceReply(outcome.duplicate_of, outcome.count, first_ms, duplicate=True)
+            machine = self._applied()
+            due_ms = machine.schedule.due_ms_at(outcome.duplicate_of, after_ms=machine.append_ms)
+            return ProduceReply(outcome.duplicate_of, outcome.count, first_ms, duplicate=True, due_ms=due_ms)
         if outcome.why is outcomes.Misfit.FENCED:
             return ProducerFencedError(outcome.detail)
         return OutOfOrderSequenceError(outcome.detail)
 
-    def _answer_duplicate(self, base_offset: Offset, count: int, after_index: Index, answer: Answer) -> None:
-        self._replica.when_applied(
-            after_index,
-            lambda: answer(ProduceReply(base_offset, count, self._append_ms_of(base_offset), duplicate=True)),
-            answer,
-        )
+    def _answer_duplicate(self, outcome: outcomes.Produced, after_index: Index, answer: Answer) -> None:
+        def tell() -> None:
+            first_ms = self._append_ms_of(outcome.base_offset)
+            answer(ProduceReply(outcome.base_offset, outcome.count, first_ms, duplicate=True, due_ms=outcome.due_ms))
+
+        self._replica.when_applied(after_index, tell, answer)
 
     # Receive.
 
@@ -385,7 +412,7 @@ class PartitionService:
 
     def _lease(self, request: ReceiveRequest, answer: Answer) -> bool:
         """Lease what there is and see to the answer; False where there is nothing."""
-        self._move_floor()
+        self._move_floor(self._replica.stamp_ms())
         max_count = request.max_count
         for _ in range(2):
             decision = self._choose(request, max_count)
@@ -571,7 +598,12 @@ class PartitionService:
             polls = [poll for poll in self._polls.get(group, ()) if poll.answer not in forgotten]
             ended = [poll for poll in polls if poll.deadline_ms <= now_ms]
             if ended or forgotten:
-                self._polls[group] = deque(poll for poll in polls if poll.deadline_ms > now_ms)
+                waiting = deque(poll for poll in polls if poll.deadline_ms > now_ms)
+                if waiting:
+                    self._polls[group] = waiting
+                else:
+                    # A partition that nobody waits for rests.
+                    self._polls.pop(group, None)
                 for poll in ended:
                     poll.answer(ReceiveReply(NO_LEASE, 0, 0, ()))
         self._forgotten.clear()
@@ -652,6 +684,12 @@ class PartitionService:
         decision = decide.decide_revive(self._ahead(), request.group, ranges=request.ranges)
         self._propose_decided(decision, lambda outcome: answer(_revive_reply(outcome)), answer)
 
+    # Cancel.
+
+    def _cancel(self, request: CancelRequest, answer: Answer) -> None:
+        decision = decide.decide_cancel(self._ahead(), ranges=request.ranges, now_ms=self._replica.stamp_ms())
+        self._propose_decided(decision, lambda outcome: answer(_cancel_reply(outcome)), answer)
+
     # Peek.
 
     def _peek(self, request: PeekRequest, answer: Answer) -> None:
@@ -729,6 +767,26 @@ class PartitionService:
         decision = decide.decide_delete_group(self._ahead(), request.group)
         self._propose_decided(decision, lambda outcome: answer(_group_reply(request.group, outcome)), answer)
 
+    def _pause(self, request: PauseRequest, answer: Answer) -> None:
+        decision = decide.decide_pause(
+            self._ahead(),
+            request.group,
+            reason=request.reason,
+            duration_ms=request.duration_ms,
+            now_ms=self._replica.stamp_ms(),
+        )
+        self._propose_decided(decision, lambda outcome: answer(_group_reply(request.group, outcome)), answer)
+
+    def _resume(self, request: ResumeRequest, answer: Answer) -> None:
+        decision = decide.decide_resume(self._ahead(), request.group)
+        self._propose_decided(decision, lambda outcome: answer(_group_reply(request.group, outcome)), answer)
+
+    def _purge(self, request: PurgeRequest, answer: Answer) -> None:
+        decide.check_range("purge_id", request.purge_id, least=0, most=MAX_NUMBER)
+        purge_id = FIRST_PURGE_ID + request.purge_id % FIRST_PURGE_ID
+        decision = decide.decide_purge(self._ahead(), request.group, purge_id=purge_id, requested="everything")
+        self._propose_decided(decision, lambda outcome: answer(_purge_reply(outcome)), answer)
+
     def _resolve(self, target: Target, *, clamp: bool) -> tuple[Offset, bool]:
         """The offset a target names, as of every entry in the log, and whether it is not the one asked for."""
         ahead = self._ahead()
@@ -797,9 +855,8 @@ class PartitionService:
 
     # Time.
 
-    def _move_floor(self) -> None:
+    def _move_floor(self, now_ms: int) -> None:
         """Propose a new log start where messages have outlived the retention, before anything else is decided."""
-        now_ms = self._replica.stamp_ms()
         cutoff_ms = first_kept_ms(now_ms, retention_s=self.settings.retention_s)
         if cutoff_ms <= self._oldest_ms or not self._host.may_floor():
             return
@@ -817,9 +874,9 @@ class PartitionService:
         if isinstance(decision, decide.ProposeFloor):
             self._propose_floor(decision.floor)
 
-    def _tidy(self) -> None:
+    def _tidy(self, now_ms: int) -> None:
         """Repeat the floor of an idle partition: the state after it is the second checkpoint that frees its files."""
-        if not self._replica.wants_tidying(self._replica.stamp_ms()):
+        if not self._replica.wants_tidying(now_ms):
             return
         ahead = self._ahead()
         self._propose_floor(Floor(ahead.log_start_offset, ahead.log_start_index))
@@ -833,8 +890,7 @@ class PartitionService:
             on_lost=lambda _: None,
         )
 
-    def _expire(self) -> None:
-        now_ms = self._replica.stamp_ms()
+    def _expire(self, now_ms: int) -> None:
         due_ms = self._ahead().next_deadline_ms()
         policy = self.settings.failures
         if due_ms is None or due_ms > now_ms or policy is None:
@@ -880,8 +936,11 @@ class PartitionService:
     def _state(self) -> StateReply:
         machine = self._applied()
         groups = []
+        # A pause may be over although nothing has happened since.
+        now_ms = self._replica.stamp_ms() if self._replica.is_serving else machine.append_ms
         for name in machine.groups:
             status = machine.status(name)
+            pause = machine.group(name).pause_at(now_ms)
             oldest = status.oldest_unsettled_offset
             groups.append(
                 GroupState(
@@ -893,6 +952,10 @@ class PartitionService:
                     oldest,
                     self._append_ms_of(oldest) if oldest < machine.next_offset else 0,
                     status.dead_count,
+                    pause is not None,
+                    "" if pause is None else pause.reason,
+                    0 if pause is None else pause.since_ms,
+                    0 if pause is None else pause.until_ms,
                 )
             )
         return StateReply(machine.log_start_offset, machine.next_offset, machine.append_ms, tuple(groups))
@@ -935,14 +998,26 @@ def _revive_reply(outcome: outcomes.Outcome) -> ReviveReply | LogBrokerError:
     return UnavailableError(f"the revival no longer fits: {outcome}")
 
 
+def _cancel_reply(outcome: outcomes.Outcome) -> CancelReply | LogBrokerError:
+    if isinstance(outcome, outcomes.Cancelled):
+        return CancelReply(outcome.count, outcome.late_count)
+    return UnavailableError(f"the cancellation no longer fits: {outcome}")
+
+
 def _group_reply(group: GroupName, outcome: outcomes.Outcome) -> GroupReply | LogBrokerError:
     match outcome:
         case outcomes.GroupCreated():
             return GroupReply(group, outcome.start_offset)
-        case outcomes.GroupDeleted():
+        case outcomes.GroupDeleted() | outcomes.Paused() | outcomes.Resumed():
             return GroupReply(group, Offset(0))
         case _:
             return UnavailableError(f"the change of group {group!r} no longer fits: {outcome}")
+
+
+def _purge_reply(outcome: outcomes.Outcome) -> PurgeReply | LogBrokerError:
+    if isinstance(outcome, outcomes.Purged):
+        return PurgeReply(outcome.purged_count, outcome.revoked_count, outcome.dead_count)
+    return UnavailableError(f"the purge no longer fits: {outcome}")
 
 
 def _describe(target: Target) -> str:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from logbroker.partition.groups import ConsumerGroup
     from logbroker.partition.outcomes import Range
     from logbroker.partition.runs import Run, RunTable
+    from logbroker.partition.schedule import Schedule
 
 MAX_WINDOW = 10_000
 """Also the window of a queue that is ordered by key and names none."""
@@ -70,33 +71,37 @@ class KeySource(Protocol):
         """All keys of [start, end), which is in flight; None where reading them must wait."""
 
 
-def count_in_flight(state: ConsumerGroup, now_ms: int, policy: OrderPolicy, *, ended_count: int) -> int:
+def count_in_flight(
+    state: ConsumerGroup, now_ms: int, policy: OrderPolicy, *, ended_count: int, schedule: Schedule
+) -> int:
     """Messages in flight beside those whose leases are about to be ended; what is beyond the window is not counted."""
     count = state.table.count(RunState.LEASED) - ended_count
     if policy.blocks:
-        for run in failed(state, now_ms):
+        for run in failed(state, schedule, now_ms):
             if count >= policy.window:
                 break
             count += run.end - run.start
     return count
 
 
-def failed(state: ConsumerGroup, now_ms: int) -> Iterator[Run]:
+def failed(state: ConsumerGroup, schedule: Schedule, now_ms: int) -> Iterator[Run]:
     """Yield what may not be leased at `now_ms` because it failed.
 
     A rewind gives what waits after a failure no deliveries and leaves it waiting. That is still what was handed out
-    before all that follows it, so it is told by the rewind.
+    before all that follows it, so it is told by the rewind. What the `schedule` has was never handed out.
     """
     yield from state.table.waiting_after_failure(now_ms)
-    yield from rewound(state, now_ms)
+    yield from rewound(state, schedule, now_ms)
 
 
-def rewound(state: ConsumerGroup, now_ms: int) -> Iterator[Run]:
+def rewound(state: ConsumerGroup, schedule: Schedule, now_ms: int) -> Iterator[Run]:
     """Yield what failed before a rewind and still may not be leased."""
     table = state.table
     if table.delayed.pending_count > table.failed.pending_count and state.rewinds.records():
         for run in table.waiting(now_ms):
-            if not run.deliveries and state.rewinds.took(run.start, lease_index=NO_LEASE):
+            if run.deliveries or schedule.due_ms_at(run.start, after_ms=now_ms):
+                continue
+            if state.rewinds.took(run.start, lease_index=NO_LEASE):
                 yield run
 
 
@@ -193,7 +198,9 @@ class KeyLocks:
         # Whether the last receive found less than there may be because keys have yet to be read.
         self.is_behind = False
 
-    def walk(self, state: ConsumerGroup, now_ms: int, policy: OrderPolicy, *, ended_end: int) -> KeyWalk | None:
+    def walk(
+        self, state: ConsumerGroup, now_ms: int, policy: OrderPolicy, *, ended_end: int, schedule: Schedule
+    ) -> KeyWalk | None:
         """Begin to choose for a receive; None where not all keys that are locked are known.
 
         Leases that have run out at `now_ms` and begin below `ended_end` are about to be ended.
@@ -209,7 +216,7 @@ class KeyLocks:
             self.is_behind = True
             return None
         locked = held.without(_over(held, state.table, now_ms, ended_end))
-        for run in rewound(state, now_ms) if policy.blocks else ():
+        for run in rewound(state, schedule, now_ms) if policy.blocks else ():
             keys = self._source.held(run.start, run.end)
             if keys is None:
                 self.is_behind = True

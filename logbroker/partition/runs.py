@@ -158,11 +158,16 @@ class RunTable:
             raise CorruptBatchError(f"runs [{floor}, {table.frontier}) begin acked or end fresh")
         return table
 
-    def clone(self) -> RunTable:
-        """Return an independent copy at the cost of its index, not of its runs."""
+    def clone(self, *, for_reading: bool = False) -> RunTable:
+        """Return an independent copy at the cost of its index, not of its runs.
+
+        One `for_reading` gives its runs and nothing else: the buckets of a million deadlines are not copied for it.
+        """
         other = RunTable(self.floor)
         other.frontier = self.frontier
         other._runs = self._runs.clone()
+        if for_reading:
+            return other
         other._visible = self._visible.clone()
         other.leased = self.leased.clone()
         other.delayed = self.delayed.clone()

@@ -339,6 +339,7 @@ def _partitions(states: dict[Place, StateReply], *, wall_ms: int) -> Iterator[Me
     lag_s = GaugeMetricFamily(
         "logbroker_consumergroup_lag_seconds", "Age of the oldest message not settled, in log time.", labels=by_group
     )
+    paused = GaugeMetricFamily("logbroker_consumergroup_paused", "1 while it is paused.", labels=by_group)
     oldest = GaugeMetricFamily(
         "logbroker_queue_oldest_message_age_seconds",
         "Age of the oldest message that some consumer group has not settled, by this node's clock.",
@@ -357,6 +358,7 @@ def _partitions(states: dict[Place, StateReply], *, wall_ms: int) -> Iterator[Me
             counts["dead"] = group.dead
             age_ms = state.append_ms - group.oldest_ms if group.oldest_ms else 0
             lag_s.add_metric([group.group, *place], max(age_ms, 0) / 1000)
+            paused.add_metric([group.group, *place], group.is_paused)
             for name, count in counts.items():
                 messages.add_metric([group.group, *place, name], count)
-    yield from (earliest, latest, lag, lag_s, oldest, messages)
+    yield from (earliest, latest, lag, lag_s, paused, oldest, messages)

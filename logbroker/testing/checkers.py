@@ -490,6 +490,21 @@ def compare_states(model: PartitionModel, machine: PartitionMachine, place: str)
     for name, group in model.groups.items():
         _compare_groups(model, group, machine.group(name), place)
     _compare_producers(model, machine, place)
+    _compare_schedules(model, machine, place)
+
+
+def _compare_schedules(model: PartitionModel, machine: PartitionMachine, place: str) -> None:
+    """The machine knows what is not due, and what was cancelled, beside what its groups make of that."""
+    told = {offset: run.visible_at_ms for run in machine.schedule.runs() for offset in range(run.start, run.end)}
+    kept = range(model.log_start_offset, model.next_offset)
+    waiting = [o for o in kept if model.schedule.is_waiting(o, model.append_ms) and o not in model.schedule.cancelled]
+    known = {offset: model.schedule.due_ms[offset] for offset in waiting}
+    if told != known:
+        broken("state follows from the log", f"{place} has messages due at {told}, the model {known}")
+    voids = [offset for start, end in machine.voids for offset in range(start, end)]
+    cancelled = [offset for offset in kept if offset in model.schedule.cancelled]
+    if voids != cancelled:
+        broken("state follows from the log", f"{place} never delivers {voids}, the model {cancelled}")
 
 
 def _compare_producers(model: PartitionModel, machine: PartitionMachine, place: str) -> None:
@@ -510,6 +525,9 @@ def _compare_groups(model: PartitionModel, group: ModelGroup, tested: ConsumerGr
     held = group.held_leases(model.log_start_offset, model.next_offset)
     if kept != held:
         broken("state follows from the log", f"{place}, group {group.name}, has leases {kept}, the model {held}")
+    pause = None if tested.pause is None else (tested.pause.reason, tested.pause.since_ms, tested.pause.until_ms)
+    if pause != (None if group.pause is None else (group.pause.reason, group.pause.since_ms, group.pause.until_ms)):
+        broken("state follows from the log", f"{place}, group {group.name}, has {pause}, the model {group.pause}")
     for run in tested.table.overlap(model.log_start_offset, model.next_offset):
         for offset in range(run.start, run.end):
             message = group.message(offset)

@@ -47,7 +47,7 @@ class OrderRules:
         """Judge a lease that was made by the newest entry of the model."""
         place = f"entry {granted.index} (log time {granted.append_ms}) leases {granted.ranges} of {group.name}"
         taken = {offset for start, end, _ in granted.ranges for offset in range(start, end)}
-        unsettled = _unsettled(model, group)
+        unsettled = _unsettled(model, group, granted.append_ms)
         flight = [message for message in unsettled if self._is_in_flight(message, granted.append_ms)]
         if len(flight) > self.window:
             broken("no more than the window is in flight", f"{place}, and {len(flight)} are in flight")
@@ -101,9 +101,12 @@ class OrderRules:
         self.counts[what] = self.counts.get(what, 0) + 1
 
 
-def _unsettled(model: PartitionModel, group: ModelGroup) -> list[_Open]:
+def _unsettled(model: PartitionModel, group: ModelGroup, append_ms: int) -> list[_Open]:
+    """All but what is not due yet: it takes no room and no turn."""
     found: list[_Open] = []
     for offset in range(model.log_start_offset, model.next_offset):
+        if model.schedule.is_waiting(offset, append_ms):
+            continue
         message = group.messages.get(offset)
         key = model.keys[offset]
         if message is None:

@@ -6,6 +6,7 @@ import inspect
 import subprocess
 import sys
 import threading
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -397,6 +398,34 @@ def test_a_rewind_brings_back_what_is_acked_and_a_skip_passes_it(face: Face, nod
 
 
 @everywhere
+def test_a_paused_group_waits_and_a_purged_one_has_nothing_left(face: Face, node: str, queue: str) -> None:
+    async def scenario() -> None:
+        async with face.connect(node) as client:
+            await client.create_queue(queue, partitions=2)
+            async with client.producer(queue) as producer:
+                await producer.send_many([b"a", b"b", b"c"])
+            await client.pause_group(queue, reason="the ledger is down")
+            group = await client.describe_group(queue, "default")
+            assert (group.is_paused, group.paused_reason, group.paused_until_ms) == (True, "the ledger is down", 0)
+            assert [row.is_paused for row in group.partitions] == [True, True]
+            async with client.consumer(queue, wait=0.1, max_messages=1) as consumer:
+                await client.queue(queue).resume_group()
+                await client.resume_group(queue)
+                (first,) = await take(consumer, 1)
+                await first.reject(reason="bad")
+            await client.pause_group(queue, duration=timedelta(hours=1))
+            assert (await client.queue(queue).describe_group("default")).paused_until_ms > 0
+            purged = await client.purge(queue)
+            assert (purged.purged_count, purged.dead_count) == (3, 1)
+            assert (await client.queue(queue).purge()).purged_count == 0
+            assert await counts(client, queue) == (0, 0)
+            with pytest.raises(NotFoundError):
+                await client.pause_group(queue, "nobody")
+
+    face.run(scenario)
+
+
+@everywhere
 def test_queues_and_groups_are_made_listed_and_deleted(face: Face, node: str, queue: str) -> None:
     async def scenario() -> None:
         async with face.connect(node) as client:
@@ -518,6 +547,28 @@ def test_closing_a_stream_gives_back_what_nobody_took(face: Face, node: str, que
                 messages = await take(consumer, 6)
                 assert {message.deliveries for message in messages} == {1}
                 await consumer.ack(messages)
+
+    face.run(scenario)
+
+
+@everywhere
+def test_messages_for_later_come_when_they_are_due_and_cancelled_ones_never(face: Face, node: str, queue: str) -> None:
+    async def scenario() -> None:
+        async with face.connect(node) as client:
+            await client.create_queue(queue)
+            async with client.producer(queue) as producer:
+                late, never = await producer.send_many([b"late", b"never"], delay=1.0)
+                await producer.send(b"now")
+            found = await client.queue(queue).cancel([never])
+            assert (found.cancelled, found.late) == (1, 0)
+            async with client.consumer(queue) as consumer:
+                (first,) = await take(consumer, 1)
+                assert first.value == b"now"
+                face.advance(1.2)
+                (second,) = await take(consumer, 1)
+                assert (second.value, second.id) == (b"late", late)
+                found = await client.cancel(queue, [late])
+                assert (found.cancelled, found.late) == (0, 1)
 
     face.run(scenario)
 

@@ -77,18 +77,23 @@ from logbroker.node.peer_messages import (
     decode_peer_message,
     encode_peer_message,
 )
-from logbroker.node.requests import GroupReply, StateRequest
+from logbroker.node.requests import GroupReply, PauseRequest, StateRequest
 from logbroker.partition import checkpoint as partition_checkpoint
 from logbroker.partition.checkpoint import CheckpointMeta
 from logbroker.partition.commands import (
     Ack,
     Bury,
     BuryExpired,
+    Cancel,
     Cause,
     Change,
     CreateGroup,
+    DeliverAt,
     Floor,
     Lease,
+    Pause,
+    Purge,
+    Resume,
     Revive,
     decode_changes,
     decode_floor,
@@ -513,7 +518,14 @@ def _of_peers() -> dict[str, Decoder]:
         "welcome": Decoder(decode_welcome, refused, [encode_opening(Welcome(1, "no", LIFE, NodeId(2), LIFE))[4:]]),
         "peer message": Decoder(lambda data: decode_peer_message(data, TAG), refused, _peer_seeds()),
         "cluster message": Decoder(decode_cluster_message, refused, [encode_cluster_message(one) for one in said]),
-        "forwarded request": Decoder(decode_asked, refused, [encode_asked(1, GROUP, StateRequest())]),
+        "forwarded request": Decoder(
+            decode_asked,
+            refused,
+            [
+                encode_asked(1, GROUP, StateRequest()),
+                encode_asked(2, GROUP, PauseRequest(DEFAULT_GROUP, "night", 9_000)),
+            ],
+        ),
         "forwarded answer": Decoder(
             decode_answered,
             refused,
@@ -531,6 +543,11 @@ def _of_logs() -> dict[str, Decoder]:
         Bury(DEFAULT_GROUP, 7, ((3, 4),), Cause.REJECTED, "no account"),
         BuryExpired(DEFAULT_GROUP, ((4, 6),), "c"),
         Revive(DEFAULT_GROUP, ((3, 4),)),
+        Pause(DEFAULT_GROUP, "night", 9_000),
+        Resume(DEFAULT_GROUP),
+        Purge(DEFAULT_GROUP, 1 << 62, 9, "all"),
+        Cancel(((4, 6),)),
+        DeliverAt(900),
     ]
     catalogue = catalogue_kit.cluster(1, 2, 3)
     catalogue_kit.create(catalogue, "orders", partitions=2)

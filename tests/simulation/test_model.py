@@ -11,7 +11,7 @@ import pytest
 
 from logbroker.entry import Entry, EntryKind
 from logbroker.ids import DEFAULT_GROUP, Index, Offset, Term
-from logbroker.partition.commands import Ack, Expire, Floor, Lease, Nack, encode_changes, encode_floor
+from logbroker.partition.commands import Ack, Expire, Floor, Lease, Nack, Pause, encode_changes, encode_floor
 from logbroker.record.batch import Record, encode_batch, encode_values, stamp
 from logbroker.testing.checkers import compare_states
 from logbroker.testing.order_rules import OrderRules
@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from logbroker.partition.commands import Change
 
 
+PAUSES = ("Pause", "Resume", "Purge", "Lease after the end of a pause")
+
+
 def test_model_and_state_machine_agree_on_any_log() -> None:
     counts: Counter[str] = Counter()
     for seed in range(10):
@@ -30,7 +33,7 @@ def test_model_and_state_machine_agree_on_any_log() -> None:
             run_at_random(script, random, steps=40)
             compare_states(script.model, script.machine, f"machine of seed {seed}")
         counts.update(script.model.applied_counts)
-    for what in ("DATA", "FLOOR", "Lease", "Ack", "Nack", "Extend", "Release", "Expire", "Rewind", "SkipTo"):
+    for what in ("DATA", "FLOOR", "Lease", "Ack", "Nack", "Extend", "Release", "Expire", "Rewind", "SkipTo", *PAUSES):
         assert counts[what] >= 10, f"{what} happened {counts[what]} times"
 
 
@@ -89,6 +92,15 @@ def test_a_lease_of_a_delayed_message_is_a_violation_before_it_is_due() -> None:
     lease = script.machine.group(DEFAULT_GROUP).table.at(0).lease
     script.change(Nack(DEFAULT_GROUP, lease, ((0, 1),), script.now_ms + 500, ""))
     assert violated_rule(script, EntryKind.STATE, changes(lease_of(0, 1))) == "a delayed message waits"
+
+
+@pytest.mark.parametrize("until_ms", [0, 1_005_000])
+def test_a_lease_in_a_paused_group_is_a_violation_until_its_end(until_ms: int) -> None:
+    script = planted()
+    script.change(Pause(DEFAULT_GROUP, "night", until_ms))
+    script.now_ms = 1_004_999
+    rule = "nothing is leased while a group is paused"
+    assert violated_rule(script, EntryKind.STATE, changes(lease_of(5, 6))) == rule
 
 
 def test_a_lease_beyond_the_log_is_a_violation() -> None:

@@ -163,6 +163,9 @@ def _partition(
                 dead=state.dead,
                 oldest_offset=state.oldest_offset,
                 oldest_ms=state.oldest_ms,
+                is_paused=state.is_paused,
+                paused_reason=state.paused_reason,
+                paused_until_ms=state.paused_until_ms,
             )
             for state in answer.groups
         ],

@@ -5,7 +5,20 @@
 
 from __future__ import annotations
 
-from logbroker.testing.mutants import catalogue, failures, order, partition, raft, storage
+from logbroker.testing.mutants import catalogue, delays, failures, order, partition, pauses, raft, storage
 from logbroker.testing.mutants.planting import MUTANTS, Mutant, Patch, planted
 
-__all__ = ["MUTANTS", "Mutant", "Patch", "catalogue", "failures", "order", "partition", "planted", "raft", "storage"]
+__all__ = [
+    "MUTANTS",
+    "Mutant",
+    "Patch",
+    "catalogue",
+    "delays",
+    "failures",
+    "order",
+    "partition",
+    "pauses",
+    "planted",
+    "raft",
+    "storage",
+]

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from logbroker.partition.ordering import KeyWalk, OrderPolicy, _GroupLocks, _Kind
     from logbroker.partition.outcomes import Range
     from logbroker.partition.runs import Run, RunTable
+    from logbroker.partition.schedule import Schedule
     from logbroker.testing.mutants.planting import Patch
 
 
@@ -26,25 +27,31 @@ def _(patch: Patch) -> None:
     walk = KeyLocks.walk
 
     def open_handed(
-        locks: KeyLocks, state: ConsumerGroup, now_ms: int, policy: OrderPolicy, *, ended_end: int
+        locks: KeyLocks,
+        state: ConsumerGroup,
+        now_ms: int,
+        policy: OrderPolicy,
+        *,
+        ended_end: int,
+        schedule: Schedule,
     ) -> KeyWalk | None:
-        return walk(locks, state, now_ms, replace(policy, blocks=False), ended_end=ended_end)
+        return walk(locks, state, now_ms, replace(policy, blocks=False), ended_end=ended_end, schedule=schedule)
 
     patch.attribute(KeyLocks, "walk", open_handed)
-    patch.function(ordering.failed, lambda state, now_ms: iter(()))
+    patch.function(ordering.failed, lambda state, schedule, now_ms: iter(()))
 
 
 @mutant("lock-forgets-rewound", "B22", "after a rewind what waits after a failure holds up nothing")
 def _(patch: Patch) -> None:
-    patch.function(ordering.rewound, lambda state, now_ms: iter(()))
+    patch.function(ordering.rewound, lambda state, schedule, now_ms: iter(()))
 
 
 @mutant("window-counts-run-out", "B22", "a lease that ran out leaves room for two messages")
 def _(patch: Patch) -> None:
     count = ordering.count_in_flight
 
-    def twice(state: ConsumerGroup, now_ms: int, policy: OrderPolicy, *, ended_count: int) -> int:
-        return count(state, now_ms, policy, ended_count=2 * ended_count)
+    def twice(state: ConsumerGroup, now_ms: int, policy: OrderPolicy, *, ended_count: int, schedule: Schedule) -> int:
+        return count(state, now_ms, policy, ended_count=2 * ended_count, schedule=schedule)
 
     patch.function(count, twice)
 
@@ -60,9 +67,9 @@ def _(patch: Patch) -> None:
         yield from over(held, table, now_ms, ended_end)
         yield from ((held.leased, run.start) for run in late(table, now_ms))
 
-    def fewer(state: ConsumerGroup, now_ms: int, policy: OrderPolicy, *, ended_count: int) -> int:
+    def fewer(state: ConsumerGroup, now_ms: int, policy: OrderPolicy, *, ended_count: int, schedule: Schedule) -> int:
         early = sum(run.end - run.start for run in late(state.table, now_ms))
-        return count(state, now_ms, policy, ended_count=ended_count + early)
+        return count(state, now_ms, policy, ended_count=ended_count + early, schedule=schedule)
 
     patch.function(over, sooner)
     patch.function(count, fewer)
@@ -84,9 +91,15 @@ def _(patch: Patch) -> None:
     walk = KeyLocks.walk
 
     def first(
-        locks: KeyLocks, state: ConsumerGroup, now_ms: int, policy: OrderPolicy, *, ended_end: int
+        locks: KeyLocks,
+        state: ConsumerGroup,
+        now_ms: int,
+        policy: OrderPolicy,
+        *,
+        ended_end: int,
+        schedule: Schedule,
     ) -> KeyWalk | None:
-        found = walk(locks, state, now_ms, policy, ended_end=ended_end)
+        found = walk(locks, state, now_ms, policy, ended_end=ended_end, schedule=schedule)
         if found is not None:
             firsts = {keys[0] for keys in locks._groups[state.name].leased.keys.values()}
             found._locked = found._locked & firsts

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 import pytest
@@ -130,12 +130,14 @@ def test_groups_are_listed_with_their_lag_in_messages_and_time(
     monkeypatch.setattr("logbroker.cli.groups.time.time_ns", lambda: 1_800_000_100_000 * 1_000_000)
     listed = run("group", "list", "orders")
     head, row = [line.split() for line in listed.out.splitlines()]
-    assert head == ["group", "lag", "lag_s", "oldest_age_s", "available", "leased", "delayed", "dead"]
-    assert row == ["billing", "10", "90.5", "100.0", "7", "2", "1", "3"]
+    assert head == ["group", "lag", "lag_s", "oldest_age_s", "available", "leased", "delayed", "dead", "paused"]
+    paused = "until 2027-01-15T08:02:40.000Z: the ledger is down"
+    assert row == ["billing", "10", "90.5", "100.0", "7", "2", "1", "3", *paused.split()]
     assert listed.err == "warning: partition 1: no answer within 2 s\n"
     assert cluster.asked == [("describe_groups", "orders", {})]
     [found] = run("group", "list", "orders", "-o", "json").json()
     assert (found["group"], found["lag_s"], found["oldest"]) == ("billing", 90.5, "2027-01-15T08:00:00.000Z")
+    assert (found["is_paused"], found["paused"], found["paused_until_ms"]) == (True, paused, 1_800_000_160_000)
 
 
 def test_a_group_is_described_as_a_whole_and_by_partition(
@@ -147,10 +149,33 @@ def test_a_group_is_described_as_a_whole_and_by_partition(
     assert (found["group"], found["lag"], found["oldest_age_s"], found["dead"]) == ("billing", 10, 100.0, 3)
     first, second = found["partitions"]
     assert (first["lag"], first["oldest_offset"], first["problem"]) == (10, 4, None)
+    assert (first["paused_reason"], second["is_paused"], second["paused"]) == ("the ledger is down", False, None)
     assert (second["lag"], second["oldest_age_s"], second["problem"]) == (0, 0.0, "no answer within 2 s")
     table = run("group", "describe", "orders", "billing")
     assert "lag           10\n" in table.out
     assert table.err == "warning: partition 1: no answer within 2 s\n"
+
+
+def test_a_group_is_paused_for_a_while_or_until_it_is_resumed(cluster: FakeCluster) -> None:
+    ran = run("group", "pause", "orders", "billing", "--for", "10m", "--reason", "the ledger is down")
+    assert (ran.code, ran.err) == (0, "group billing of queue orders paused\n")
+    run("group", "pause", "orders")
+    assert run("group", "resume", "orders", "billing").err == "group billing of queue orders resumed\n"
+    assert cluster.asked == [
+        ("pause_group", "orders", "billing", {"reason": "the ledger is down", "duration": timedelta(minutes=10)}),
+        ("pause_group", "orders", "default", {"reason": "", "duration": None}),
+        ("resume_group", "orders", "billing", {}),
+    ]
+
+
+def test_a_group_is_purged_once_that_is_confirmed(cluster: FakeCluster) -> None:
+    refused = run("group", "purge", "orders", "billing")
+    assert (refused.code, "dead ones too, undelivered? Give --yes" in refused.err) == (2, True)
+    assert cluster.asked == []
+    ran = run("group", "purge", "orders", "billing", "--yes", "-o", "json")
+    assert ran.json() == {"queue": "orders", "group": "billing", "purged": 12, "revoked": 2, "dead": 3}
+    assert ran.err == "group billing of queue orders: 12 messages settled\n"
+    assert cluster.asked == [("purge", "orders", {"group": "billing"})]
 
 
 def peeked(offset: int, content: Record | CorruptBatchError) -> PeekedMessage:
@@ -237,6 +262,24 @@ def test_an_error_in_the_middle_says_how_many_are_committed(
     ran = run("produce", "orders", stdin=b"a\nb\nc\nd\n")
     assert ran.code == 7
     assert "no answer in time; 2 messages before that are committed" in ran.err
+
+
+def test_messages_may_be_for_later(cluster: FakeCluster) -> None:
+    assert run("produce", "orders", "--delay", "1h30m", "one").code == 0
+    assert run("produce", "orders", "--at", "2027-01-02T03:04:05.500Z", "two").code == 0
+    later = datetime(2027, 1, 2, 3, 4, 5, 500_000, tzinfo=UTC)
+    assert cluster.delays == [{"delay": 5_400.0, "deliver_at": None}, {"delay": 0.0, "deliver_at": later}]
+    assert run("produce", "orders", "--delay", "1s", "--at", "now", "three").code == 2
+    assert run("produce", "orders", "--at", "soon", "three").code == 2
+
+
+def test_what_it_was_too_late_to_cancel_is_said(cluster: FakeCluster) -> None:
+    ran = run("cancel", "orders", "orders/0/3", "orders/0/4", "orders/1/3")
+    assert (ran.code, ran.err) == (9, "2 messages cancelled, too late for 1\n")
+    chosen = [MessageId("orders", 0, 3), MessageId("orders", 0, 4), MessageId("orders", 1, 3)]
+    assert cluster.asked == [("cancel", "orders", chosen, {})]
+    assert run("cancel", "orders").code == 2
+    assert run("cancel", "orders", "3").code == 2
 
 
 def test_a_line_has_a_largest_size(cluster: FakeCluster, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -25,6 +25,7 @@ WANTED = {
     "LogbrokerReplicationLag",
     "LogbrokerFailOversOften",
     "LogbrokerConsumerLagGrowing",
+    "LogbrokerGroupPaused",
     "LogbrokerProduceRefused",
     "LogbrokerClockNotFollowed",
 }

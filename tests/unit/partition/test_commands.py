@@ -18,7 +18,10 @@ from logbroker.partition.commands import (
     Floor,
     Lease,
     Nack,
+    Pause,
+    Purge,
     Release,
+    Resume,
     Revive,
     Rewind,
     SkipTo,
@@ -45,6 +48,9 @@ GOLDEN: list[tuple[Change, str]] = [
     (Bury(G, 7, ((0, 1),), Cause.REJECTED, "bad"), "960ba1670791920001" + "01a3626164"),
     (BuryExpired(G, ((2, 4),), "c"), "940ca16791920204a163"),
     (Revive(G, ((2, 4),)), "930da16791920204"),
+    (Pause(G, "bad", 3), "940ea167a3626164" + "03"),
+    (Resume(G), "920fa167"),
+    (Purge(G, 1 << 62, 2, "all"), "9510a167cf4000000000000000" + "02a3616c6c"),
 ]
 
 

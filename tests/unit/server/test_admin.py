@@ -95,7 +95,7 @@ async def test_the_status_names_groups_by_queue_and_partition() -> None:
 
 async def test_metrics_begin_at_zero_and_can_leave_partitions_out() -> None:
     world = World.make()
-    state = GroupState(GroupName("default"), 5, 2, 1, 0, Offset(3), 1_000)
+    state = GroupState(GroupName("default"), 5, 2, 1, 0, Offset(3), 1_000, is_paused=True)
     world.backend.replies[StateRequest] = StateReply(Offset(3), Offset(11), 4_000, (state,))
     async with serving(world) as port:
         _, text = await call(port, "/metrics")
@@ -113,6 +113,7 @@ async def test_metrics_begin_at_zero_and_can_leave_partitions_out() -> None:
     place = (("group", "default"), ("partition", "0"), ("queue", "orders"))
     assert found["logbroker_consumergroup_lag", place] == 8
     assert found["logbroker_consumergroup_lag_seconds", place] == 3
+    assert found["logbroker_consumergroup_paused", place] == 1
     assert found["logbroker_queue_messages", (*place, ("state", "leased"))] == 2
     assert "logbroker_raft_term" in text
     assert 'partition="' not in without
