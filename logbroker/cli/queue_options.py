@@ -30,6 +30,9 @@ _OPTIONS = (
     click.option("--breaker-count", type=click.IntRange(1, 100_000), help="Of at least so many that ended. [20]"),
     click.option("--breaker-window", type=DURATION, help="Within this time. [10s]"),
     click.option("--breaker-pause", type=DURATION, help="For so long. [30s]"),
+    click.option("--window", type=click.IntRange(0, 10_000), help="Most in flight of group and partition; 0: any. [0]"),
+    click.option("--order", type=click.Choice(["none", "key"]), help="key: those of a key one after the other. [none]"),
+    click.option("--on-failure", type=click.Choice(["block", "skip"]), help="What waits behind a failure. [block]"),
 )
 
 
@@ -61,4 +64,7 @@ def option_rows(settings: QueueSettings) -> dict[str, object]:
         "breaker_count": settings.breaker_count,
         "breaker_window": format_duration(settings.breaker_window_ms),
         "breaker_pause": format_duration(settings.breaker_pause_ms),
+        "window": settings.window or None,
+        "order": settings.order,
+        "on_failure": settings.on_failure,
     }

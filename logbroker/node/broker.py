@@ -47,14 +47,13 @@ from logbroker.node.node_status import (
     describe_tripped,
     leaderless,
 )
+from logbroker.node.pack_frames import PackFrames
 from logbroker.node.partition_service import PartitionService, PartitionSettings
 from logbroker.node.peer_frames import PROTOCOL_VERSION, FrameKind, Hello, InitialNodeRow
 from logbroker.node.peer_messages import (
     CLUSTER_TAG_BYTES,
     PeerMessage,
     RaftMessage,
-    decode_peer_message,
-    encode_peer_message,
 )
 from logbroker.node.peer_tls import peer_tls
 from logbroker.node.peers import PeerOptions, Peers
@@ -151,6 +150,7 @@ class Broker:
             random_ms=lambda below: random.randrange(max(1, below)),
             tls=peer_tls(settings),
         )
+        self._packs = PackFrames()
         self._forwarder = Forwarder(send=self._peers.send, is_connected=self._peers.is_connected, submit=self.submit)
 
     # Life.
@@ -509,12 +509,14 @@ class Broker:
 
     def on_link_up(self, node: NodeId, incarnation: bytes) -> None:
         engine, _, cluster = self._running()
+        self._packs.forget(node)
         engine.peer_connected(node)
         cluster.on_peer(node, incarnation)
 
     def on_link_lost(self, node: NodeId) -> None:
         engine, turns, cluster = self._running()
         engine.peer_disconnected(node)
+        self._packs.forget(node)
         self._forwarder.on_link_lost(node)
         if not self._peers.hears(node):
             cluster.on_peer_gone(node)
@@ -532,7 +534,7 @@ class Broker:
             case FrameKind.RAFT:
                 cluster_id = cluster.cluster_id
                 if cluster_id:
-                    engine.deliver(node, decode_peer_message(payload, cluster_id[:CLUSTER_TAG_BYTES]))
+                    engine.deliver(node, self._packs.decode(node, payload, cluster_id[:CLUSTER_TAG_BYTES]))
             case FrameKind.CLUSTER:
                 cluster.on_message(node, incarnation, decode_cluster_message(payload))
             case FrameKind.ASKED:
@@ -561,7 +563,7 @@ class Broker:
     def _make_service(self, replica: Replica, engine: Engine) -> RequestService:
         if replica.group != META_GROUP:
             # Until the catalogue has said what holds, nothing is deleted that any queue may keep, and nothing fails.
-            settings = PartitionSettings(retention_s=MAX_RETENTION_MS // 1000, failures=None)
+            settings = PartitionSettings(retention_s=MAX_RETENTION_MS // 1000, failures=None, order=None)
             return PartitionService(replica, engine, settings, self._batch_limits)
         return CatalogueService(replica, limits=self._catalogue_limits, bootstrap=self._bootstrap_command)
 
@@ -592,7 +594,7 @@ class Broker:
         if not cluster_id:
             return
         tag = cluster_id[:CLUSTER_TAG_BYTES]
-        frames = [encode_peer_message(message, tag) for message in messages]
+        frames = [self._packs.encode(node, message, tag) for message in messages]
         self._peers.send_many(node, FrameKind.RAFT, frames, at_once=any(map(is_urgent, messages)))
 
     def _send_cluster(self, node: NodeId, message: ClusterMessage) -> None:

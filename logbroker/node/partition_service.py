@@ -36,10 +36,13 @@ from logbroker.errors import (
 from logbroker.ids import GroupName, Index, LeaseId, Offset
 from logbroker.node.breakers import Breakers
 from logbroker.node.dead_messages import list_dead
+from logbroker.node.key_index import KeyIndex
 from logbroker.node.peeking import first, look
 from logbroker.node.requests import (
     AckRequest,
     Answer,
+    CancelReply,
+    CancelRequest,
     CountTarget,
     CreateGroupRequest,
     DeadRequest,
@@ -78,9 +81,10 @@ from logbroker.node.requests import (
 )
 from logbroker.partition import decide, outcomes
 from logbroker.partition.breaker import REASON_START, BreakerPolicy, is_breaker
-from logbroker.partition.commands import MAX_NUMBER, Change, Floor, Lease, encode_changes, encode_floor
+from logbroker.partition.commands import MAX_NUMBER, Change, DeliverAt, Floor, Lease, encode_changes, encode_floor
 from logbroker.partition.failures import NO_POLICY, FailurePolicy
 from logbroker.partition.machine import MAX_OFFSET, PartitionMachine
+from logbroker.partition.ordering import NO_ORDER, KeyLocks, OrderPolicy
 from logbroker.partition.outcomes import Applied
 from logbroker.partition.retention import first_kept_ms
 from logbroker.partition.rewind import FIRST_PURGE_ID
@@ -94,7 +98,8 @@ if TYPE_CHECKING:
 
 MAX_WAIT_MS = 30_000
 REPACK_WASTE_BYTES = 64 << 10
-_MAX_QUIET_MS = 1_000
+KEY_READ_BYTES = 32 << 10
+_MAX_QUIET_MS = 2_000
 _NEVER_MS = 1 << 62
 MAX_DEAD_ROWS = 100
 """Of one answer: each may cost two entries of the log to be read."""
@@ -113,6 +118,8 @@ class PartitionSettings:
     failures: FailurePolicy | None = NO_POLICY
     """None while it is not known: until then no delivery ends as failed and none begins, lest it be one too many."""
     breaker: BreakerPolicy | None = None
+    order: OrderPolicy | None = NO_ORDER
+    """None while it is not known: until then nothing is leased, lest it be before its turn."""
 
 
 class PartitionHost(Protocol):
@@ -158,7 +165,7 @@ class PartitionService:
     """See the module. One for each partition replica; it acts only while the replica serves."""
 
     def __init__(self, replica: Replica, host: PartitionHost, settings: PartitionSettings, limits: BatchLimits) -> None:
-        self.settings = settings
+        self._settings = settings
         self.void_batches = 0
         self._replica = replica
         self._host = host
@@ -171,6 +178,23 @@ class PartitionService:
         self._oldest_ms = 0
         # Until this monotonic time no tick finds anything to do, unless something happens before.
         self._quiet_until_ms = 0
+        # Made with the first receive of a leadership that is ordered by key.
+        self._keys: KeyIndex | None = None
+        self._locks: KeyLocks | None = None
+        # Groups that the next tick looks at: there may be more than the last receive found.
+        self._behind: set[GroupName] = set()
+
+    @property
+    def settings(self) -> PartitionSettings:
+        return self._settings
+
+    @settings.setter
+    def settings(self, settings: PartitionSettings) -> None:
+        if settings.order != self._settings.order:
+            # What waited for its turn may have it by the new order. The tick sees to it where nothing else happens.
+            self._woken |= dict.fromkeys(self._polls)
+            self._behind |= self._polls.keys()
+        self._settings = settings
 
     @property
     def poll_count(self) -> int:
@@ -223,6 +247,8 @@ class PartitionService:
         polls, self._polls = self._polls, {}
         self._forgotten.clear()
         self._breakers.forget()
+        self._keys = self._locks = None
+        self._behind.clear()
         for waiting in polls.values():
             for poll in waiting:
                 poll.answer(error())
@@ -234,6 +260,13 @@ class PartitionService:
             self._woken[group] = None
         if self.settings.breaker is not None and self._replica.is_serving:
             self._breakers.count(self.settings.breaker, self._applied(), applied)
+        if self._polls and self.settings.order is not None and self.settings.order.window:
+            # What was settled makes room, or frees a key.
+            if entry.kind is EntryKind.FLOOR:
+                self._woken |= dict.fromkeys(self._polls)
+            for outcome in applied.outcomes:
+                if isinstance(outcome, (outcomes.Settled, outcomes.Buried, outcomes.Skipped, outcomes.Purged)):
+                    self._woken[outcome.group] = None
         if entry.kind is EntryKind.DATA and isinstance(applied.outcomes[0], outcomes.Void):
             self.void_batches += 1
 
@@ -242,31 +275,32 @@ class PartitionService:
         if self._breakers.is_tripping and self._replica.is_serving:
             # What is refused is tried again, at the next tick at the latest.
             with contextlib.suppress(ProposalRefused):
-                self._trip()
+                self._trip(self._replica.stamp_ms())
         if not self._woken or not self._replica.is_serving:
             return
         woken, self._woken = self._woken, {}
         for group in woken:
             self._serve_polls(group)
 
-    def on_tick(self) -> None:
+    def on_tick(self, now_ms: int) -> int:
         """Everything that happens because time passes: floors, expiry, delays that are due, polls that end."""
-        now_ms = self._host.monotonic_ms()
         if now_ms < self._quiet_until_ms and not self._polls:
-            return
+            return self._quiet_until_ms
+        log_ms = self._replica.stamp_ms()
         for act in (self._move_floor, self._trip, self._expire, self._tidy):
             # What is refused, or needs what is damaged, is tried again at the next tick; nothing was appended.
             with contextlib.suppress(ProposalRefused, StorageError):
-                act()
-        self._end_polls()
-        self._quiet_until_ms = now_ms + self._quiet_ms()
+                act(log_ms)
+        if self._polls or self._forgotten:
+            self._end_polls()
+        self._quiet_until_ms = now_ms + self._quiet_ms(log_ms)
+        return now_ms if self._polls else self._quiet_until_ms
 
-    def _quiet_ms(self) -> int:
+    def _quiet_ms(self, log_ms: int) -> int:
         """How long nothing is due: most partitions of a large node are idle most of the time."""
         if self._breakers.is_tripping:
             # A pause was refused.
             return 0
-        log_ms = self._replica.stamp_ms()
         # While the node may not move floors, the oldest message is not even looked for.
         floor_ms = self._oldest_ms + self.settings.retention_s * 1000 if self._host.may_floor() else _NEVER_MS
         due_ms = min(self._ahead().next_deadline_ms() or _NEVER_MS, floor_ms)
@@ -300,6 +334,8 @@ class PartitionService:
                 self._revive(request, answer)
             case PeekRequest():
                 self._peek(request, answer)
+            case CancelRequest():
+                self._cancel(request, answer)
             case StateRequest():
                 self._replica.read(lambda: answer(self._state()), answer)
             case _:
@@ -320,21 +356,29 @@ class PartitionService:
                 f"fewer than a majority of the nodes of group {self._replica.group} have disk room",
                 hint="receives, acks and retention go on; produce is taken again when there is room",
             )
-        decision = decide.decide_produce(ahead, header)
+        append_ms = self._replica.stamp_ms()
+        due_ms = 0
+        if request.delay_ms or request.deliver_at_ms:
+            due_ms = decide.due_time(
+                delay_ms=request.delay_ms,
+                deliver_at_ms=request.deliver_at_ms,
+                now_ms=append_ms,
+                retention_s=self.settings.retention_s,
+            )
+        decision = decide.decide_produce(ahead, header, due_ms=due_ms)
         match decision:
             case decide.Refused(error):
                 raise error
             case decide.Answer(outcome, after_index):
                 invariant(isinstance(outcome, outcomes.Produced), "a produce is answered with another outcome")
                 if isinstance(outcome, outcomes.Produced):
-                    self._answer_duplicate(outcome.base_offset, outcome.count, after_index, answer)
+                    self._answer_duplicate(outcome, after_index, answer)
             case decide.ProposeBatch(base_offset):
                 if not self._host.admits(len(request.batch)):
                     raise OverloadedError(
                         f"this node has too much that is not committed to take {len(request.batch)} bytes more"
                     )
                 payload = stamp(request.batch, base_offset, self._replica.core.term)
-                append_ms = self._replica.stamp_ms()
                 self._replica.propose(
                     EntryKind.DATA,
                     payload,
@@ -342,28 +386,31 @@ class PartitionService:
                     append_ms=append_ms,
                     on_committed=lambda applied: answer(self._produced(_as_applied(applied), append_ms)),
                     on_lost=answer,
+                    preparation=encode_changes((DeliverAt(due_ms),)) if due_ms else None,
                 )
 
     def _produced(self, applied: Applied, append_ms: int) -> ProduceReply | LogBrokerError:
         outcome = applied.outcomes[0]
         if isinstance(outcome, outcomes.Produced):
-            return ProduceReply(outcome.base_offset, outcome.count, append_ms)
+            return ProduceReply(outcome.base_offset, outcome.count, append_ms, due_ms=outcome.due_ms)
         if not isinstance(outcome, outcomes.Void):
             return UnknownOutcomeError(f"a batch came to {outcome}")
         if outcome.duplicate_of is not None:
             # It was answered with the log time of the first, and every repeat of it is.
             first_ms = self._append_ms_of(outcome.duplicate_of)
-            return ProduceReply(outcome.duplicate_of, outcome.count, first_ms, duplicate=True)
+            machine = self._applied()
+            due_ms = machine.schedule.due_ms_at(outcome.duplicate_of, after_ms=machine.append_ms)
+            return ProduceReply(outcome.duplicate_of, outcome.count, first_ms, duplicate=True, due_ms=due_ms)
         if outcome.why is outcomes.Misfit.FENCED:
             return ProducerFencedError(outcome.detail)
         return OutOfOrderSequenceError(outcome.detail)
 
-    def _answer_duplicate(self, base_offset: Offset, count: int, after_index: Index, answer: Answer) -> None:
-        self._replica.when_applied(
-            after_index,
-            lambda: answer(ProduceReply(base_offset, count, self._append_ms_of(base_offset), duplicate=True)),
-            answer,
-        )
+    def _answer_duplicate(self, outcome: outcomes.Produced, after_index: Index, answer: Answer) -> None:
+        def tell() -> None:
+            first_ms = self._append_ms_of(outcome.base_offset)
+            answer(ProduceReply(outcome.base_offset, outcome.count, first_ms, duplicate=True, due_ms=outcome.due_ms))
+
+        self._replica.when_applied(after_index, tell, answer)
 
     # Receive.
 
@@ -380,7 +427,7 @@ class PartitionService:
 
     def _lease(self, request: ReceiveRequest, answer: Answer) -> bool:
         """Lease what there is and see to the answer; False where there is nothing."""
-        self._move_floor()
+        self._move_floor(self._replica.stamp_ms())
         max_count = request.max_count
         for _ in range(2):
             decision = self._choose(request, max_count)
@@ -408,7 +455,9 @@ class PartitionService:
         return False
 
     def _choose(self, request: ReceiveRequest, max_count: int) -> decide.Decision:
-        return decide.decide_receive(
+        order = self._order()
+        locks = self._key_locks() if order.by_key else None
+        decision = decide.decide_receive(
             self._ahead(),
             request.group,
             max_count=max_count,
@@ -418,7 +467,25 @@ class PartitionService:
             session=request.session,
             request_id=request.request_id,
             policy=self._policy(),
+            order=order,
+            locks=locks,
         )
+        if locks is not None and locks.is_behind:
+            self._behind.add(request.group)
+        return decision
+
+    def _order(self) -> OrderPolicy:
+        order = self.settings.order
+        if order is None:
+            raise UnavailableError(f"the settings of group {self._replica.group} are not known on this node yet")
+        return order
+
+    def _key_locks(self) -> KeyLocks:
+        if self._keys is None or self._locks is None:
+            self._keys = KeyIndex(partial(self._batches, max_bytes=KEY_READ_BYTES))
+            self._locks = KeyLocks(self._keys)
+        self._keys.begin(self._applied().next_offset)
+        return self._locks
 
     def _policy(self) -> FailurePolicy:
         policy = self.settings.failures
@@ -430,13 +497,19 @@ class PartitionService:
         """How many messages, from the front, are committed and together within `max_bytes`; at least one batch's."""
         committed = self._applied().next_offset
         count = size = 0
+        batch: _Batch | None = None
         for start, end in ranges:
             end = min(end, committed)
-            for batch in self._batches(start, end, max_bytes=max_bytes):
-                size += len(batch.payload)
-                if size > max_bytes and count:
-                    return count
-                count += min(end, batch.next_offset) - max(start, batch.base_offset)
+            if batch is not None and start < batch.next_offset:
+                # The rest of what the range before had a part of.
+                count += max(0, min(end, batch.next_offset) - start)
+                start = batch.next_offset
+            if start < end:
+                for batch in self._batches(start, end, max_bytes=max_bytes):
+                    size += len(batch.payload)
+                    if size > max_bytes and count:
+                        return count
+                    count += min(end, batch.next_offset) - max(start, batch.base_offset)
             if end == committed:
                 break
         return count
@@ -484,10 +557,16 @@ class PartitionService:
     def _parts(self, ranges: Sequence[outcomes.LeasedRange]) -> list[Part]:
         """The stored batches that hold the leased ranges, each with its share of them."""
         found: dict[int, tuple[_Batch, list[tuple[int, int, int]]]] = {}
+        batch: _Batch | None = None
         for held in ranges:
-            for batch in self._batches(held.start, held.end, max_bytes=1 << 62):
-                _, shares = found.setdefault(batch.base_offset, (batch, []))
-                shares.append((max(held.start, batch.base_offset), min(held.end, batch.next_offset), held.deliveries))
+            start = held.start
+            if batch is not None and start < batch.next_offset:
+                found[batch.base_offset][1].append((start, min(held.end, batch.next_offset), held.deliveries))
+                start = batch.next_offset
+            if start < held.end:
+                for batch in self._batches(start, held.end, max_bytes=1 << 62):
+                    _, shares = found.setdefault(batch.base_offset, (batch, []))
+                    shares.append((max(start, batch.base_offset), min(held.end, batch.next_offset), held.deliveries))
         return [self._part(batch, tuple(shares)) for batch, shares in found.values()]
 
     def _part(self, batch: _Batch, shares: tuple[tuple[int, int, int], ...]) -> Part:
@@ -527,13 +606,19 @@ class PartitionService:
                     poll.answer(NotFoundError(f"consumer group {group!r} was deleted"))
                 continue
             due_ms = decide.next_visible_ms(self._ahead(), group)
-            if due_ms is not None and due_ms <= log_ms:
+            if (due_ms is not None and due_ms <= log_ms) or group in self._behind:
+                self._behind.discard(group)
                 self._serve_polls(group)
             forgotten = self._forgotten
             polls = [poll for poll in self._polls.get(group, ()) if poll.answer not in forgotten]
             ended = [poll for poll in polls if poll.deadline_ms <= now_ms]
             if ended or forgotten:
-                self._polls[group] = deque(poll for poll in polls if poll.deadline_ms > now_ms)
+                waiting = deque(poll for poll in polls if poll.deadline_ms > now_ms)
+                if waiting:
+                    self._polls[group] = waiting
+                else:
+                    # A partition that nobody waits for rests.
+                    self._polls.pop(group, None)
                 for poll in ended:
                     poll.answer(ReceiveReply(NO_LEASE, 0, 0, ()))
         self._forgotten.clear()
@@ -613,6 +698,12 @@ class PartitionService:
     def _revive(self, request: ReviveRequest, answer: Answer) -> None:
         decision = decide.decide_revive(self._ahead(), request.group, ranges=request.ranges)
         self._propose_decided(decision, lambda outcome: answer(_revive_reply(outcome)), answer)
+
+    # Cancel.
+
+    def _cancel(self, request: CancelRequest, answer: Answer) -> None:
+        decision = decide.decide_cancel(self._ahead(), ranges=request.ranges, now_ms=self._replica.stamp_ms())
+        self._propose_decided(decision, lambda outcome: answer(_cancel_reply(outcome)), answer)
 
     # Peek.
 
@@ -785,9 +876,8 @@ class PartitionService:
 
     # Time.
 
-    def _move_floor(self) -> None:
+    def _move_floor(self, now_ms: int) -> None:
         """Propose a new log start where messages have outlived the retention, before anything else is decided."""
-        now_ms = self._replica.stamp_ms()
         cutoff_ms = first_kept_ms(now_ms, retention_s=self.settings.retention_s)
         if cutoff_ms <= self._oldest_ms or not self._host.may_floor():
             return
@@ -805,9 +895,9 @@ class PartitionService:
         if isinstance(decision, decide.ProposeFloor):
             self._propose_floor(decision.floor)
 
-    def _tidy(self) -> None:
+    def _tidy(self, now_ms: int) -> None:
         """Repeat the floor of an idle partition: the state after it is the second checkpoint that frees its files."""
-        if not self._replica.wants_tidying(self._replica.stamp_ms()):
+        if not self._replica.wants_tidying(now_ms):
             return
         ahead = self._ahead()
         self._propose_floor(Floor(ahead.log_start_offset, ahead.log_start_index))
@@ -821,8 +911,7 @@ class PartitionService:
             on_lost=lambda _: None,
         )
 
-    def _expire(self) -> None:
-        now_ms = self._replica.stamp_ms()
+    def _expire(self, now_ms: int) -> None:
         due_ms = self._ahead().next_deadline_ms()
         policy = self.settings.failures
         if due_ms is None or due_ms > now_ms or policy is None:
@@ -831,14 +920,14 @@ class PartitionService:
         if changes:
             self._propose_changes(changes, lambda _: None, lambda _: None)
 
-    def _trip(self) -> None:
+    def _trip(self, now_ms: int) -> None:
         """Pause the groups in which too many deliveries fail."""
         breakers = self._breakers
         if self.settings.breaker is None:
             breakers.forget()
         if not breakers.is_tripping:
             return
-        for pause in breakers.due(self._ahead(), self._replica.stamp_ms()):
+        for pause in breakers.due(self._ahead(), now_ms):
             self._propose_changes((pause,), partial(self._tripped, pause.group), lambda _: None)
             self._count_anew(pause.group)
 
@@ -948,6 +1037,12 @@ def _revive_reply(outcome: outcomes.Outcome) -> ReviveReply | LogBrokerError:
     if isinstance(outcome, outcomes.Revived):
         return ReviveReply(outcome.count)
     return UnavailableError(f"the revival no longer fits: {outcome}")
+
+
+def _cancel_reply(outcome: outcomes.Outcome) -> CancelReply | LogBrokerError:
+    if isinstance(outcome, outcomes.Cancelled):
+        return CancelReply(outcome.count, outcome.late_count)
+    return UnavailableError(f"the cancellation no longer fits: {outcome}")
 
 
 def _group_reply(group: GroupName, outcome: outcomes.Outcome) -> GroupReply | LogBrokerError:

@@ -22,9 +22,14 @@ MAX_RECEIVE_BYTES = 4 << 20
 @final
 @dataclass(frozen=True, slots=True)
 class ProduceRequest:
-    """`batch` is one record batch as the client made it."""
+    """`batch` is one record batch as the client made it.
+
+    It is delivered `delay_ms` after it is appended, or at `deliver_at_ms` of log time; 0 and 0: at once.
+    """
 
     batch: bytes
+    delay_ms: int = 0
+    deliver_at_ms: int = 0
 
 
 @final
@@ -216,6 +221,14 @@ class PeekRequest:
 
 @final
 @dataclass(frozen=True, slots=True)
+class CancelRequest:
+    """Never deliver what of the ranges is not due yet, to any group. It is safe to repeat."""
+
+    ranges: Ranges
+
+
+@final
+@dataclass(frozen=True, slots=True)
 class StateRequest:
     """Counts and positions, exact as of the moment it was asked (read index)."""
 
@@ -237,6 +250,7 @@ Request = (
     | DeadRequest
     | ReviveRequest
     | PeekRequest
+    | CancelRequest
     | StateRequest
 )
 
@@ -246,13 +260,15 @@ Request = (
 class ProduceReply:
     """Committed: the messages have offsets [base_offset, base_offset + count).
 
-    `append_ms` is 0 for a duplicate whose first copy has expired.
+    `append_ms` is 0 for a duplicate whose first copy has expired. `due_ms` is when they may be delivered, 0 if that is
+    at once, or for a duplicate if it is by now.
     """
 
     base_offset: Offset
     count: int
     append_ms: int
     duplicate: bool = False
+    due_ms: int = 0
 
 
 @final
@@ -408,6 +424,15 @@ class PeekReply:
 
 @final
 @dataclass(frozen=True, slots=True)
+class CancelReply:
+    """`count` of the messages are never delivered; `late_count` were due before, never delayed, or are gone."""
+
+    count: int
+    late_count: int
+
+
+@final
+@dataclass(frozen=True, slots=True)
 class StateReply:
     log_start: Offset
     log_end: Offset
@@ -425,6 +450,7 @@ Reply = (
     | ReviveReply
     | PurgeReply
     | PeekReply
+    | CancelReply
     | StateReply
 )
 Answer = Callable[[Reply | LogBrokerError], None]

@@ -18,13 +18,16 @@ import msgspec
 
 from logbroker.errors import CorruptBatchError
 from logbroker.ids import DEFAULT_GROUP, GroupId, GroupName, Index, Offset, ReplicaId, Term
+from logbroker.partition.armed import Armed
 from logbroker.partition.commands import Number, decode_with, range_fault
 from logbroker.partition.groups import ConsumerGroup
 from logbroker.partition.leases import LeaseTable
 from logbroker.partition.machine import PartitionMachine
+from logbroker.partition.offset_ranges import OffsetRanges
 from logbroker.partition.producers import Producers
 from logbroker.partition.rewind import RewindHistory
 from logbroker.partition.runs import RunState, RunTable
+from logbroker.partition.schedule import Schedule
 from logbroker.partition.state_form import (
     GroupHead,
     Head,
@@ -32,6 +35,7 @@ from logbroker.partition.state_form import (
     PauseSlice,
     ProducerSlice,
     RunSlice,
+    ScheduleSlice,
     VoidSlice,
     section_decoder,
     state_slices,
@@ -79,7 +83,7 @@ def encode_slices(machine: PartitionMachine, meta: CheckpointMeta) -> Iterator[b
 
     The state is captured by this call, before the first slice is asked for: what is applied later does not show.
     """
-    return _slices(machine.clone(), meta)
+    return _slices(machine.clone(for_reading=True), meta)
 
 
 def decode(data: bytes | memoryview) -> tuple[PartitionMachine, CheckpointMeta]:
@@ -154,6 +158,8 @@ class _Builder:
         self._head: Head | None = None
         self._producers: list[ProducerState] = []
         self._voids: list[Range] = []
+        self._scheduled: list[tuple[int, int, int]] = []
+        self._armed: Armed | None = None
         self._groups: dict[GroupName, ConsumerGroup] = {}
         self._group: GroupHead | None = None
         self._runs: list[Run] = []
@@ -168,11 +174,15 @@ class _Builder:
                 self._producers += producers
             case VoidSlice(ranges):
                 self._voids += ranges
+            case ScheduleSlice(runs):
+                self._scheduled += runs
+            case Armed():
+                self._armed = section
             case GroupHead():
                 self._close_group()
                 self._group = section
-            case RunSlice(runs):
-                self._runs += runs
+            case RunSlice(held):
+                self._runs += held
             case LeaseSlice(leases):
                 self._leases += leases
             case PauseSlice(pause):
@@ -193,8 +203,14 @@ class _Builder:
             fault = range_fault(voids)
             if fault or voids[0][0] < head.log_start_offset or voids[-1][1] > head.next_offset:
                 raise CorruptBatchError(f"void ranges lie outside of the log or out of order: {fault}")
-        producers = Producers.decode(self._producers)
-        machine = PartitionMachine(GroupId(head.group_id), self._groups, producers, voids)
+        machine = PartitionMachine(
+            GroupId(head.group_id),
+            self._groups,
+            Producers.decode(self._producers),
+            OffsetRanges(voids),
+            self._schedule(head),
+            self._armed_at(head),
+        )
         machine.applied_index = Index(head.index)
         machine.applied_term = Term(head.term)
         machine.next_offset = Offset(head.next_offset)
@@ -209,6 +225,22 @@ class _Builder:
         if 0 < pause.until_ms <= pause.since_ms:
             raise CorruptBatchError(f"a pause from {pause.since_ms} ends at {pause.until_ms}, before it began")
         self._pause = pause
+
+    def _schedule(self, head: Head) -> Schedule:
+        schedule = Schedule.decode(self._scheduled)
+        if self._scheduled:
+            start, end = self._scheduled[0][0], self._scheduled[-1][1]
+            if start < head.log_start_offset or end > head.next_offset:
+                raise CorruptBatchError(f"scheduled offsets [{start}, {end}) lie outside of the log")
+            if schedule.first_ms <= head.append_ms:
+                raise CorruptBatchError(f"what is due at {schedule.first_ms} is scheduled still at {head.append_ms}")
+        return schedule
+
+    def _armed_at(self, head: Head) -> Armed | None:
+        armed = self._armed
+        if armed is not None and ((armed.index, armed.term) != (head.index, head.term) or not armed.changes):
+            raise CorruptBatchError(f"entry {armed.index} is said to prepare the batch after entry {head.index}")
+        return armed
 
     def _close_group(self) -> None:
         head = self._group

@@ -15,6 +15,7 @@ import msgspec
 
 from logbroker.errors import CorruptBatchError
 from logbroker.ids import MAX_CHANGES_PER_ENTRY, GroupName
+from logbroker.partition.deadlines import BUCKET_MS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -26,6 +27,7 @@ MAX_TEXT_BYTES = 1024
 Number: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=MAX_NUMBER)]
 Text: TypeAlias = Annotated[str, msgspec.Meta(max_length=MAX_TEXT_BYTES)]
 Name: TypeAlias = Annotated[GroupName, msgspec.Meta(min_length=1, max_length=MAX_TEXT_BYTES)]
+DueMs: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=MAX_NUMBER, multiple_of=BUCKET_MS)]
 Ranges: TypeAlias = tuple[tuple[Number, Number], ...]
 """Half-open offset ranges, sorted, apart or touching, none empty."""
 
@@ -167,7 +169,34 @@ class Purge(_Change, frozen=True, tag=16):
     requested: Text
 
 
-Change: TypeAlias = (
+class QueueChange(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """Of no consumer group: it concerns all of them."""
+
+
+@final
+class DeliverAt(QueueChange, frozen=True, tag=17):
+    """The batch of the very next entry, if that is one of the same term, is delivered to nobody before `due_ms`.
+
+    It stands before the batch, so that a batch that is committed has it whatever becomes of the leader.
+    """
+
+    due_ms: DueMs
+
+
+@final
+class Cancel(QueueChange, frozen=True, tag=18):
+    """What of the ranges is not due yet is never delivered."""
+
+    ranges: Ranges
+
+
+Arming: TypeAlias = DeliverAt
+"""Changes that say something of the next entry's batch, and nothing if the next entry is none of the same term.
+
+An entry that has some begins with one.
+"""
+
+GroupChange: TypeAlias = (
     CreateGroup
     | DeleteGroup
     | Lease
@@ -185,6 +214,7 @@ Change: TypeAlias = (
     | Resume
     | Purge
 )
+Change: TypeAlias = GroupChange | DeliverAt | Cancel
 
 
 @final
@@ -217,10 +247,11 @@ def decode_changes(payload: bytes) -> tuple[Change, ...]:
     if len(changes) > MAX_CHANGES_PER_ENTRY:
         raise CorruptBatchError(f"{len(changes)} changes in one entry; the most is {MAX_CHANGES_PER_ENTRY}")
     for change in changes:
-        if isinstance(change, (Lease, Ack, Nack, Extend, Expire, Bury, BuryExpired, Revive)):
+        if isinstance(change, (Lease, Ack, Nack, Extend, Expire, Bury, BuryExpired, Revive, Cancel)):
             fault = range_fault(change.ranges)
             if fault is not None:
-                raise CorruptBatchError(f"{type(change).__name__} of group {change.group}: {fault}")
+                whose = "" if isinstance(change, Cancel) else f" of group {change.group}"
+                raise CorruptBatchError(f"{type(change).__name__}{whose}: {fault}")
     return changes
 
 

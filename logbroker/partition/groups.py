@@ -29,13 +29,15 @@ from logbroker.partition.outcomes import (
 )
 from logbroker.partition.pause import PauseRecord
 from logbroker.partition.rewind import FIRST_PURGE_ID, RewindHistory, RewindRecord, purged, rewound, skipped
-from logbroker.partition.runs import Run, RunState, RunTable, acked, fresh
+from logbroker.partition.runs import Run, RunState, RunTable, acked, cut, fresh
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable
 
     from logbroker.partition.commands import Bury, Extend, Lease, Nack, Pause, Purge, Ranges, Rewind, SkipTo
+    from logbroker.partition.offset_ranges import OffsetRanges
     from logbroker.partition.outcomes import Range
+    from logbroker.partition.schedule import Schedule
 
 _AVAILABLE = RunState.AVAILABLE
 _LEASED = RunState.LEASED
@@ -106,8 +108,9 @@ class ConsumerGroup:
     def new(cls, name: GroupName, start_offset: int) -> ConsumerGroup:
         return cls(name, RunTable(start_offset), LeaseTable(), RewindHistory())
 
-    def clone(self) -> ConsumerGroup:
-        return ConsumerGroup(self.name, self.table.clone(), self.leases.clone(), self.rewinds.clone(), self.pause)
+    def clone(self, *, for_reading: bool = False) -> ConsumerGroup:
+        table = self.table.clone(for_reading=for_reading)
+        return ConsumerGroup(self.name, table, self.leases.clone(), self.rewinds.clone(), self.pause)
 
     def pause_at(self, log_ms: int) -> PauseRecord | None:
         """Return the pause that holds at that log time, or None."""
@@ -312,7 +315,8 @@ class ConsumerGroup:
         append_ms: int,
         log_start: int,
         next_offset: int,
-        voids: Sequence[Range],
+        voids: OffsetRanges,
+        schedule: Schedule,
     ) -> Rewound | Nothing:
         """Make everything from the start on available with a delivery count of 0, but what is delayed or dead.
 
@@ -323,9 +327,18 @@ class ConsumerGroup:
             return known if isinstance(known, Nothing) else rewound(known, self.name, repeated=True)
         table = self.table
         start = min(max(change.start_offset, log_start), next_offset)
-        reopened = max(0, table.floor - start) - _overlap_count(voids, start, table.floor)
+        reopened = max(0, table.floor - start) - voids.count(start, table.floor)
         revoked = delayed = 0
-        kept = [acked(max(first, start), end) for first, end in voids if end > start]
+        kept = [acked(first, end) for first, end in voids.overlap(start, table.frontier)]
+        # What was skipped before it was due goes back to waiting for that.
+        waiting = [
+            cut(run, piece.start, piece.end)
+            for run in schedule.overlap(start, table.frontier, after_ms=append_ms)
+            for piece in table.overlap(run.start, run.end)
+            if piece.state is _ACKED
+        ]
+        postponed = sum([run.end - run.start for run in waiting])
+        kept += waiting
         leased: list[Run] = []
         for run in table.overlap(max(start, table.floor), table.frontier):
             count = run.end - run.start
@@ -333,7 +346,7 @@ class ConsumerGroup:
                 leased.append(run)
                 revoked += count
             elif run.state is _ACKED:
-                reopened += count - _overlap_count(voids, run.start, run.end)
+                reopened += count - voids.count(run.start, run.end)
             elif run.state is _DEAD:
                 kept.append(run)
             elif run.state is _DELAYED and run.visible_at_ms > append_ms:
@@ -344,7 +357,7 @@ class ConsumerGroup:
             table.lower_floor(start)
             table.put(pieces)
         self._revoke(leased)
-        counts = (reopened, revoked, delayed)
+        counts = (reopened - postponed, revoked, delayed + postponed)
         record = RewindRecord(
             change.rewind_id,
             index,
@@ -433,8 +446,20 @@ class ConsumerGroup:
         return _unsettled_count(dropped)
 
     def void(self, start: int, end: int) -> None:
-        """Count messages at the log end as acked."""
-        self.table.put([acked(start, end)])
+        """Count messages that nobody holds, and nobody ever gets, as acked."""
+        start = max(start, self.table.floor)
+        if start < end:
+            self.table.put([acked(start, end)])
+
+    def delay(self, run: Run) -> None:
+        """Take messages at the log end that are delayed."""
+        self.table.put([run])
+
+    def begin(self, kept: list[Run]) -> None:
+        """Take the messages of a log that are not fresh, in a group that has seen nothing yet."""
+        if kept:
+            kept.sort(key=_start_of)
+            self.table.put(_filled(kept, kept[0].start, kept[-1].end))
 
     def _run_out(self, ranges: Ranges, append_ms: int) -> list[list[Run]] | Nothing:
         """Return the runs of all of the ranges in lists of neighbours, or what speaks against ending their leases."""
@@ -502,11 +527,6 @@ def _add_piece(pieces: list[list[Run]], run: Run) -> None:
 
 def _unsettled_count(runs: Iterable[Run]) -> int:
     return sum(run.end - run.start for run in runs if run.state is not _ACKED and run.state is not _DEAD)
-
-
-def _overlap_count(ranges: Sequence[Range], start: int, end: int) -> int:
-    """Messages of [start, end) that lie in the ranges."""
-    return sum(max(0, min(last, end) - max(first, start)) for first, last in ranges)
 
 
 def _filled(kept: list[Run], start: int, end: int) -> list[Run]:

@@ -48,11 +48,15 @@ class Nothing:
 @final
 @dataclass(frozen=True, slots=True)
 class Produced:
-    """`duplicate`: the batch was in the log before, at `base_offset`; nothing was appended."""
+    """`duplicate`: the batch was in the log before, at `base_offset`; nothing was appended.
+
+    `due_ms` is when it may be delivered, 0 if that is at once.
+    """
 
     base_offset: Offset
     count: int
     duplicate: bool = False
+    due_ms: int = 0
 
 
 @final
@@ -241,6 +245,21 @@ class FloorMoved:
     expired: tuple[tuple[GroupName, int], ...]
 
 
+@final
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """Something is said of the batch of the next entry; its outcome stands there."""
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Cancelled:
+    """Of the messages asked for, `count` are never delivered, by this change or an earlier one; else it was late."""
+
+    count: int
+    late_count: int
+
+
 Outcome: TypeAlias = (
     Nothing
     | Produced
@@ -259,6 +278,8 @@ Outcome: TypeAlias = (
     | GroupCreated
     | GroupDeleted
     | FloorMoved
+    | Prepared
+    | Cancelled
 )
 
 

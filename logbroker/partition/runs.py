@@ -118,7 +118,7 @@ class RunTable:
     Reading methods take `end`, the partition's next_offset, where they look beyond the frontier.
     """
 
-    __slots__ = ("_counts", "_runs", "_visible", "delayed", "floor", "frontier", "leased")
+    __slots__ = ("_counts", "_runs", "_visible", "delayed", "failed", "floor", "frontier", "leased")
 
     def __init__(self, floor: int) -> None:
         # All offsets below are acked. Moves up over acked runs by itself, and down only by `reopen`.
@@ -130,6 +130,8 @@ class RunTable:
         self._visible: BlockedMap[int, Run] = BlockedMap()
         self.leased = Deadlines()
         self.delayed = Deadlines()
+        # The delayed runs that were delivered before.
+        self.failed = Deadlines()
         # Messages below the frontier by state.
         self._counts = [0] * len(RunState)
 
@@ -156,14 +158,20 @@ class RunTable:
             raise CorruptBatchError(f"runs [{floor}, {table.frontier}) begin acked or end fresh")
         return table
 
-    def clone(self) -> RunTable:
-        """Return an independent copy at the cost of its index, not of its runs."""
+    def clone(self, *, for_reading: bool = False) -> RunTable:
+        """Return an independent copy at the cost of its index, not of its runs.
+
+        One `for_reading` gives its runs and nothing else: the buckets of a million deadlines are not copied for it.
+        """
         other = RunTable(self.floor)
         other.frontier = self.frontier
         other._runs = self._runs.clone()
+        if for_reading:
+            return other
         other._visible = self._visible.clone()
         other.leased = self.leased.clone()
         other.delayed = self.delayed.clone()
+        other.failed = self.failed.clone()
         other._counts = self._counts.copy()
         return other
 
@@ -234,6 +242,22 @@ class RunTable:
         for run in map(self._run_at, self.leased.due.values()):
             if run.visible_at_ms <= now_ms:
                 yield run
+
+    def waiting(self, now_ms: int) -> Iterator[Run]:
+        """Yield the delayed runs that may not be leased at `now_ms`, in no order."""
+        return self._waiting(self.delayed, now_ms)
+
+    def waiting_after_failure(self, now_ms: int) -> Iterator[Run]:
+        """As `waiting`, of the runs that were delivered before."""
+        return self._waiting(self.failed, now_ms)
+
+    def _waiting(self, deadlines: Deadlines, now_ms: int) -> Iterator[Run]:
+        deadlines.advance(now_ms)
+        yield from map(self._run_at, deadlines.pending())
+        if deadlines.is_ahead_of(now_ms):
+            for run in map(self._run_at, deadlines.due.values()):
+                if run.visible_at_ms > now_ms:
+                    yield run
 
     def dead(self, start: int, end: int) -> Iterator[Run]:
         """Yield in offset order what of [start, end) is dead, cut to it; stops where no more can come."""
@@ -365,6 +389,8 @@ class RunTable:
             self._visible.set(run.start, run)
         elif state is _DELAYED:
             self.delayed.add(run)
+            if run.deliveries:
+                self.failed.add(run)
 
     def _forget(self, run: Run) -> None:
         state = run.state
@@ -375,6 +401,8 @@ class RunTable:
             self._visible.delete(run.start)
         elif state is _DELAYED:
             self.delayed.remove(run)
+            if run.deliveries:
+                self.failed.remove(run)
 
 
 def _start_of(run: Run) -> int:

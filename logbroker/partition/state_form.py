@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, TypeAlias, TypeVar, final
 
 import msgspec
 
+from logbroker.partition.armed import Armed
 from logbroker.partition.commands import Name, Number
 from logbroker.partition.leases import LeaseRecord
 from logbroker.partition.pause import PauseRecord
@@ -85,7 +86,16 @@ class PauseSlice(_Section, frozen=True, tag=7):
     pause: PauseRecord
 
 
-Section: TypeAlias = Head | ProducerSlice | VoidSlice | GroupHead | RunSlice | LeaseSlice | PauseSlice
+@final
+class ScheduleSlice(_Section, frozen=True, tag=8):
+    """(start, end, due_ms) of messages that are not due, in order."""
+
+    runs: tuple[tuple[Number, Number, Number], ...]
+
+
+Section: TypeAlias = (
+    Head | ProducerSlice | VoidSlice | GroupHead | RunSlice | LeaseSlice | PauseSlice | ScheduleSlice | Armed
+)
 
 section_decoder = msgspec.msgpack.Decoder(Section)
 _encoder = msgspec.msgpack.Encoder()
@@ -111,6 +121,10 @@ def _sections(machine: PartitionMachine) -> Iterator[Section]:
         yield ProducerSlice(producers)
     for ranges in _pieces(machine.voids, RANGES_PER_SLICE):
         yield VoidSlice(ranges)
+    for scheduled in _pieces(machine.schedule.runs(), RUNS_PER_SLICE):
+        yield ScheduleSlice(tuple([(run.start, run.end, run.visible_at_ms) for run in scheduled]))
+    if machine.armed is not None:
+        yield machine.armed
     for name in machine.groups:
         group = machine.group(name)
         yield GroupHead(name, group.table.floor, group.rewinds.forgotten_id, group.rewinds.records())

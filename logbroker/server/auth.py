@@ -13,6 +13,7 @@ from logbroker.node.catalogue.rights import CLUSTER, Rights, allows, require
 from logbroker.wire.requests import (
     Ack,
     AlterQueue,
+    Cancel,
     CreateGroup,
     CreateQueue,
     CreateToken,
@@ -99,6 +100,7 @@ RULES: dict[type[Request], Rule | Filtered] = {
     PauseGroup: Rule((Rights.REWIND,), _queue),
     ResumeGroup: Rule((Rights.REWIND,), _queue),
     PurgeGroup: Rule((Rights.PURGE,), _queue),
+    Cancel: Rule((Rights.PRODUCE,), _queue),
     CreateQueue: Rule((Rights.ADMIN,), _name),
     AlterQueue: Rule((Rights.ADMIN,), _name),
     DeleteQueue: Rule((Rights.ADMIN,), _name),

@@ -20,6 +20,8 @@ from logbroker.errors import (
 from logbroker.ids import Index, LeaseId
 from logbroker.node.requests import (
     AckRequest,
+    CancelReply,
+    CancelRequest,
     CountTarget,
     DeadReply,
     DeadRequest,
@@ -57,7 +59,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from logbroker.ids import GroupName
-    from logbroker.node.requests import GroupState, Part, SettleResult, Target
+    from logbroker.node.requests import GroupState, Part, Request, SettleResult, Target
     from logbroker.testing.history import Operation
     from logbroker.testing.model import GrantedLease, ModelGroup, Move, PartitionModel
 
@@ -120,6 +122,8 @@ class AnswerChecker:
                 self._check_resumed(operation, request)
             case PurgeRequest() as request, PurgeReply() as reply:
                 self._check_purged(operation, request, reply)
+            case CancelRequest() as request, CancelReply() as reply:
+                self._check_cancelled(operation, request, reply)
             case _, StateReply() as reply:
                 self._check_state(operation, reply)
             case _:
@@ -147,6 +151,21 @@ class AnswerChecker:
                 f"offset {start} is entry {index} with log time {append_ms}: {operation.describe()}",
             )
 
+        due_ms = model.schedule.due_ms.get(start, 0)
+        # A duplicate is told what is left: nothing, once the first is due.
+        if reply.due_ms != due_ms and not (reply.duplicate and not reply.due_ms):
+            broken("who sends is told when it is due", f"offset {start} is due at {due_ms}: {operation.describe()}")
+
+    def _check_cancelled(self, operation: Operation, request: CancelRequest, reply: CancelReply) -> None:
+        model, first, last = self._model, operation.committed_before, operation.applied_at_reply
+        asked = sum(end - start for start, end in request.ranges)
+        # What retention has taken may not be counted any more.
+        least = model.schedule.cancelled_count(request.ranges, first, not_below=model.log_start_at(last))
+        most = model.schedule.cancelled_count(request.ranges, last)
+        if not least <= reply.count <= most or reply.count + reply.late_count != asked:
+            broken("a cancellation is in the log before it is answered", f"{least}..{most}: {operation.describe()}")
+        self._count("cancelled" if reply.count else "cancelled too late")
+
     def _check_refusal(self, operation: Operation, error: RequestError) -> None:
         if operation.client.startswith(VANDAL):
             self._count("spoilt batches refused")
@@ -158,8 +177,7 @@ class AnswerChecker:
                 self._check_not_found(operation)
             case StaleLeaseError():
                 self._check_stale(operation)
-            case InvalidArgumentError() if not isinstance(operation.request, RewindRequest | ExtendRequest):
-                # A rewind may name the future, and an extension may come after a clock has jumped by days.
+            case InvalidArgumentError() if not _may_be_invalid(operation.request):
                 broken("good requests are not refused", operation.describe())
             case _:
                 pass
@@ -248,11 +266,25 @@ class AnswerChecker:
             self._count("receives that a pause held up")
             return
         end = model.next_offset_at(first)
+        if model.order is not None:
+            if not self._is_idle(group, model.log_start_at(last), first, last):
+                return
+            self._count("receives that found nothing while nothing was in flight")
         for offset in range(max(model.log_start_at(last), end - _LOOKED_AT), end):
             is_free = all(moment.state is MessageState.AVAILABLE for moment in group.between(offset, first, last))
             # One that has expired only waits for its FLOOR entry.
             if is_free and model.append_ms - model.entry_at(offset)[1] < _FRESH_MS:
                 broken("who asks gets what there is", f"offset {offset} was free all the time: {operation.describe()}")
+
+    def _is_idle(self, group: ModelGroup, start: int, first: Index, last: Index) -> bool:
+        """Nothing was in flight at any moment: no order has anything wait."""
+        busy = (MessageState.LEASED, MessageState.DELAYED)
+        return not any(
+            moment.state in busy
+            for offset in group.moments
+            if offset >= start
+            for moment in group.between(offset, first, last)
+        )
 
     def _check_part(self, operation: Operation, part: Part) -> None:
         if part.corrupt:
@@ -502,6 +534,13 @@ class AnswerChecker:
 
     def _count(self, what: str) -> None:
         self.judged_counts[what] = self.judged_counts.get(what, 0) + 1
+
+
+def _may_be_invalid(request: Request) -> bool:
+    """A rewind may name the future; an extension, or a time of delivery, may come after a clock has jumped by days."""
+    return isinstance(request, RewindRequest | ExtendRequest) or (
+        isinstance(request, ProduceRequest) and request.deliver_at_ms > 0
+    )
 
 
 def _offsets(ranges: tuple[tuple[int, int], ...]) -> Iterator[int]:

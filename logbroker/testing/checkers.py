@@ -17,6 +17,7 @@ from logbroker.raft.messages import MessageKind
 from logbroker.testing.answers import AnswerChecker
 from logbroker.testing.clock import EPOCH_MS
 from logbroker.testing.model import MessageState, PartitionModel
+from logbroker.testing.order_rules import OrderRules
 from logbroker.testing.violation import broken
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from logbroker.node.replica import Replica
     from logbroker.partition.breaker import BreakerPolicy
     from logbroker.partition.groups import ConsumerGroup
+    from logbroker.partition.ordering import OrderPolicy
     from logbroker.partition.runs import Run
     from logbroker.raft.core import RaftCore
     from logbroker.raft.messages import ConfState
@@ -147,6 +149,11 @@ class GroupHistory:
             self.compared_digests += 1
 
 
+def order_rules(order: OrderPolicy) -> OrderRules | None:
+    """What leases of such a queue are held to."""
+    return OrderRules(order.window, order.by_key, order.blocks) if order.window else None
+
+
 @final
 class ClusterChecker:
     """See the module. Every method may raise Violation."""
@@ -167,6 +174,7 @@ class ClusterChecker:
             history = self._groups[group] = GroupHistory(
                 group, max_deliveries=options.failures.max_deliveries, breaker=options.breaker
             )
+            history.model.order = order_rules(options.order)
         history.now_us = self._scheduler.now_us
         return history
 
@@ -485,6 +493,21 @@ def compare_states(model: PartitionModel, machine: PartitionMachine, place: str)
     for name, group in model.groups.items():
         _compare_groups(model, group, machine.group(name), place)
     _compare_producers(model, machine, place)
+    _compare_schedules(model, machine, place)
+
+
+def _compare_schedules(model: PartitionModel, machine: PartitionMachine, place: str) -> None:
+    """The machine knows what is not due, and what was cancelled, beside what its groups make of that."""
+    told = {offset: run.visible_at_ms for run in machine.schedule.runs() for offset in range(run.start, run.end)}
+    kept = range(model.log_start_offset, model.next_offset)
+    waiting = [o for o in kept if model.schedule.is_waiting(o, model.append_ms) and o not in model.schedule.cancelled]
+    known = {offset: model.schedule.due_ms[offset] for offset in waiting}
+    if told != known:
+        broken("state follows from the log", f"{place} has messages due at {told}, the model {known}")
+    voids = [offset for start, end in machine.voids for offset in range(start, end)]
+    cancelled = [offset for offset in kept if offset in model.schedule.cancelled]
+    if voids != cancelled:
+        broken("state follows from the log", f"{place} never delivers {voids}, the model {cancelled}")
 
 
 def _compare_producers(model: PartitionModel, machine: PartitionMachine, place: str) -> None:

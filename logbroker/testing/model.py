@@ -20,9 +20,11 @@ from logbroker.partition.commands import (
     Ack,
     Bury,
     BuryExpired,
+    Cancel,
     Cause,
     CreateGroup,
     DeleteGroup,
+    DeliverAt,
     Expire,
     Extend,
     Lease,
@@ -45,7 +47,8 @@ if TYPE_CHECKING:
 
     from logbroker.entry import Entry
     from logbroker.partition.breaker import BreakerPolicy
-    from logbroker.partition.commands import Change
+    from logbroker.partition.commands import Change, GroupChange
+    from logbroker.testing.order_rules import OrderRules
 
 
 @final
@@ -170,11 +173,52 @@ class ModelEnding:
 
 
 @final
+class ModelSchedule:
+    """When messages are due, and which were cancelled before that: what holds for every consumer group."""
+
+    def __init__(self) -> None:
+        self.due_ms: dict[int, int] = {}
+        """Of every message that ever was delayed by who sent it; 0 is never in it."""
+        self.cancelled: dict[int, Index] = {}
+
+    def initial(self, offset: int, created: Index, created_ms: int) -> MessageState:
+        """What the message is to a group that begins at that index and log time."""
+        if self.cancelled.get(offset, _NEVER) < created:
+            return MessageState.ACKED
+        return MessageState.DELAYED if self.is_waiting(offset, created_ms) else MessageState.AVAILABLE
+
+    def is_waiting(self, offset: int, log_ms: int) -> bool:
+        return self.due_ms.get(offset, 0) > log_ms
+
+    def left_ms(self, log_ms: int) -> int:
+        """How long after that log time the last message is due that was not cancelled."""
+        due = [due_ms for offset, due_ms in self.due_ms.items() if offset not in self.cancelled]
+        return max(0, max(due, default=0) - log_ms)
+
+    def cancelled_count(self, ranges: Sequence[tuple[int, int]], index: Index, *, not_below: int = 0) -> int:
+        """How many of the messages were cancelled by the entry at `index` or before it."""
+        return sum(
+            self.cancelled.get(offset, _NEVER) <= index
+            for start, end in ranges
+            for offset in range(max(start, not_below), end)
+        )
+
+
+@final
 class ModelGroup:
     """One consumer group."""
 
-    def __init__(self, name: GroupName, start_offset: Offset, created: Index) -> None:
+    def __init__(
+        self,
+        name: GroupName,
+        start_offset: Offset,
+        created: Index,
+        schedule: ModelSchedule | None = None,
+        created_ms: int = 0,
+    ) -> None:
         self.name = name
+        self.schedule = schedule or ModelSchedule()
+        self.created_ms = created_ms
         self.created = created
         self.deleted = _NEVER
         self.start_offset = start_offset
@@ -199,10 +243,15 @@ class ModelGroup:
     def message(self, offset: int) -> ModelMessage:
         message = self.messages.get(offset)
         if message is None:
-            below_start = offset < self.start_offset
-            message = ModelMessage(MessageState.ACKED if below_start else MessageState.AVAILABLE)
+            message = ModelMessage(self._initial(offset))
+            message.visible_at_ms = self.schedule.due_ms.get(offset, 0)
             self.messages[offset] = message
         return message
+
+    def _initial(self, offset: int) -> MessageState:
+        if offset < self.start_offset:
+            return MessageState.ACKED
+        return self.schedule.initial(offset, self.created, self.created_ms)
 
     def become(self, offset: int, index: Index, state: MessageState, lease: LeaseId = NO_LEASE) -> ModelMessage:
         message = self.message(offset)
@@ -226,6 +275,9 @@ class ModelGroup:
 
     def has_dead(self, start: int, end: int) -> bool:
         return any(self.message(offset).state is MessageState.DEAD for offset in range(start, end))
+
+    def has_leased(self) -> bool:
+        return any(message.state is MessageState.LEASED for message in self.messages.values())
 
     def unsettled(self, start: int, end: int) -> list[int]:
         """The offsets in [start, end) that are neither acked nor dead."""
@@ -253,8 +305,7 @@ class ModelGroup:
 
     def between(self, offset: int, first: Index, last: Index) -> Iterator[Moment]:
         """What the message was at `first` and everything it became up to `last`, inclusive."""
-        below_start = offset < self.start_offset
-        current = Moment(self.created, MessageState.ACKED if below_start else MessageState.AVAILABLE, NO_LEASE)
+        current = Moment(self.created, self._initial(offset), NO_LEASE)
         moments = self.moments.get(offset, ())
         for moment in moments:
             if moment.index > first:
@@ -274,15 +325,20 @@ class PartitionModel:
         """What every leader goes by: 0 where messages are tried for ever, None where nothing pauses by itself."""
         self.max_deliveries = max_deliveries
         self.breaker = breaker
+        self.order: OrderRules | None = None
         self.last_index = Index(0)
         self.last_term = 0
         self.append_ms = 0
         self.next_offset = Offset(0)
         self.log_start_offset = Offset(0)
-        self.groups: dict[GroupName, ModelGroup] = {DEFAULT_GROUP: ModelGroup(DEFAULT_GROUP, Offset(0), Index(0))}
+        self.schedule = ModelSchedule()
+        self.groups: dict[GroupName, ModelGroup] = {
+            DEFAULT_GROUP: ModelGroup(DEFAULT_GROUP, Offset(0), Index(0), self.schedule)
+        }
         self.deleted_groups: list[ModelGroup] = []
         self.values: list[bytes] = []
         """The value at each offset."""
+        self.keys: list[bytes | None] = []
         self.offset_of: dict[bytes, int] = {}
         self.data_offsets: list[int] = []
         """Base offset of each DATA entry; `data_entries` beside it holds (index, append_ms)."""
@@ -293,6 +349,10 @@ class PartitionModel:
         """Messages that died, by how, and that were revived; and what breakers did."""
         self.log_times: list[int] = []
         """Log time of each entry, from index 1."""
+        self.delay_counts: dict[str, int] = {}
+        """Messages that were delayed, and what became of that."""
+        self._prepared: tuple[Index, int, int] | None = None
+        """Index and term of an entry that says when the batch of the next one is due, and that time."""
         self._producers: dict[int, list[SentBatch]] = {}
 
     def apply(self, entry: Entry) -> None:
@@ -319,16 +379,23 @@ class PartitionModel:
         self.last_term = entry.term
         self.append_ms = entry.append_ms
         self.log_times.append(entry.append_ms)
+        due_ms = self._due_ms_of(entry)
         match entry.kind:
             case EntryKind.DATA:
-                self._append(entry)
+                self._append(entry, due_ms)
             case EntryKind.STATE:
                 changes = decode_changes(entry.payload)
+                due = [change.due_ms for change in changes if isinstance(change, DeliverAt)]
+                self._prepared = (entry.index, entry.term, max(due)) if due else None
                 if isinstance(changes[-1], Lease) and any(isinstance(change, BuryExpired) for change in changes):
                     self.failure_counts["buried: by a receive"] = self.failure_counts.get("buried: by a receive", 0) + 1
                 for ordinal, change in enumerate(changes):
                     self._count(type(change).__name__)
                     self._change(entry, ordinal, change)
+                last = changes[-1]
+                if self.order is not None and isinstance(last, Lease) and last.group in self.groups:
+                    group = self.groups[last.group]
+                    self.order.check(self, group, group.leases[lease_id(entry.index, len(changes) - 1)])
             case EntryKind.FLOOR:
                 self._raise_floor(entry)
             case EntryKind.CONFIG | EntryKind.NOOP:
@@ -375,7 +442,22 @@ class PartitionModel:
                 return group
         return None
 
-    def _append(self, entry: Entry) -> None:
+    def _due_ms_of(self, entry: Entry) -> int:
+        """When the batch of this entry is due by the entry before it, 0 where that says nothing."""
+        prepared, self._prepared = self._prepared, None
+        if prepared is None:
+            return 0
+        if prepared[1] != entry.term:
+            self._count_delay("delayed: due time whose batch was lost")
+            return 0
+        if entry.kind is not EntryKind.DATA:
+            broken(
+                "nothing comes between a delayed batch and its due time",
+                f"entry {entry.index} is {entry.kind.name}, entry {prepared[0]} of its term says when a batch is due",
+            )
+        return prepared[2]
+
+    def _append(self, entry: Entry, due_ms: int) -> None:
         header = read_header(entry.payload)
         if entry.next_offset - entry.base_offset != header.record_count:
             broken(
@@ -401,6 +483,10 @@ class PartitionModel:
             if earlier != offset:
                 broken("a message is in the log once", f"{value!r} stands at offset {earlier} and at {offset}")
             self.values.append(value)
+            self.keys.append(record.key)
+            if due_ms:
+                self.schedule.due_ms[offset] = due_ms
+                self._count_delay("delayed")
         self.data_offsets.append(entry.base_offset)
         self.data_entries.append((entry.index, entry.append_ms))
         self.next_offset = entry.next_offset
@@ -439,6 +525,10 @@ class PartitionModel:
                 if group is not None:
                     group.deleted = entry.index
                     self.deleted_groups.append(group)
+            case DeliverAt():
+                pass
+            case Cancel():
+                self._cancel(entry, change)
             case _:
                 group = self.groups.get(change.group)
                 if group is None:
@@ -449,9 +539,21 @@ class PartitionModel:
     def _create_group(self, entry: Entry, change: CreateGroup) -> None:
         if change.group not in self.groups:
             start = Offset(self._clamped(change.start_offset))
-            self.groups[change.group] = ModelGroup(change.group, start, entry.index)
+            group = ModelGroup(change.group, start, entry.index, self.schedule, entry.append_ms)
+            self.groups[change.group] = group
+            if any(self.schedule.is_waiting(offset, entry.append_ms) for offset in range(start, self.next_offset)):
+                self._count_delay("delayed: group made before it was due")
 
-    def _change_group(self, group: ModelGroup, entry: Entry, ordinal: int, change: Change) -> None:
+    def _cancel(self, entry: Entry, change: Cancel) -> None:
+        schedule = self.schedule
+        for offset in self._offsets(change.ranges):
+            if schedule.is_waiting(offset, entry.append_ms) and offset not in schedule.cancelled:
+                schedule.cancelled[offset] = entry.index
+                self._count_delay("delayed: cancelled")
+                for group in self.groups.values():
+                    group.become(offset, entry.index, MessageState.ACKED)
+
+    def _change_group(self, group: ModelGroup, entry: Entry, ordinal: int, change: GroupChange) -> None:
         match change:
             case Lease():
                 self._lease(group, entry, lease_id(entry.index, ordinal), change)
@@ -621,6 +723,20 @@ class PartitionModel:
 
     def _lease_one(self, group: ModelGroup, entry: Entry, lease: LeaseId, offset: int, visible_at_ms: int) -> int:
         message = group.message(offset)
+        if self.schedule.is_waiting(offset, entry.append_ms):
+            broken(
+                "nothing is delivered before it is due",
+                f"entry {entry.index} (log time {entry.append_ms}) leases offset {offset} of {group.name}, "
+                f"which is due at {self.schedule.due_ms[offset]}",
+            )
+        if offset in self.schedule.cancelled:
+            broken(
+                "what was cancelled is never delivered",
+                f"entry {entry.index} leases offset {offset} of {group.name}, which entry "
+                f"{self.schedule.cancelled[offset]} has cancelled",
+            )
+        if offset in self.schedule.due_ms and not message.deliveries:
+            self._count_delay("delayed: delivered when due")
         if message.state is MessageState.LEASED:
             broken(
                 "a message is leased once at a time",
@@ -711,8 +827,12 @@ class PartitionModel:
         reopened = revoked = delayed = 0
         for offset in range(start, self.next_offset):
             message = group.message(offset)
-            if message.state is MessageState.DEAD:
+            if message.state is MessageState.DEAD or offset in self.schedule.cancelled:
                 continue
+            if self.schedule.is_waiting(offset, entry.append_ms) and message.state is MessageState.ACKED:
+                self._count_delay("delayed: skipped and rewound before it was due")
+                group.become(offset, entry.index, MessageState.DELAYED)
+                message.visible_at_ms = self.schedule.due_ms[offset]
             if message.state is MessageState.LEASED:
                 group.rewound[message.lease] = entry.index
                 revoked += 1
@@ -795,6 +915,9 @@ class PartitionModel:
         """A change that the leader proposed and that records nothing; legal, and worth counting."""
         del entry, why
         self._count(f"{type(change).__name__} that did not fit")
+
+    def _count_delay(self, what: str) -> None:
+        self.delay_counts[what] = self.delay_counts.get(what, 0) + 1
 
     def _count(self, what: str) -> None:
         self.applied_counts[what] = self.applied_counts.get(what, 0) + 1

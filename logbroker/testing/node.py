@@ -6,7 +6,7 @@ after the job was taken and a while before it is reported, so that a crash may c
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, final
 
 from logbroker.errors import (
@@ -29,6 +29,7 @@ from logbroker.partition.checkpoint import CheckpointMeta, decode, encode_slices
 from logbroker.partition.failures import NO_POLICY, FailurePolicy
 from logbroker.partition.log_time import Reading
 from logbroker.partition.machine import PartitionMachine
+from logbroker.partition.ordering import NO_ORDER, OrderPolicy
 from logbroker.raft.messages import ConfState
 from logbroker.record.batch import DEFAULT_LIMITS
 from logbroker.storage.ballast import Room
@@ -120,6 +121,7 @@ class NodeOptions:
     retention_s: int = 60
     failures: FailurePolicy = NO_POLICY
     breaker: BreakerPolicy | None = None
+    order: OrderPolicy = NO_ORDER
     commit_us: int = 300
     """Usual time of a group commit."""
 
@@ -276,9 +278,16 @@ class SimulatedNode:
     def _make_service(self, replica: Replica, engine: Engine) -> PartitionService:
         options = self._options
         settings = PartitionSettings(
-            retention_s=options.retention_s, failures=options.failures, breaker=options.breaker
+            retention_s=options.retention_s, failures=options.failures, order=options.order, breaker=options.breaker
         )
         return PartitionService(replica, engine, settings, DEFAULT_LIMITS)
+
+    def set_order(self, order: OrderPolicy) -> None:
+        """The queues are altered."""
+        self._options = replace(self._options, order=order)
+        for service in () if self.engine is None else self.engine.services.values():
+            if isinstance(service, PartitionService):
+                service.settings = replace(service.settings, order=order)
 
     def kill(self) -> None:
         """End the process; its connections close, and what it wrote stays in the page cache."""

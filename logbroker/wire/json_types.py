@@ -23,6 +23,7 @@ from logbroker.wire.requests import (
     Ack,
     AnyReply,
     AnyRequest,
+    Cancel,
     CreateQueue,
     Delivered,
     Extend,
@@ -80,6 +81,7 @@ DEFAULTS: dict[type[Struct], dict[str, object]] = {
     PauseGroup: {"group": "default"},
     ResumeGroup: {"group": "default"},
     PurgeGroup: {"group": "default"},
+    Cancel: {"partition": 0},
     CreateQueue: {"settings": {}},
 }
 """What may be left out in JSON and not in binary."""

@@ -91,6 +91,12 @@ class QueueSettings(Struct, frozen=True, array_like=True, gc=False, kw_only=True
     """In this time, that is."""
     breaker_pause_ms: Number = 30_000
     """How long it is paused then."""
+    window: Number = 0
+    """How many messages of a group and partition are in flight at most; 0: any number."""
+    order: Name = "none"
+    """`key`: of the messages of a key, only those of one lease are in flight at once."""
+    on_failure: Name = "block"
+    """What messages behind a failed one do, where there is a window or an order: `block` or `skip`."""
 
 
 @final
@@ -110,6 +116,9 @@ class QueueChanges(Struct, frozen=True, array_like=True, gc=False, kw_only=True)
     breaker_count: Number | None = None
     breaker_window_ms: Number | None = None
     breaker_pause_ms: Number | None = None
+    window: Number | None = None
+    order: Name | None = None
+    on_failure: Name | None = None
 
 
 @final
@@ -394,10 +403,14 @@ class Metadata(Request, frozen=True, gc=False, tag=3, kw_only=True):
 
 @final
 class Produce(Request, frozen=True, gc=False, tag=4, kw_only=True):
-    """The body is one record batch."""
+    """The body is one record batch. All of it is delivered later if `delay_ms` or `deliver_at_ms` says so; not both."""
 
     queue: Name
     partition: Number
+    delay_ms: Number = 0
+    """From when it is appended; at most the retention less a second."""
+    deliver_at_ms: Number = 0
+    """Log time; what lies in the past is delivered at once."""
 
 
 @final
@@ -670,6 +683,15 @@ class PurgeGroup(Request, frozen=True, gc=False, tag=32, kw_only=True):
     purge_id: Number
 
 
+@final
+class Cancel(Request, frozen=True, gc=False, tag=33, kw_only=True):
+    """Never deliver what of the ranges is not due yet, to any consumer group. It may be repeated."""
+
+    queue: Name
+    partition: Number
+    ranges: list[Range]
+
+
 # --- replies ---
 
 
@@ -721,6 +743,8 @@ class Produced(Reply, frozen=True, gc=False, tag=69, kw_only=True):
     count: Number
     append_ms: Number
     duplicate: bool = False
+    due_ms: Number = 0
+    """When it may be delivered, a multiple of 100 ms; 0 is at once, or for a duplicate by now."""
 
 
 @final
@@ -836,6 +860,14 @@ class Purged(Reply, frozen=True, gc=False, tag=84, kw_only=True):
     dead_count: Number
 
 
+@final
+class Cancelled(Reply, frozen=True, gc=False, tag=85, kw_only=True):
+    cancelled: Number
+    """Messages that are never delivered, by this request or one before it."""
+    late: Number
+    """Those of the others: due by now, never delayed, or taken by retention."""
+
+
 AnyRequest: TypeAlias = (
     Hello
     | Ping
@@ -869,6 +901,7 @@ AnyRequest: TypeAlias = (
     | PauseGroup
     | ResumeGroup
     | PurgeGroup
+    | Cancel
 )
 
 AnyReply: TypeAlias = (
@@ -893,6 +926,7 @@ AnyReply: TypeAlias = (
     | GroupDescriptions
     | Peeked
     | Purged
+    | Cancelled
 )
 
 REPLY_OF: dict[type[Request], type[Reply]] = {
@@ -928,6 +962,7 @@ REPLY_OF: dict[type[Request], type[Reply]] = {
     PauseGroup: Done,
     ResumeGroup: Done,
     PurgeGroup: Purged,
+    Cancel: Cancelled,
 }
 """The reply each request gets; any of them may get `Error` instead."""
 

@@ -330,6 +330,33 @@ def test_a_breaker_pauses_a_group_that_fails_at_everything(face: Face, node: str
             with pytest.raises(InvalidArgumentError, match="breaker_percent 101 is not between 0 and 100"):
                 await client.alter_queue(queue, breaker=1.01)
 
+
+def test_a_window_of_one_and_keys_keep_their_order(face: Face, node: str, queue: str) -> None:
+    async def scenario() -> None:
+        async with face.connect(node) as client:
+            await client.create_queue(queue, window=1)
+            async with client.producer(queue) as producer:
+                for value, key in ((b"a1", b"a"), (b"a2", b"a"), (b"b1", b"b")):
+                    await producer.send(value, key=key)
+            async with client.consumer(queue) as consumer:
+                (message,) = await take(consumer, 1)
+                await message.nack()
+                (message,) = await take(consumer, 1)
+                assert (message.value, message.deliveries) == (b"a1", 2)
+                await client.alter_queue(queue, window=0, order="key")
+                (other,) = await take(consumer, 1)
+                assert other.value == b"b1"
+                await message.ack()
+                (message,) = await take(consumer, 1)
+                assert message.value == b"a2"
+            settings = (await client.describe_queue(queue)).info.settings
+            assert (settings.window, settings.order, settings.on_failure) == (0, "key", "block")
+            for wrong in ({"order": "strict"}, {"on_failure": "stop"}, {"window": 10_001}):
+                with pytest.raises(InvalidArgumentError, match=next(iter(wrong))):
+                    await client.alter_queue(queue, **wrong)
+            with pytest.raises(InvalidArgumentError, match="ordered by key and cannot grow"):
+                await client.alter_queue(queue, partitions=2)
+
     face.run(scenario)
 
 
@@ -551,6 +578,28 @@ def test_closing_a_stream_gives_back_what_nobody_took(face: Face, node: str, que
                 messages = await take(consumer, 6)
                 assert {message.deliveries for message in messages} == {1}
                 await consumer.ack(messages)
+
+    face.run(scenario)
+
+
+@everywhere
+def test_messages_for_later_come_when_they_are_due_and_cancelled_ones_never(face: Face, node: str, queue: str) -> None:
+    async def scenario() -> None:
+        async with face.connect(node) as client:
+            await client.create_queue(queue)
+            async with client.producer(queue) as producer:
+                late, never = await producer.send_many([b"late", b"never"], delay=1.0)
+                await producer.send(b"now")
+            found = await client.queue(queue).cancel([never])
+            assert (found.cancelled, found.late) == (1, 0)
+            async with client.consumer(queue) as consumer:
+                (first,) = await take(consumer, 1)
+                assert first.value == b"now"
+                face.advance(1.2)
+                (second,) = await take(consumer, 1)
+                assert (second.value, second.id) == (b"late", late)
+                found = await client.cancel(queue, [late])
+                assert (found.cancelled, found.late) == (0, 1)
 
     face.run(scenario)
 

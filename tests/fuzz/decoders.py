@@ -84,9 +84,11 @@ from logbroker.partition.commands import (
     Ack,
     Bury,
     BuryExpired,
+    Cancel,
     Cause,
     Change,
     CreateGroup,
+    DeliverAt,
     Floor,
     Lease,
     Pause,
@@ -100,7 +102,7 @@ from logbroker.partition.commands import (
 )
 from logbroker.raft.config_change import ChangeKind, ConfigChange, ConfigProposal
 from logbroker.raft.messages import ConfState, Message, MessageKind, SnapshotMeta
-from logbroker.record.batch import BatchLimits, Codec, check_batch, encode_batch, read_batch, read_header
+from logbroker.record.batch import BatchLimits, Codec, batch_keys, check_batch, encode_batch, read_batch, read_header
 from logbroker.record.batch import Record as BatchRecord
 from logbroker.record.checksum import crc32c
 from logbroker.storage.checkpoints import CheckpointHeader, checkpoint_path, read_checkpoint, write_checkpoint
@@ -484,6 +486,7 @@ def _of_clients() -> dict[str, Decoder]:
             **sealed,  # type: ignore[arg-type]
         ),
         "batch to open": Decoder(partial(read_batch, limits=LIMITS), batch_errors, **sealed),  # type: ignore[arg-type]
+        "keys of a batch": Decoder(partial(batch_keys, limits=LIMITS), batch_errors, **sealed),  # type: ignore[arg-type]
         "batch header": Decoder(read_header, (CorruptBatchError,), _batches()),
         "grant": Decoder(
             lambda data: parse_grant(data.decode(errors="replace")),
@@ -543,6 +546,8 @@ def _of_logs() -> dict[str, Decoder]:
         Pause(DEFAULT_GROUP, "night", 9_000),
         Resume(DEFAULT_GROUP),
         Purge(DEFAULT_GROUP, 1 << 62, 9, "all"),
+        Cancel(((4, 6),)),
+        DeliverAt(900),
     ]
     catalogue = catalogue_kit.cluster(1, 2, 3)
     catalogue_kit.create(catalogue, "orders", partitions=2)

@@ -12,9 +12,11 @@ from logbroker.partition.commands import (
     Ack,
     Bury,
     BuryExpired,
+    Cancel,
     Change,
     CreateGroup,
     DeleteGroup,
+    DeliverAt,
     Expire,
     Extend,
     Lease,
@@ -93,17 +95,23 @@ class Model:
         self.groups = {"default": Group({})}
         self.producers: dict[int, Producer] = {}
         self.voids: set[int] = set()
+        # When each message that was ever delayed is due, whatever the groups; what is due stays here.
+        self.due: dict[int, int] = {}
         self.next_offset = 0
         self.log_start = 0
         self.now_ms = 0
 
-    def produce(self, producer: tuple[int, int, int] | None, count: int) -> tuple[object, ...]:
+    def produce(self, producer: tuple[int, int, int] | None, count: int, due_ms: int = 0) -> tuple[object, ...]:
         """Append `count` records of (producer id, epoch, sequence), voided where the sequence does not fit."""
         base = self.next_offset
         verdict = self.judge(producer, count)
         self.next_offset += count
+        first = FRESH if verdict == "fits" else ACKED
+        if verdict == "fits" and due_ms > self.now_ms:
+            first = Message("delayed", 0, due_ms)
+            self.due |= dict.fromkeys(range(base, base + count), due_ms)
         for group in self.groups.values():
-            group.messages |= dict.fromkeys(range(base, base + count), FRESH if verdict == "fits" else ACKED)
+            group.messages |= dict.fromkeys(range(base, base + count), first)
         if verdict != "fits":
             self.voids |= set(range(base, base + count))
             return ("void", verdict)
@@ -113,7 +121,11 @@ class Model:
             if known is None or known.epoch != epoch:
                 known = self.producers[producer_id] = Producer(epoch, [])
             known.batches = [*known.batches, (sequence, sequence + count - 1, base)][-5:]
-        return ("produced", base, count)
+        return ("produced", base, count, first.visible_at_ms)
+
+    def scheduled(self) -> dict[int, int]:
+        """When each message that is not due yet is."""
+        return {offset: due for offset, due in self.due.items() if due > self.now_ms and offset not in self.voids}
 
     def judge(self, producer: tuple[int, int, int] | None, count: int) -> object:
         if producer is None:
@@ -141,11 +153,16 @@ class Model:
             expired[name] = sum(message.state not in SETTLED for message in gone)
         self.log_start = start
         self.voids = {offset for offset in self.voids if offset >= start}
+        self.due = {offset: due for offset, due in self.due.items() if offset >= start}
         return expired
 
     def apply(self, change: Change, lease: int) -> tuple[object, ...]:
         if isinstance(change, CreateGroup):
             return self._create(change)
+        if isinstance(change, DeliverAt):
+            return ("prepared",)
+        if isinstance(change, Cancel):
+            return self._cancel(change)
         if change.group not in self.groups:
             return ("nothing",)
         group = self.groups[change.group]
@@ -218,13 +235,31 @@ class Model:
         if change.group in self.groups:
             return ("nothing",)
         start = min(max(change.start_offset, self.log_start), self.next_offset)
+        due = self.scheduled()
         self.groups[change.group] = Group(
             {
-                offset: ACKED if offset < start or offset in self.voids else FRESH
+                offset: ACKED
+                if offset < start or offset in self.voids
+                else Message("delayed", 0, due[offset])
+                if offset in due
+                else FRESH
                 for offset in range(self.log_start, self.next_offset)
             }
         )
         return ("created", start)
+
+    def _cancel(self, change: Cancel) -> tuple[object, ...]:
+        wanted = offsets(change.ranges)
+        for offset in self.scheduled().keys() & set(wanted):
+            self.voids.add(offset)
+            for group in self.groups.values():
+                group.messages[offset] = ACKED
+        return self.cancelled(change.ranges)
+
+    def cancelled(self, ranges: Ranges) -> tuple[object, ...]:
+        wanted = offsets(ranges)
+        count = sum(offset in self.voids for offset in wanted)
+        return ("cancelled", count, len(wanted) - count)
 
     def _lease(self, group: Group, change: Lease, lease: int) -> tuple[object, ...]:
         if group.is_paused(self.now_ms):
@@ -296,13 +331,14 @@ class Model:
 
     def _rewind(self, group: Group, start: int) -> tuple[int, ...]:
         reopened = revoked = delayed = 0
+        due = self.scheduled()
         for offset in range(start, self.next_offset):
             message = group.messages[offset]
             if offset in self.voids or message.state == "dead":
                 continue
-            if message.state == "delayed" and message.visible_at_ms > self.now_ms:
+            if offset in due or (message.state == "delayed" and message.visible_at_ms > self.now_ms):
                 delayed += 1
-                group.messages[offset] = Message("delayed", 0, message.visible_at_ms)
+                group.messages[offset] = Message("delayed", 0, due.get(offset, message.visible_at_ms))
                 continue
             reopened += message.state == "acked"
             revoked += message.state == "leased"

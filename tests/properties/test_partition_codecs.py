@@ -18,10 +18,12 @@ from logbroker.partition.commands import (
     Ack,
     Bury,
     BuryExpired,
+    Cancel,
     Cause,
     Change,
     CreateGroup,
     DeleteGroup,
+    DeliverAt,
     Expire,
     Extend,
     Floor,
@@ -68,6 +70,8 @@ CHANGES: st.SearchStrategy[Change] = st.one_of(
     st.builds(Pause, NAMES, TEXTS, NUMBERS),
     st.builds(Resume, NAMES),
     st.builds(Purge, NAMES, NUMBERS, NUMBERS, TEXTS),
+    st.builds(DeliverAt, st.integers(0, MAX_NUMBER // 100).map(lambda number: number * 100)),
+    st.builds(Cancel, RANGES),
 )
 JSON_LIKE = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.text(max_size=5) | st.binary(max_size=5),

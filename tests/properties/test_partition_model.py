@@ -22,10 +22,12 @@ from logbroker.partition.commands import (
     Ack,
     Bury,
     BuryExpired,
+    Cancel,
     Cause,
     Change,
     CreateGroup,
     DeleteGroup,
+    DeliverAt,
     Expire,
     Extend,
     Floor,
@@ -47,6 +49,7 @@ from logbroker.partition.failures import NO_POLICY, FailurePolicy
 from logbroker.partition.machine import PartitionMachine
 from logbroker.partition.outcomes import (
     Buried,
+    Cancelled,
     Expired,
     FloorMoved,
     GroupCreated,
@@ -55,6 +58,7 @@ from logbroker.partition.outcomes import (
     Nothing,
     Outcome,
     Paused,
+    Prepared,
     Produced,
     Purged,
     Range,
@@ -101,7 +105,7 @@ def plain(outcome: Outcome) -> tuple[object, ...]:
         case Nothing():
             return ("nothing",)
         case Produced():
-            return ("produced", outcome.base_offset, outcome.count)
+            return ("produced", outcome.base_offset, outcome.count, outcome.due_ms)
         case Void(duplicate_of=None):
             return ("void", outcome.why.value)
         case Void():
@@ -138,6 +142,10 @@ def plain(outcome: Outcome) -> tuple[object, ...]:
             return ("deleted",)
         case FloorMoved():
             return ("floor", dict(outcome.expired))
+        case Prepared():
+            return ("prepared",)
+        case Cancelled():
+            return ("cancelled", outcome.count, outcome.late_count)
 
 
 class PartitionAgainstModel(RuleBasedStateMachine):
@@ -159,6 +167,9 @@ class PartitionAgainstModel(RuleBasedStateMachine):
         self.leases: list[tuple[GroupName, LeaseId]] = [(GroupName("default"), LeaseId(1 << 16))]
         self.requests = 0
         self.policy = NO_POLICY
+        self.term = Term(3)
+        # What the last entry says of the batch of the next one.
+        self.armed_ms = 0
 
     def teardown(self) -> None:
         again = PartitionMachine.new(GROUP)
@@ -170,8 +181,9 @@ class PartitionAgainstModel(RuleBasedStateMachine):
     def append(self, kind: EntryKind, payload: bytes, count: int = 0) -> tuple[Outcome, ...]:
         base = self.machine.next_offset
         index = Index(self.machine.applied_index + 1)
-        entry = Entry(kind, GROUP, index, Term(3), base, Offset(base + count), self.model.now_ms, payload)
+        entry = Entry(kind, GROUP, index, self.term, base, Offset(base + count), self.model.now_ms, payload)
         self.log.append(entry)
+        self.armed_ms = 0
         return self.machine.apply(entry).outcomes
 
     def change(self, *changes: Change) -> tuple[Outcome, ...]:
@@ -183,7 +195,9 @@ class PartitionAgainstModel(RuleBasedStateMachine):
             assert plain(outcome) == self.model.apply(change, name)
             if isinstance(outcome, Leased):
                 assert outcome.lease == name
-                self.leases.append((change.group, name))
+                self.leases.append((outcome.group, name))
+            if isinstance(change, DeliverAt):
+                self.armed_ms = max(self.armed_ms, change.due_ms)
         return outcomes
 
     def a_lease(self, data: st.DataObject) -> tuple[GroupName, LeaseId]:
@@ -233,6 +247,39 @@ class PartitionAgainstModel(RuleBasedStateMachine):
     def produce(self, count: int) -> None:
         self._produce(None, count)
 
+    @rule(count=st.integers(1, 4), delay=st.sampled_from([1, 100, 950, 3000, 3000, 20_000]), at=st.booleans())
+    def produce_for_later(self, count: int, delay: int, at: bool) -> None:
+        now = max(self.model.now_ms, self.machine.append_ms)
+        due = decide.due_time(
+            delay_ms=0 if at else delay, deliver_at_ms=now + delay if at else 0, now_ms=now, retention_s=60
+        )
+        assert now + delay <= due < now + delay + 100
+        self._produce(None, count, due_ms=due)
+
+    @rule(group=NAMES, count=st.integers(1, 3), ahead=st.integers(0, 300))
+    def another_leader_after_half_of_a_delayed_batch(self, group: GroupName, count: int, ahead: int) -> None:
+        """No leader leaves half of it, but if one did, no other batch would take the blame."""
+        self.change(DeliverAt(self.model.now_ms // 100 * 100 + ahead * 100))
+        self.term = Term(self.term + 1)
+        self.armed_ms = 0
+        self._produce(None, count)
+
+    @rule(ranges=RANGES, every=st.booleans())
+    def cancel(self, ranges: Ranges, every: bool) -> None:
+        due = self.model.scheduled()
+        if every and due:
+            ranges = ((min(due), max(due) + 1),)
+        decision = decide.decide_cancel(self.machine, ranges=ranges, now_ms=self.model.now_ms)
+        if ranges[-1][1] > self.model.next_offset:
+            assert isinstance(decision, Refused)
+            assert decision.error.code == "offset_out_of_range"
+        elif due.keys() & set(offsets(ranges)):
+            assert decision == Propose((Cancel(ranges),))
+            self.change(*decision.changes)
+        else:
+            assert isinstance(decision, Answer)
+            assert plain(decision.outcome) == self.model.cancelled(ranges)
+
     @rule(
         producer=st.integers(0, 2),
         epoch=st.integers(0, 2),
@@ -252,24 +299,32 @@ class PartitionAgainstModel(RuleBasedStateMachine):
             epoch, sequence, count = known.epoch, first, last - first + 1
         self._produce((producer, epoch, sequence), count, force=data.draw(st.booleans()))
 
-    def _produce(self, producer: tuple[int, int, int] | None, count: int, *, force: bool = False) -> None:
+    def _produce(
+        self, producer: tuple[int, int, int] | None, count: int, *, force: bool = False, due_ms: int = 0
+    ) -> None:
         producer_id, epoch, sequence = producer or (-1, -1, -1)
         batch = encode_values(
             [b"v"] * count, timestamp_ms=5, producer_id=producer_id, producer_epoch=epoch, base_sequence=sequence
         )
         verdict = self.model.judge(producer, count)
-        decision = decide.decide_produce(self.machine, read_header(batch))
+        decision = decide.decide_produce(self.machine, read_header(batch), due_ms=due_ms)
         if isinstance(verdict, tuple):
             assert isinstance(decision, Answer)
-            assert decision.outcome == Produced(verdict[1], count, duplicate=True)
+            first_due_ms = self.model.due.get(verdict[1], 0) if verdict[1] not in self.model.voids else 0
+            first_due_ms = first_due_ms if first_due_ms > self.machine.append_ms else 0
+            assert decision.outcome == Produced(verdict[1], count, duplicate=True, due_ms=first_due_ms)
         elif verdict == "fits":
-            assert decision == ProposeBatch(Offset(self.model.next_offset), Offset(self.model.next_offset + count))
+            end = Offset(self.model.next_offset + count)
+            assert decision == ProposeBatch(Offset(self.model.next_offset), end, due_ms)
         else:
             assert isinstance(decision, Refused)
             assert decision.error.code in {"producer_fenced", "out_of_order_sequence"}
         if verdict == "fits" or force:
+            if due_ms:
+                self.change(DeliverAt(due_ms))
+            armed_ms = self.armed_ms
             (outcome,) = self.append(EntryKind.DATA, stamp(batch, self.machine.next_offset, 3), count)
-            assert plain(outcome) == self.model.produce(producer, count)
+            assert plain(outcome) == self.model.produce(producer, count, armed_ms)
 
     @rule(group=NAMES, count=st.integers(1, 12), hide=st.sampled_from([1000, 1050, 7000]), ranges=st.integers(1, 3))
     def receive(self, group: GroupName, count: int, hide: int, ranges: int) -> None:
@@ -589,6 +644,8 @@ class PartitionAgainstModel(RuleBasedStateMachine):
                 Pause,
                 Resume,
                 Purge,
+                Cancel,
+                DeliverAt,
             ]
         ),
         move=MOVES,
@@ -631,6 +688,10 @@ class PartitionAgainstModel(RuleBasedStateMachine):
                 made = Resume(group)
             case "Purge":
                 made = Purge(group, data.draw(st.sampled_from([0, FIRST_PURGE_ID])) + move[0], move[1], "r")
+            case "Cancel":
+                made = Cancel(ranges)
+            case "DeliverAt":
+                made = DeliverAt(until // 100 * 100)
             case "Rewind":
                 made = Rewind(group, *move, "r")
             case _:
@@ -658,7 +719,7 @@ class PartitionAgainstModel(RuleBasedStateMachine):
                 EntryKind.STATE,
                 GROUP,
                 Index(old.applied_index + 1),
-                Term(3),
+                self.term,
                 old.next_offset,
                 old.next_offset,
                 self.model.now_ms,
@@ -679,7 +740,11 @@ class PartitionAgainstModel(RuleBasedStateMachine):
         assert self.machine.next_offset == self.model.next_offset
         assert self.machine.log_start_offset == self.model.log_start
         assert sorted(self.model.groups) == list(self.machine.groups)
-        assert spread(self.machine.voids) == sorted(self.model.voids)
+        assert spread(list(self.machine.voids)) == sorted(self.model.voids)
+        scheduled = [(o, run.visible_at_ms) for run in self.machine.schedule.runs() for o in range(run.start, run.end)]
+        due = {o: at for o, at in self.model.due.items() if o not in self.model.voids}
+        assert scheduled == sorted((o, at) for o, at in due.items() if at > self.machine.append_ms)
+        assert self.machine.schedule.first_ms == min((at for _, at in scheduled), default=1 << 63)
         for name, expected in self.model.groups.items():
             self._compare(GroupName(name), expected.messages)
             group = self.machine.group(GroupName(name))

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, final
 
 from logbroker.entry import EntryKind
 from logbroker.ids import GroupName, Index, LeaseId, lease_id
-from logbroker.partition.commands import Ack, Expire, Extend, Lease, Nack, decode_changes
+from logbroker.partition.commands import Ack, Cancel, DeliverAt, Expire, Extend, Lease, Nack, decode_changes
 from logbroker.record.batch import decode_batch
 from logbroker.testing.model import MessageState, PartitionModel
 from logbroker.testing.violation import Violation
@@ -243,6 +243,9 @@ class _LeaseTimes:
                 # which can only make the check weaker.
                 for held in self._find(change.group, change.ranges):
                     held.lease = 0
+            case DeliverAt() | Cancel():
+                # Of messages that nobody has held yet.
+                pass
             case _:
                 for (group, _), held in self._held.items():
                     if group == change.group:

@@ -11,6 +11,7 @@ from logbroker.errors import InvalidArgumentError, NotFoundError, UnavailableErr
 from logbroker.wire.requests import (
     AlterQueue,
     AnyRequest,
+    Cancel,
     CreateGroup,
     CreateQueue,
     CreateToken,
@@ -54,9 +55,11 @@ from logbroker.wire.requests import (
     TokenInfo,
     TokenList,
 )
+from logbroker.wire.requests import Cancelled as CancelledReply
 from logbroker_client.calls import Anywhere, Call
 from logbroker_client.consumer import Consumer
-from logbroker_client.dead import DEAD_PAGE, DeadMessages, revival_ranges
+from logbroker_client.dead import DEAD_PAGE, DeadMessages, message_ranges
+from logbroker_client.delays import Cancelled
 from logbroker_client.messages import MessageId
 from logbroker_client.options import ConsumerOptions, ProducerOptions, SubscriptionOptions
 from logbroker_client.peeking import PEEK_PAGE, PEEK_PAGE_BYTES, PeekedMessage, opened
@@ -441,7 +444,7 @@ class Client:
         await self.load_queue(queue)
         if messages is not None:
             count = 0
-            for partition, ranges in revival_ranges(queue, messages):
+            for partition, ranges in message_ranges(queue, messages):
                 count += await self._revive(queue, partition, group, ranges)
             return count
         count = 0
@@ -453,6 +456,28 @@ class Client:
                 )
                 start_offset = rows[-1].end
         return count
+
+    async def cancel(self, queue: str, messages: Iterable[MessageId]) -> Cancelled:
+        """Never deliver messages that are not due yet, to any consumer group. May be repeated, with the same answer.
+
+        Raises:
+            OffsetOutOfRangeError: one is not there yet.
+        """
+        await self.load_queue(queue)
+        cancelled = late = 0
+        for partition, ranges in message_ranges(queue, messages):
+            reply = await self._cancel(queue, partition, ranges)
+            cancelled += reply.cancelled
+            late += reply.late
+        return Cancelled(cancelled, late)
+
+    async def _cancel(self, queue: str, partition: int, ranges: list[tuple[int, int]]) -> CancelledReply:
+        return await self._ask(
+            lambda rid: Cancel(rid, queue=queue, partition=partition, ranges=ranges),
+            CancelledReply,
+            route=(queue, partition),
+            is_repeatable=True,
+        )
 
     async def _dead_page(
         self, queue: str, partition: int, group: str, start_offset: int, max_count: int
@@ -574,6 +599,10 @@ class Queue:
     async def skip_to(self, *, to: Position, group: str = "default", clamp: bool = False) -> Rewound:
         """As `Client.skip_to`."""
         return await self._client.skip_to(self.name, to=to, group=group, clamp=clamp)
+
+    async def cancel(self, messages: Iterable[MessageId]) -> Cancelled:
+        """As `Client.cancel`."""
+        return await self._client.cancel(self.name, messages)
 
     async def create_group(self, group: str, *, start: Position = "latest") -> None:
         await self._client.create_group(self.name, group, start=start)

@@ -13,6 +13,7 @@ import msgspec
 from logbroker.errors import CorruptBatchError
 from logbroker.node.catalogue.rows import Number
 from logbroker.partition.failures import DEFAULT_MAX_BACKOFF_MS
+from logbroker.partition.ordering import MAX_WINDOW
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -22,6 +23,8 @@ Pairs: TypeAlias = tuple[tuple[Number, Number], ...]
 
 MAX_BACKOFF_MS = 43_200_000
 MAX_BACKOFF_FACTOR = 10
+ORDER_NONE, ORDER_KEY = 0, 1
+BLOCK, SKIP = 0, 1
 
 
 @final
@@ -42,6 +45,11 @@ class QueueOptions(msgspec.Struct, frozen=True, kw_only=True):
     breaker_window_ms: int = 10_000
     """In this time, that is."""
     breaker_pause_ms: int = 30_000
+    window: int = 0
+    """How many messages of a group and partition are in flight at most; 0: any number."""
+    order: int = ORDER_NONE
+    on_failure: int = BLOCK
+    """What the messages behind a failed one do."""
 
 
 class _Option(NamedTuple):
@@ -59,6 +67,9 @@ _OPTIONS = {
     "breaker_count": _Option(17, 1, 100_000),
     "breaker_window_ms": _Option(18, 1_000, 3_600_000),
     "breaker_pause_ms": _Option(19, 1_000, 86_400_000),
+    "window": _Option(10, 0, MAX_WINDOW),
+    "order": _Option(11, ORDER_NONE, ORDER_KEY),
+    "on_failure": _Option(12, BLOCK, SKIP),
 }
 OPTION_NAMES = tuple(_OPTIONS)
 _NAMES = {option.number: name for name, option in _OPTIONS.items()}

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from logbroker.testing.mutants import breakers, catalogue, failures, partition, pauses, raft, storage
+from logbroker.testing.mutants import breakers, catalogue, delays, failures, order, partition, pauses, raft, storage
 from logbroker.testing.mutants.planting import MUTANTS, Mutant, Patch, planted
 
 __all__ = [
@@ -14,7 +14,9 @@ __all__ = [
     "Patch",
     "breakers",
     "catalogue",
+    "delays",
     "failures",
+    "order",
     "partition",
     "pauses",
     "planted",

@@ -105,9 +105,9 @@ def _(patch: Patch) -> None:
 
     def late(service: PartitionService) -> None:
         patched = Patch()
-        patched.attribute(PartitionService, "_trip", lambda service: None)
+        patched.attribute(PartitionService, "_trip", lambda service, now_ms: None)
         after_pump(service)
         patched.undo()
-        trip(service)
+        trip(service, service._replica.stamp_ms())
 
     patch.attribute(PartitionService, "after_pump", late)

@@ -29,7 +29,7 @@ from logbroker.wire.requests import (
     StatusReply,
     TokenInfo,
 )
-from logbroker_client import DeadMessages, MessageId, PeekedMessage
+from logbroker_client import Cancelled, DeadMessages, MessageId, PeekedMessage
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterable
@@ -100,6 +100,7 @@ class FakeCluster:
         self.asked: list[tuple[Any, ...]] = []
         self.connected: list[tuple[Any, dict[str, Any]]] = []
         self.sent: list[NewMessage] = []
+        self.delays: list[dict[str, Any]] = []
         self.batches: list[list[FakeMessage]] = []
         self.acked: list[int] = []
         self.nacked: list[int] = []
@@ -149,8 +150,9 @@ class FakeCluster:
     async def __aexit__(self, *_: object) -> None:
         await trio.lowlevel.checkpoint()
 
-    async def send_many(self, messages: list[NewMessage]) -> list[MessageId]:
+    async def send_many(self, messages: list[NewMessage], **delay: Any) -> list[MessageId]:  # noqa: ANN401  as the client's
         await trio.lowlevel.checkpoint()
+        self.delays.append(delay)
         if self.fails is not None and len(self.sent) >= self.max_sends:
             raise self.fails
         start = len(self.sent)
@@ -251,6 +253,7 @@ _ANSWERS: dict[str, Callable[[FakeCluster], object]] = {
     "list_queues": lambda _: [INFO],
     "dead": lambda _: [DeadMessages(0, 12, 14, 5, 1_800_000_000_000, "rejected", "no account", "till-3")],
     "revive": lambda _: 2,
+    "cancel": lambda _: Cancelled(2, 1),
     "rewind": lambda cluster: cluster.rewound,
     "skip_to": lambda cluster: cluster.rewound,
     "status": lambda _: StatusReply(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 import pytest
@@ -73,6 +73,18 @@ def test_a_breaker_is_told_in_the_units_of_the_client(cluster: FakeCluster) -> N
     }
     for wrong in (("--breaker", "50%"), ("--breaker", "1.1"), ("--breaker-count", "0"), ("--breaker-window", "long")):
         assert run("queue", "create", "orders", *wrong).code == 2
+
+
+def test_the_order_of_a_queue_is_told_in_words(cluster: FakeCluster) -> None:
+    assert run("queue", "create", "orders", "--window", "1", "--order", "key", "--on-failure", "skip").code == 0
+    ((_, _, created),) = cluster.asked
+    assert {name: created.get(name) for name in ("window", "order", "on_failure")} == {
+        "window": 1,
+        "order": "key",
+        "on_failure": "skip",
+    }
+    assert run("queue", "create", "orders", "--order", "strict").code == 2
+    assert run("queue", "alter", "orders", "--window", "10001").code == 2
 
 
 def test_a_queue_that_exists_is_a_conflict_unless_that_is_fine(cluster: FakeCluster) -> None:
@@ -264,6 +276,24 @@ def test_an_error_in_the_middle_says_how_many_are_committed(
     ran = run("produce", "orders", stdin=b"a\nb\nc\nd\n")
     assert ran.code == 7
     assert "no answer in time; 2 messages before that are committed" in ran.err
+
+
+def test_messages_may_be_for_later(cluster: FakeCluster) -> None:
+    assert run("produce", "orders", "--delay", "1h30m", "one").code == 0
+    assert run("produce", "orders", "--at", "2027-01-02T03:04:05.500Z", "two").code == 0
+    later = datetime(2027, 1, 2, 3, 4, 5, 500_000, tzinfo=UTC)
+    assert cluster.delays == [{"delay": 5_400.0, "deliver_at": None}, {"delay": 0.0, "deliver_at": later}]
+    assert run("produce", "orders", "--delay", "1s", "--at", "now", "three").code == 2
+    assert run("produce", "orders", "--at", "soon", "three").code == 2
+
+
+def test_what_it_was_too_late_to_cancel_is_said(cluster: FakeCluster) -> None:
+    ran = run("cancel", "orders", "orders/0/3", "orders/0/4", "orders/1/3")
+    assert (ran.code, ran.err) == (9, "2 messages cancelled, too late for 1\n")
+    chosen = [MessageId("orders", 0, 3), MessageId("orders", 0, 4), MessageId("orders", 1, 3)]
+    assert cluster.asked == [("cancel", "orders", chosen, {})]
+    assert run("cancel", "orders").code == 2
+    assert run("cancel", "orders", "3").code == 2
 
 
 def test_a_line_has_a_largest_size(cluster: FakeCluster, monkeypatch: pytest.MonkeyPatch) -> None:

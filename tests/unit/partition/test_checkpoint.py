@@ -11,7 +11,19 @@ from logbroker.errors import CorruptBatchError
 from logbroker.ids import DEFAULT_GROUP, GroupName, ReplicaId
 from logbroker.partition import state_form
 from logbroker.partition.checkpoint import FORMAT_VERSION, CheckpointMeta, decode, encode_slices
-from logbroker.partition.commands import Ack, Bury, Cause, CreateGroup, Nack, Pause, Purge, Rewind, SkipTo
+from logbroker.partition.commands import (
+    Ack,
+    Bury,
+    Cancel,
+    Cause,
+    CreateGroup,
+    DeliverAt,
+    Nack,
+    Pause,
+    Purge,
+    Rewind,
+    SkipTo,
+)
 from logbroker.partition.leases import LeaseRecord
 from logbroker.partition.pause import PauseRecord
 from logbroker.partition.rewind import FIRST_PURGE_ID
@@ -38,6 +50,11 @@ def worked_on() -> PartitionMachine:
     change(machine, Rewind(GroupName("audit"), 1, 7, "-1h"), SkipTo(GroupName("audit"), 2, 8, "8"))
     change(machine, Purge(GroupName("audit"), FIRST_PURGE_ID, 9, "all"), Pause(GroupName("audit"), "night", 900))
     move_floor(machine, 1)
+    for due_ms in (5_000, 6_000):
+        change(machine, DeliverAt(due_ms))
+        produce(machine, 3, append_ms=70)
+    change(machine, Cancel(((machine.next_offset - 2, machine.next_offset - 1),)))
+    change(machine, DeliverAt(7_000))
     return machine
 
 
