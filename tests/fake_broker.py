@@ -62,8 +62,11 @@ from logbroker.wire.requests import (
     Nack,
     NodeInfo,
     PartitionInfo,
+    PauseGroup,
     Produce,
     Produced,
+    Purged,
+    PurgeGroup,
     QueueDescription,
     QueueInfo,
     QueueList,
@@ -72,6 +75,7 @@ from logbroker.wire.requests import (
     Received,
     Reject,
     Release,
+    ResumeGroup,
     Revive,
     Revived,
     Rewind,
@@ -251,6 +255,7 @@ class FakeCluster:
         self.token = token
         self.meta_leader = 1
         self.rewinds: dict[int, Rewind] = {}
+        self.purges: dict[int, int] = {}
         self.nodes = {node: FakeNode(self, node) for node in range(1, node_count + 1)}
 
     def add_queue(self, name: str, partition_count: int = 1, *, hide_ms: int = 30_000) -> FakeQueue:
@@ -355,9 +360,22 @@ class FakeNode:
                 if request.group == "nobody":
                     raise NotFoundError(f"queue {request.queue} has no consumer group {request.group}")
                 return GroupDescriptions(0, groups=[_no_lag(request.group or "default")]), b""
-            case AlterQueue() | DeleteQueue() | CreateGroup() | DeleteGroup() | DeleteToken():
+            case (
+                AlterQueue()
+                | DeleteQueue()
+                | CreateGroup()
+                | DeleteGroup()
+                | PauseGroup()
+                | ResumeGroup()
+                | DeleteToken()
+            ):
                 self._lead_meta()
                 return Done(0), b""
+            case PurgeGroup():
+                self._lead_meta()
+                return Purged(
+                    0, purged_count=cluster.purges.setdefault(request.purge_id, 5), revoked_count=0, dead_count=0
+                ), b""
             case CreateToken():
                 self._lead_meta()
                 return TokenCreated(0, token="lb_secret"), b""

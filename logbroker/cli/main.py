@@ -21,7 +21,7 @@ from logbroker.cli.doctor import doctor
 from logbroker.cli.exits import Exit, describe, exit_code
 from logbroker.cli.groups import group
 from logbroker.cli.peek import peek
-from logbroker.cli.produce import produce
+from logbroker.cli.produce import cancel, produce
 from logbroker.cli.queues import queue
 from logbroker.cli.repair import repair
 from logbroker.cli.rewind import rewind, skip_to
@@ -121,6 +121,7 @@ for command in (
     queue,
     group,
     produce,
+    cancel,
     consume,
     ack,
     nack,

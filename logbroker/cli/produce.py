@@ -1,23 +1,28 @@
-"""`logbroker produce`: messages from the command line or from stdin."""
+"""`logbroker produce`: messages from the command line or from stdin; and `logbroker cancel` of those not due yet."""
 
 from __future__ import annotations
 
 import sys
+import time
 from contextlib import aclosing
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, cast
 
 import rich_click as click
 
 from logbroker.cli.connection import Connection, connection_options
+from logbroker.cli.exits import Exit
 from logbroker.cli.output import Format, Output, output_options
+from logbroker.cli.parameters import DURATION
 from logbroker.cli.records import MAX_LINE_BYTES, from_object
+from logbroker.cli.times import DURATION_FORMS, TIME_FORMS, parse_time
 from logbroker.errors import InvalidArgumentError, LogBrokerError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Sequence
     from io import BufferedReader
 
-    from logbroker_client import Client, MessageId, NewMessage
+    from logbroker_client import Cancelled, Client, MessageId, NewMessage
 
 READ_BYTES = 1 << 20
 
@@ -29,6 +34,10 @@ READ_BYTES = 1 << 20
 @click.option(
     "--header", "headers", multiple=True, metavar="NAME=VALUE", help="Header of all these messages; repeatable."
 )
+@click.option(
+    "--delay", "delay_ms", type=DURATION, help=f"Deliver them to nobody before so long has passed: {DURATION_FORMS}."
+)
+@click.option("--at", metavar="TIME", help=f"Deliver them to nobody before this time: +10m, {TIME_FORMS}.")
 @click.option(
     "-i",
     "--input",
@@ -45,6 +54,8 @@ def produce(
     values: tuple[str, ...],
     key: str | None,
     headers: tuple[str, ...],
+    delay_ms: int | None,
+    at: str | None,
     form: str,
     output: Output,
     connection: Connection,
@@ -57,12 +68,14 @@ def produce(
 
     \b
       logbroker produce orders hello "and again"
+      logbroker produce reminders --delay 10m "the basket is still full"
       logbroker produce orders --key customer-7 --header source=shop '{"total": 12}'
       zcat orders.ndjson.gz | logbroker produce orders --input ndjson
     """
     shared_headers = tuple(_header(text) for text in headers)
     if form == "ndjson" and (key is not None or shared_headers):
         raise click.UsageError("--key and --header are for --input lines; NDJSON objects have their own.")
+    delay, deliver_at = _when(delay_ms, at)
     shared_key = None if key is None else key.encode()
     committed = 0
     last: MessageId | None = None
@@ -78,7 +91,8 @@ def produce(
 
         async with client.producer(queue) as producer, aclosing(_chunks(values)) as chunks:
             async for lines in chunks:
-                ids = await producer.send_many(_messages(lines, message, start=committed))
+                made = _messages(lines, message, start=committed)
+                ids = await producer.send_many(made, delay=delay, deliver_at=deliver_at)
                 committed += len(ids)
                 last = ids[-1] if ids else last
                 if output.format is not Format.TABLE:
@@ -94,6 +108,38 @@ def produce(
             raise type(error)(message, hint=error.hint) from error
         raise
     output.say(f"{committed} messages committed" + (f", the last is {last}" if last else ""))
+
+
+@click.command(epilog="Example: logbroker cancel reminders reminders/0/12 reminders/0/15")
+@click.argument("queue")
+@click.argument("messages", nargs=-1, required=True, metavar="ID...")
+@output_options
+@connection_options
+def cancel(queue: str, messages: tuple[str, ...], output: Output, connection: Connection) -> int:
+    """Have messages that are not due yet delivered to nobody.
+
+    Ends with exit code 9 where it was too late for some: they are due by now, or were not delayed.
+    """
+    from logbroker_client import MessageId
+
+    chosen = [MessageId.parse(text) for text in messages]
+
+    async def work(client: Client) -> Cancelled:
+        return await client.cancel(queue, chosen)
+
+    found = connection.run(work)
+    output.say(f"{found.cancelled} messages cancelled" + (f", too late for {found.late}" if found.late else ""))
+    return Exit.PARTIAL if found.late else Exit.OK
+
+
+def _when(delay_ms: int | None, at: str | None) -> tuple[float, datetime | None]:
+    """What `send_many` is told of the two options."""
+    if at is None:
+        return (delay_ms or 0) / 1_000, None
+    if delay_ms is not None:
+        raise click.UsageError("Give either --delay or --at.")
+    due_ms = parse_time(at, now_ms=time.time_ns() // 1_000_000)
+    return 0.0, datetime.fromtimestamp(due_ms / 1_000, UTC)
 
 
 def _messages(lines: Sequence[bytes], message: Callable[[bytes], NewMessage], *, start: int) -> list[NewMessage]:

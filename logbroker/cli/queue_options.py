@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 _F = TypeVar("_F", bound="Callable[..., Any]")
 
-_DURATIONS = ("backoff", "max_backoff", "max_age", "rewind_window")
+_DURATIONS = ("backoff", "max_backoff", "max_age", "rewind_window", "breaker_window", "breaker_pause")
 
 FULL = ("reject", "drop_oldest")
 
@@ -33,6 +33,15 @@ _OPTIONS = (
         "--full", type=click.Choice(FULL), help="At such a bound: refuse new ones, or drop the oldest. [reject]"
     ),
     click.option("--max-age", type=DURATION, help="What is not settled by then is dead; 0: never. [0s]"),
+    click.option(
+        "--breaker", type=click.FloatRange(0, 1), help="Pause a group when this share of deliveries fails. [0: never]"
+    ),
+    click.option("--breaker-count", type=click.IntRange(1, 100_000), help="Of at least so many that ended. [20]"),
+    click.option("--breaker-window", type=DURATION, help="Within this time. [10s]"),
+    click.option("--breaker-pause", type=DURATION, help="For so long. [30s]"),
+    click.option("--window", type=click.IntRange(0, 10_000), help="Most in flight of group and partition; 0: any. [0]"),
+    click.option("--order", type=click.Choice(["none", "key"]), help="key: those of a key one after the other. [none]"),
+    click.option("--on-failure", type=click.Choice(["block", "skip"]), help="What waits behind a failure. [block]"),
 )
 
 
@@ -65,4 +74,11 @@ def option_rows(settings: QueueSettings) -> dict[str, object]:
         "max_messages": settings.max_messages or None,
         "max_bytes": settings.max_bytes or None,
         "full": FULL[settings.full] if settings.full < len(FULL) else str(settings.full),
+        "breaker": settings.breaker_percent / 100 if settings.breaker_percent else None,
+        "breaker_count": settings.breaker_count,
+        "breaker_window": format_duration(settings.breaker_window_ms),
+        "breaker_pause": format_duration(settings.breaker_pause_ms),
+        "window": settings.window or None,
+        "order": settings.order,
+        "on_failure": settings.on_failure,
     }

@@ -179,6 +179,13 @@ FIXED_LIMITS = (
     ("token name", "1 to 200 of `a-z 0-9 . _ -`", "As for queues."),
     ("group name", "1 to 128 of `A-Z a-z 0-9 . _ -`", "Consumer groups."),
     ("consumer groups", "1,000", "Of one queue, `default` included."),
+    ("delay", "the queue's retention less 1,000 ms", "Of a message for later; retention would take it before."),
+    (
+        "delayed runs",
+        "4,000,000",
+        "Neighbours of one due time in a partition, in all consumer groups together. Due times are full 100 ms.",
+    ),
+    ("cancelled ranges", "1,000,000", "Of one partition, until retention takes them; 10,000 runs in one request."),
     ("producers", "10,000", "Remembered by one partition; the least recent is forgotten first."),
     ("batches of a producer", "5", "In flight to one partition; duplicates are known that far back."),
     ("cluster size", "1, 3, 5 or 7 nodes", "How many nodes hold each partition."),

@@ -134,7 +134,7 @@ class MemoryBroker:
 
     def _tick(self) -> None:
         for partition in list(self._partitions.values()):
-            partition.service.on_tick()
+            partition.service.on_tick(self.monotonic_ms())
         self._service.handover.sweep()
         self._settle()
 

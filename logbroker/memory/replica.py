@@ -154,7 +154,13 @@ class MemoryReplica:
         append_ms: int,
         on_committed: Callable[[object], None],
         on_lost: Callable[[LogBrokerError], None],
+        preparation: bytes | None = None,
     ) -> None:
+        if preparation is not None:
+            self._append(EntryKind.STATE, preparation, 0, append_ms)
+        on_committed(self._append(kind, payload, record_count, append_ms))
+
+    def _append(self, kind: EntryKind, payload: bytes, record_count: int, append_ms: int) -> object:
         machine = self.machine
         base_offset = machine.next_offset
         entry = Entry(
@@ -171,4 +177,4 @@ class MemoryReplica:
         self.log.append(entry, log_start=machine.log_start_offset)
         if self.service is not None:
             self.service.on_applied(entry, applied)
-        on_committed(applied)
+        return applied

@@ -38,15 +38,22 @@ from logbroker.node.engine import Engine, EngineOptions, RequestService
 from logbroker.node.forwarding import Forwarder
 from logbroker.node.machine_kinds import machine_kind
 from logbroker.node.node_clock import ReadingClock
-from logbroker.node.node_status import GroupStatus, NodeStatistics, NodeStatus, PeerStatus, damage_of, leaderless
+from logbroker.node.node_status import (
+    GroupStatus,
+    NodeStatistics,
+    NodeStatus,
+    PeerStatus,
+    damage_of,
+    describe_tripped,
+    leaderless,
+)
+from logbroker.node.pack_frames import PackFrames
 from logbroker.node.partition_service import PartitionService, PartitionSettings
 from logbroker.node.peer_frames import PROTOCOL_VERSION, FrameKind, Hello, InitialNodeRow
 from logbroker.node.peer_messages import (
     CLUSTER_TAG_BYTES,
     PeerMessage,
     RaftMessage,
-    decode_peer_message,
-    encode_peer_message,
 )
 from logbroker.node.peer_tls import peer_tls
 from logbroker.node.peers import PeerOptions, Peers
@@ -54,7 +61,9 @@ from logbroker.node.replica import Replica, ReplicaOptions
 from logbroker.node.requests import Answer, ReceiveReply, ReleaseRequest, Reply, Request
 from logbroker.node.store_threads import StoreThread
 from logbroker.node.turns import Turns
+from logbroker.partition.breaker import tripped
 from logbroker.partition.log_time import ClockSettings, Reading, Verdict
+from logbroker.partition.machine import PartitionMachine
 from logbroker.raft.messages import MessageKind
 from logbroker.record.batch import BatchLimits
 from logbroker.storage.disk import RealDisk, open_data_directory
@@ -141,6 +150,7 @@ class Broker:
             random_ms=lambda below: random.randrange(max(1, below)),
             tls=peer_tls(settings),
         )
+        self._packs = PackFrames()
         self._forwarder = Forwarder(send=self._peers.send, is_connected=self._peers.is_connected, submit=self.submit)
 
     # Life.
@@ -504,12 +514,14 @@ class Broker:
 
     def on_link_up(self, node: NodeId, incarnation: bytes) -> None:
         engine, _, cluster = self._running()
+        self._packs.forget(node)
         engine.peer_connected(node)
         cluster.on_peer(node, incarnation)
 
     def on_link_lost(self, node: NodeId) -> None:
         engine, turns, cluster = self._running()
         engine.peer_disconnected(node)
+        self._packs.forget(node)
         self._forwarder.on_link_lost(node)
         if not self._peers.hears(node):
             cluster.on_peer_gone(node)
@@ -527,7 +539,7 @@ class Broker:
             case FrameKind.RAFT:
                 cluster_id = cluster.cluster_id
                 if cluster_id:
-                    engine.deliver(node, decode_peer_message(payload, cluster_id[:CLUSTER_TAG_BYTES]))
+                    engine.deliver(node, self._packs.decode(node, payload, cluster_id[:CLUSTER_TAG_BYTES]))
             case FrameKind.CLUSTER:
                 cluster.on_message(node, incarnation, decode_cluster_message(payload))
             case FrameKind.ASKED:
@@ -556,7 +568,7 @@ class Broker:
     def _make_service(self, replica: Replica, engine: Engine) -> RequestService:
         if replica.group != META_GROUP:
             # Until the catalogue has said what holds, nothing is deleted that any queue may keep, and nothing fails.
-            settings = PartitionSettings(retention_s=MAX_RETENTION_MS // 1000, failures=None)
+            settings = PartitionSettings(retention_s=MAX_RETENTION_MS // 1000, failures=None, order=None)
             return PartitionService(replica, engine, settings, self._batch_limits)
         return CatalogueService(replica, limits=self._catalogue_limits, bootstrap=self._bootstrap_command)
 
@@ -587,7 +599,7 @@ class Broker:
         if not cluster_id:
             return
         tag = cluster_id[:CLUSTER_TAG_BYTES]
-        frames = [encode_peer_message(message, tag) for message in messages]
+        frames = [self._packs.encode(node, message, tag) for message in messages]
         self._peers.send_many(node, FrameKind.RAFT, frames, at_once=any(map(is_urgent, messages)))
 
     def _send_cluster(self, node: NodeId, message: ClusterMessage) -> None:
@@ -634,6 +646,7 @@ class Broker:
         damaged = len(replica.log.holes())
         if damaged:
             problems.append(damage_of(replica.group, replica.id, damaged, replica.conf.members()))
+        problems += self._trips_of(replica)
         return GroupStatus(
             replica.group,
             replica.id,
@@ -650,6 +663,19 @@ class Broker:
             fill,
             tuple(problems),
         )
+
+    def _trips_of(self, replica: Replica) -> list[str]:
+        """What breakers have paused, on every node that holds the partition: whoever asks one of them learns of it."""
+        machine, clock = replica.machine, self._clock
+        paused = tripped(machine, clock.wall_ms()) if isinstance(machine, PartitionMachine) and clock else []
+        if not paused:
+            return []
+        try:
+            queues = self.catalogue.queues()
+        except UnavailableError:
+            queues = []
+        places = (f"{row.name}/{row.groups.index(replica.group)}" for row in queues if replica.group in row.groups)
+        return list(describe_tripped(next(places, f"group {replica.group}"), paused))
 
     def _why_leaderless(self, engine: Engine, replica: Replica) -> str:
         try:

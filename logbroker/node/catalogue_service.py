@@ -6,6 +6,7 @@ in the same synchronous step, and answered from what apply made of it. What is r
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from typing import TYPE_CHECKING, cast, final
 
@@ -78,14 +79,13 @@ class CatalogueService:
     def on_applied(self, entry: Entry, applied: object) -> None:
         self.changes += _as_applied(applied).changed
 
-    def on_tick(self) -> None:
-        try:
+    def on_tick(self, now_ms: int) -> int:
+        # What is refused is tried again at the next tick; nothing was appended.
+        with contextlib.suppress(ProposalRefused, StorageError):
             if not self._ahead().is_bootstrapped:
                 self.on_leading()
             self._move_floor()
-        except (ProposalRefused, StorageError):
-            # The next tick tries again; nothing was appended.
-            return
+        return now_ms
 
     def after_pump(self) -> None: ...
 

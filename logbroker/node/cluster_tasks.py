@@ -188,8 +188,9 @@ class ClusterTasks:
             step = machine.on_tick()
             await self._perform(step)
         self._seed()
-        self.placement.reconcile(self._now_ms())
-        self.placement.first_leaders()
+        now_ms = self._now_ms()
+        self.placement.reconcile(now_ms)
+        self.placement.first_leaders(now_ms)
         self._wake()
 
     async def _perform(self, step: Step | None) -> None:

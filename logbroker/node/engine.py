@@ -24,6 +24,7 @@ from logbroker.errors import (
     UnavailableError,
 )
 from logbroker.ids import NO_REPLICA, GroupId, Index, NodeId, ReplicaId, Term
+from logbroker.node.heartbeats import HeartbeatPacks
 from logbroker.node.peer_messages import (
     Beat,
     EntryCopy,
@@ -45,6 +46,7 @@ from logbroker.node.snapshots import (
     read_checkpoint_file,
 )
 from logbroker.raft.messages import ConfState, Message, MessageKind, SnapshotMeta
+from logbroker.raft.state import Ticks
 from logbroker.storage.ballast import Room
 from logbroker.storage.checkpoints import checkpoint_path, read_checkpoint_header
 from logbroker.storage.commit import Birth, CommitJob
@@ -56,7 +58,6 @@ from logbroker.storage.scrub import NO_SCRUB, Scrubber, ScrubOptions, ScrubSlice
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
-    from logbroker.node.peer_messages import BeatAnswerRow, BeatRow
     from logbroker.node.requests import Answer, Request
     from logbroker.storage.node_store import NodeStore, StoredReplica
 
@@ -158,6 +159,11 @@ class Engine:
         self.failed_groups: dict[GroupId, LogBrokerError] = {}
         self.misrouted = 0
         """Messages of nodes that spoke for a replica of another, and were not listened to."""
+        self.changes = 0
+        """Counts what may have made a replica, a route or what is stored another one, ticks and heartbeats aside: while
+        it stands still, so does everything that follows from them."""
+        self.ticks = Ticks()
+        """How many ticks this node has lived through; the timers of all its replicas count by it."""
         self._options = options
         self._clock = clock
         self._random_ticks = random_ticks
@@ -167,6 +173,14 @@ class Engine:
         self._nodes: dict[ReplicaId, NodeId] = {}
         self._peers: dict[NodeId, _Peer] = {}
         self._outbox: dict[NodeId, list[PeerMessage]] = {}
+        self._heartbeats = HeartbeatPacks(
+            self.replicas,
+            self._nodes,
+            changes=lambda: self.changes,
+            is_home=self._is_home,
+            send=self._send,
+            deliver=self._deliver_raft,
+        )
         self._births: list[_NewReplica] = []
         self._deaths: list[ReplicaId] = []
         self._commit: CommitJob | None = None
@@ -191,7 +205,7 @@ class Engine:
         self._commit_ticks = 0
         self._uncommitted_bytes = 0
         self._has_counted = False
-        self._ticks = 0
+        self._counted_changes = -1
         self._is_draining = False
         self._commits = self._committed_bytes = self._flushes = self._written_checkpoints = self._refused = 0
         self._scrubber = Scrubber(
@@ -213,7 +227,7 @@ class Engine:
         """One tick of time, 100 ms by default."""
         if self.failed is not None:
             return
-        self._ticks += 1
+        self.ticks.count += 1
         self._clock.tick()
         self._without_room.clear()
         self._commit_ticks = 0 if self._commit is None else self._commit_ticks + 1
@@ -222,9 +236,9 @@ class Engine:
         self._tick_replicas()
         self._count_uncommitted()
         self._tick_snapshots()
-        if self._ticks % FETCH_TICKS == 0:
+        if self.ticks.count % FETCH_TICKS == 0:
             self._fetch_damaged()
-        if self._ticks % ROOM_RETRY_TICKS == 0:
+        if self.ticks.count % ROOM_RETRY_TICKS == 0:
             self._seek_room()
         self._plan_checkpoints()
         beat = Beat(self._clock.wall_ms(), self.store.room is Room.AMPLE)
@@ -251,9 +265,9 @@ class Engine:
             case EntryGone():
                 self._take_gone(sender, message)
             case Heartbeats(beats):
-                self._take_heartbeats(sender, beats)
+                self._heartbeats.take(sender, beats)
             case HeartbeatAnswers(answers):
-                self._take_heartbeat_answers(sender, answers)
+                self._heartbeats.take_answers(sender, answers)
 
     def peer_connected(self, node: NodeId) -> None:
         self._peers.setdefault(node, _Peer())
@@ -281,6 +295,8 @@ class Engine:
         elif not replica.is_serving:
             answer(NotLeaderError(f"node {self.node} does not lead group {group}", leader=self.leader_node(group)))
         else:
+            # It may wait, and end by time.
+            replica.due_tick = 0
             self.services[group].submit(request, answer)
 
     def pump(self) -> None:
@@ -291,8 +307,10 @@ class Engine:
         # What one group applies may touch another one.
         while self._dirty:
             dirty, self._dirty = self._dirty, {}
+            self.changes += 1
             for replica in dirty.values():
                 replica.pump()
+                replica.due_tick = 0
                 if replica.has_writes:
                     self._writers[replica.group] = replica
         self._drop_refused_snapshots()
@@ -309,7 +327,7 @@ class Engine:
 
         Run it, then call `commit_done` or `commit_failed`.
         """
-        if self._commit is not None or self.failed is not None or self._ticks < self._commit_again_at_tick:
+        if self._commit is not None or self.failed is not None or self.ticks.count < self._commit_again_at_tick:
             return None
         if not self._has_commit_work():
             return None
@@ -372,6 +390,8 @@ class Engine:
         """The job's `run` returned."""
         self._commit, self._commit_ticks = None, 0
         refused = self.store.finish_commit(job)
+        # Births and deaths are in the store from here on.
+        self.changes += 1
         committing, self._committing = self._committing, []
         creating, self._creating = self._creating, []
         for new in creating:
@@ -389,7 +409,7 @@ class Engine:
         # Tried again after the next tick, not at once: the disk does not empty itself that fast.
         self._without_room |= refused
         if refused and not committing:
-            self._commit_again_at_tick = self._ticks + 1
+            self._commit_again_at_tick = self.ticks.count + 1
         if refused and self.store.room is Room.AMPLE:
             self._room_wanted = Room.LOW
         elif any(replica.id in refused and replica.writes_housekeeping for replica in committing):
@@ -404,16 +424,16 @@ class Engine:
         self.store.abandon_commit(job)
         if self._creating:
             # A new replica that finds no room must not hold up the groups that are there.
-            self._births_at_tick = self._ticks + ROOM_RETRY_TICKS
+            self._births_at_tick = self.ticks.count + ROOM_RETRY_TICKS
         self._put_back(job.deaths)
-        self._commit_again_at_tick = self._ticks + 1
+        self._commit_again_at_tick = self.ticks.count + 1
         self._room_wanted = Room.LOW if self.store.room is Room.AMPLE else Room.LAST
 
     def next_background(self) -> BackgroundJob | None:
         """The next flush, checkpoint or snapshot write, if none is running."""
         if self._running is not None or self.failed is not None:
             return None
-        if self._ticks >= self._flush_again_at_tick:
+        if self.ticks.count >= self._flush_again_at_tick:
             self._running = self.store.take_flush()
         if self._running is None and self._background:
             self._running = self._background.popleft()
@@ -460,7 +480,7 @@ class Engine:
                 # Nothing of a flush is believed before its record is written, so all of it may be done again.
                 # After the next tick: the disk does not empty itself that fast, and each try writes and syncs it all.
                 self.store.retry_flush(job)
-                self._flush_again_at_tick = self._ticks + 1
+                self._flush_again_at_tick = self.ticks.count + 1
             case CheckpointJob():
                 self.store.finish_checkpoint_failed()
             case SnapshotWriteJob():
@@ -488,10 +508,13 @@ class Engine:
         if replica in self.store.replicas:
             self._deaths.append(replica)
         self.lost.pop(replica, None)
+        self.changes += 1
 
     def set_route(self, replica: ReplicaId, node: NodeId) -> None:
         """Say on which node a replica lives."""
-        self._nodes[replica] = node
+        if self._nodes.get(replica) != node:
+            self._nodes[replica] = node
+            self.changes += 1
         if node != self.node:
             self._peers.setdefault(node, _Peer())
 
@@ -566,6 +589,8 @@ class Engine:
 
     def touch(self, replica: Replica) -> None:
         self._dirty[replica.group] = replica
+        replica.due_tick = 0
+        self.changes += 1
 
     def may_floor(self) -> bool:
         return self._clock.may_floor()
@@ -580,6 +605,7 @@ class Engine:
         if self._is_over(size_bytes):
             return False
         self._uncommitted_bytes += size_bytes
+        self._counted_changes = -1
         return True
 
     def _is_over(self, size_bytes: int) -> bool:
@@ -588,6 +614,9 @@ class Engine:
 
     def _count_uncommitted(self) -> None:
         self._has_counted = True
+        if self._counted_changes == self.changes:
+            return
+        self._counted_changes = self.changes
         self._uncommitted_bytes = sum(replica.core.uncommitted_bytes for replica in self.replicas.values())
 
     def monotonic_ms(self) -> int:
@@ -607,6 +636,7 @@ class Engine:
 
     def on_group_failed(self, group: GroupId, error: LogBrokerError) -> None:
         self.failed_groups[group] = error
+        self.changes += 1
 
     def has_room(self, replica: Replica) -> bool:
         """Whether a majority of the group's voters, this node included, have room for produce."""
@@ -635,6 +665,7 @@ class Engine:
         )
         self.replicas[group] = replica
         self._nodes[replica.id] = self.node
+        self.changes += 1
         service = self.services[group] = self._make_service(replica, self)
         replica.service = service
         self.on_conf(group, replica.conf)
@@ -666,6 +697,7 @@ class Engine:
         home = self._nodes.get(replica)
         if home is None and len(self._nodes) < MAX_ROUTES:
             self._nodes[replica] = home = node
+            self.changes += 1
         if home != node:
             self.misrouted += 1
         return home == node
@@ -690,7 +722,7 @@ class Engine:
         )
 
     def _may_give_birth(self) -> bool:
-        return bool(self._births) and self._ticks >= self._births_at_tick
+        return bool(self._births) and self.ticks.count >= self._births_at_tick
 
     def _can_mend(self, replica: Replica) -> bool:
         return bool(replica.log.mended) and replica.id not in self._without_room
@@ -730,9 +762,17 @@ class Engine:
         may_campaign = not self.is_stuck and self._clock.may_lead()
         may_stamp = not self.is_stuck and self._clock.may_stamp()
         is_full = self.store.room is not Room.AMPLE
-        beats: dict[NodeId, list[BeatRow]] = {}
+        now_ms = self._clock.monotonic_ms()
+        may_rest = may_campaign and may_stamp and not is_full
+        tick = self.ticks.count
+        beating: list[Replica] = []
         for replica in list(self.replicas.values()):
-            replica.tick(may_campaign=may_campaign, may_stamp=may_stamp)
+            # Nearly all groups of a large node rest at nearly all ticks.
+            if may_rest and tick < replica.due_tick and now_ms < replica.due_ms and not replica.log.is_damaged:
+                if replica.rests_leading:
+                    beating.append(replica)
+                continue
+            replica.tick(now_ms, may_campaign=may_campaign, may_stamp=may_stamp)
             core = replica.core
             if is_full and core.is_leader:
                 # A majority without this node can take messages: one of it leads on. If there is none, somebody must
@@ -740,51 +780,18 @@ class Engine:
                 others = self.others_with_room(replica)
                 if 2 * len(others) > len(replica.conf.voters):
                     replica.hand_over(others)
-            if core.beat_due:
-                group, sender, term = replica.group, replica.id, core.term
-                for to, commit in core.take_beats():
-                    node = self._nodes.get(to)
-                    if node is not None:
-                        beats.setdefault(node, []).append((group, sender, to, term, commit))
-        for node, rows in beats.items():
-            self._send(node, Heartbeats(tuple(rows)))
-
-    def _take_heartbeats(self, sender: NodeId, rows: Sequence[BeatRow]) -> None:
-        """Packed heartbeats: one that brings nothing new costs no more than a look; any other is stepped."""
-        replicas, nodes, answers = self.replicas, self._nodes, []
-        for group, leader, to, term, commit in rows:
-            replica = replicas.get(group)
-            if replica is None or replica.id != to or replica.failed is not None:
-                continue
-            if nodes.get(leader) != sender and not self._is_home(leader, sender):
-                continue
-            if replica.core.on_beat(leader, term, commit):
-                answers.append((group, to, leader, term))
-            else:
-                message = Message(MessageKind.HEARTBEAT, to, leader, term, commit=commit)
-                self._deliver_raft(sender, group, message)
-        if answers:
-            self._send(sender, HeartbeatAnswers(tuple(answers)))
-
-    def _take_heartbeat_answers(self, sender: NodeId, rows: Sequence[BeatAnswerRow]) -> None:
-        replicas, nodes = self.replicas, self._nodes
-        for group, follower, to, term in rows:
-            replica = replicas.get(group)
-            if replica is None or replica.id != to or replica.failed is not None:
-                continue
-            if nodes.get(follower) != sender and not self._is_home(follower, sender):
-                continue
-            if not replica.core.on_beat_answer(follower, term):
-                self._deliver_raft(sender, group, Message(MessageKind.HEARTBEAT_RESPONSE, to, follower, term))
+            if core.claim_beats():
+                beating.append(replica)
+        self._heartbeats.send(beating)
 
     # Checkpoints.
 
     def _plan_checkpoints(self) -> None:
         now_ms = self._clock.monotonic_ms()
-        turn = self._ticks % CHECKPOINT_TICKS
-        for replica in self.replicas.values():
+        turn = self.ticks.count % CHECKPOINT_TICKS
+        for group, replica in self.replicas.items():
             # Each group has its turn once a second, so that a tick costs little however many there are.
-            if replica.group % CHECKPOINT_TICKS != turn:
+            if group % CHECKPOINT_TICKS != turn:
                 continue
             # Whatever touched it said so; this is for a path that forgot to.
             if replica.core.has_ready():
@@ -1022,11 +1029,13 @@ class Engine:
         self.store.lose(replica.id, why)
         self.store.request_roll()
         self.lost[replica.id] = why
+        self.changes += 1
 
     def _forget(self, replica: Replica, error: LogBrokerError) -> None:
         group = replica.group
         replica.abandon(error)
         del self.replicas[group], self.services[group]
+        self.changes += 1
         self.failed_groups.pop(group, None)
         self._committing = [kept for kept in self._committing if kept is not replica]
         self._mending.pop(replica.id, None)

@@ -33,8 +33,12 @@ from logbroker.node.requests import (
     GroupReply,
     LatestTarget,
     OffsetTarget,
+    PauseRequest,
+    PurgeReply,
+    PurgeRequest,
     Reply,
     Request,
+    ResumeRequest,
     RewindReply,
     RewindRequest,
     StateReply,
@@ -88,7 +92,25 @@ class RewindForm(_Form, frozen=True, tag=4):
     clamp: bool
 
 
-RequestForm: TypeAlias = CreateGroupForm | DeleteGroupForm | StateForm | RewindForm
+@final
+class PauseForm(_Form, frozen=True, tag=5):
+    group: ConsumerGroup
+    reason: str
+    duration_ms: Number
+
+
+@final
+class ResumeForm(_Form, frozen=True, tag=6):
+    group: ConsumerGroup
+
+
+@final
+class PurgeForm(_Form, frozen=True, tag=7):
+    group: ConsumerGroup
+    purge_id: Number
+
+
+RequestForm: TypeAlias = CreateGroupForm | DeleteGroupForm | StateForm | RewindForm | PauseForm | ResumeForm | PurgeForm
 
 
 @final
@@ -116,7 +138,12 @@ class ErrorForm(_Form, frozen=True, tag=4):
     leader: Number
 
 
-ReplyForm: TypeAlias = GroupForm | StateReplyForm | RewindReplyForm | ErrorForm
+@final
+class PurgeReplyForm(_Form, frozen=True, tag=5):
+    reply: PurgeReply
+
+
+ReplyForm: TypeAlias = GroupForm | StateReplyForm | RewindReplyForm | PurgeReplyForm | ErrorForm
 
 
 @final
@@ -170,6 +197,12 @@ def encode_asked(number: int, group: GroupId, request: Request) -> bytes:
             form = RewindForm(
                 request.group, request.rewind_id, _target_form(request.target), request.forward, request.clamp
             )
+        case PauseRequest():
+            form = PauseForm(request.group, request.reason, request.duration_ms)
+        case ResumeRequest():
+            form = ResumeForm(request.group)
+        case PurgeRequest():
+            form = PurgeForm(request.group, request.purge_id)
         case _:
             raise InvalidArgumentError(f"{type(request).__name__} is not forwarded to another node")
     return _encoder.encode(Asked(number, group, form))
@@ -195,6 +228,12 @@ def decode_asked(data: bytes | memoryview) -> tuple[int, GroupId, Request]:
             request = RewindRequest(
                 GroupName(form.group), form.rewind_id, _target(form.target), forward=form.forward, clamp=form.clamp
             )
+        case PauseForm():
+            request = PauseRequest(form.group, form.reason, form.duration_ms)
+        case ResumeForm():
+            request = ResumeRequest(form.group)
+        case PurgeForm():
+            request = PurgeRequest(form.group, form.purge_id)
     return asked.number, GroupId(asked.group), request
 
 
@@ -207,6 +246,8 @@ def encode_answered(number: int, result: Reply | LogBrokerError) -> bytes:
             form = StateReplyForm(result)
         case RewindReply():
             form = RewindReplyForm(result)
+        case PurgeReply():
+            form = PurgeReplyForm(result)
         case NotLeaderError():
             form = ErrorForm(result.code, result.message, result.hint, result.leader or 0)
         case LogBrokerError():

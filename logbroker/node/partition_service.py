@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 from collections import deque
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Protocol, assert_never, final
 
@@ -34,11 +35,15 @@ from logbroker.errors import (
     invariant,
 )
 from logbroker.ids import GroupName, Index, LeaseId, Offset
+from logbroker.node.breakers import Breakers
 from logbroker.node.dead_messages import list_dead
+from logbroker.node.key_index import KeyIndex
 from logbroker.node.peeking import first, look
 from logbroker.node.requests import (
     AckRequest,
     Answer,
+    CancelReply,
+    CancelRequest,
     CountTarget,
     CreateGroupRequest,
     DeadRequest,
@@ -51,15 +56,19 @@ from logbroker.node.requests import (
     NackRequest,
     OffsetTarget,
     Part,
+    PauseRequest,
     PeekReply,
     PeekRequest,
     ProduceReply,
     ProduceRequest,
+    PurgeReply,
+    PurgeRequest,
     ReceiveReply,
     ReceiveRequest,
     RejectRequest,
     ReleaseRequest,
     Request,
+    ResumeRequest,
     ReviveReply,
     ReviveRequest,
     RewindReply,
@@ -73,7 +82,17 @@ from logbroker.node.requests import (
 )
 from logbroker.node.retained import MARKS, RetainedBytes
 from logbroker.partition import decide, outcomes
-from logbroker.partition.commands import Change, Floor, Lease, RewindFloor, encode_changes, encode_floor
+from logbroker.partition.breaker import REASON_START, BreakerPolicy, is_breaker
+from logbroker.partition.commands import (
+    MAX_NUMBER,
+    Change,
+    DeliverAt,
+    Floor,
+    Lease,
+    RewindFloor,
+    encode_changes,
+    encode_floor,
+)
 from logbroker.partition.failures import NO_POLICY, FailurePolicy
 from logbroker.partition.limits import (
     NO_LIMITS,
@@ -87,8 +106,10 @@ from logbroker.partition.limits import (
     unsettled_count,
 )
 from logbroker.partition.machine import MAX_OFFSET, PartitionMachine
+from logbroker.partition.ordering import NO_ORDER, KeyLocks, OrderPolicy
 from logbroker.partition.outcomes import Applied
 from logbroker.partition.retention import MAX_AGE_MS, first_kept_ms, first_young_ms
+from logbroker.partition.rewind import FIRST_PURGE_ID
 from logbroker.raft.refusal import ProposalRefused
 from logbroker.record.batch import BatchLimits, check_batch, repack, stamp
 
@@ -99,9 +120,10 @@ if TYPE_CHECKING:
 
 MAX_WAIT_MS = 30_000
 REPACK_WASTE_BYTES = 64 << 10
-_MAX_QUIET_MS = 1_000
 BURY_EVERY_MS = 900
 """What has outlived its time to live is buried together: each burial leaves a run of its own until retention."""
+KEY_READ_BYTES = 32 << 10
+_MAX_QUIET_MS = 2_000
 _NEVER_MS = 1 << 62
 MAX_DEAD_ROWS = 100
 """Of one answer: each may cost two entries of the log to be read."""
@@ -124,6 +146,9 @@ class PartitionSettings:
     limits: SizeLimits = NO_LIMITS
     rewind_ms: int = MAX_AGE_MS
     """What is settled so long after it was appended stays settled; at most retention counts."""
+    breaker: BreakerPolicy | None = None
+    order: OrderPolicy | None = NO_ORDER
+    """None while it is not known: until then nothing is leased, lest it be before its turn."""
 
 
 @final
@@ -184,7 +209,7 @@ class PartitionService:
     """See the module. One for each partition replica; it acts only while the replica serves."""
 
     def __init__(self, replica: Replica, host: PartitionHost, settings: PartitionSettings, limits: BatchLimits) -> None:
-        self.settings = settings
+        self._settings = settings
         self.void_batches = 0
         self.figures = PartitionFigures()
         self._retained = RetainedBytes()
@@ -195,6 +220,7 @@ class PartitionService:
         self._limits = limits
         self._polls: dict[GroupName, deque[_Poll]] = {}
         self._woken: dict[GroupName, None] = {}
+        self._breakers = Breakers()
         # Answers that nobody waits for any more, of polls that are still in their line or were a moment ago.
         self._forgotten: set[Answer] = set()
         self._oldest_ms = 0
@@ -206,6 +232,23 @@ class PartitionService:
         self._rewind_ms: int | None = None
         # Until this monotonic time no tick finds anything to do, unless something happens before.
         self._quiet_until_ms = 0
+        # Made with the first receive of a leadership that is ordered by key.
+        self._keys: KeyIndex | None = None
+        self._locks: KeyLocks | None = None
+        # Groups that the next tick looks at: there may be more than the last receive found.
+        self._behind: set[GroupName] = set()
+
+    @property
+    def settings(self) -> PartitionSettings:
+        return self._settings
+
+    @settings.setter
+    def settings(self, settings: PartitionSettings) -> None:
+        if settings.order != self._settings.order:
+            # What waited for its turn may have it by the new order. The tick sees to it where nothing else happens.
+            self._woken |= dict.fromkeys(self._polls)
+            self._behind |= self._polls.keys()
+        self._settings = settings
 
     @property
     def poll_count(self) -> int:
@@ -255,10 +298,14 @@ class PartitionService:
         self._woken.clear()
         self._retained.forget_proposals()
         self._rewind_ms = None
+        self._breakers.forget()
 
     def on_leadership_lost(self, error: Callable[[], LogBrokerError]) -> None:
         polls, self._polls = self._polls, {}
         self._forgotten.clear()
+        self._breakers.forget()
+        self._keys = self._locks = None
+        self._behind.clear()
         for waiting in polls.values():
             for poll in waiting:
                 poll.answer(error())
@@ -268,6 +315,15 @@ class PartitionService:
         applied = _as_applied(applied)
         for group in applied.woken:
             self._woken[group] = None
+        if self.settings.breaker is not None and self._replica.is_serving:
+            self._breakers.count(self.settings.breaker, self._applied(), applied)
+        if self._polls and self.settings.order is not None and self.settings.order.window:
+            # What was settled makes room, or frees a key.
+            if entry.kind is EntryKind.FLOOR:
+                self._woken |= dict.fromkeys(self._polls)
+            for outcome in applied.outcomes:
+                if isinstance(outcome, (outcomes.Settled, outcomes.Buried, outcomes.Skipped, outcomes.Purged)):
+                    self._woken[outcome.group] = None
         if entry.kind is EntryKind.DATA and isinstance(applied.outcomes[0], outcomes.Void):
             self.void_batches += 1
         if self._replica.is_serving and (entry.kind is EntryKind.FLOOR or self.settings.max_age_ms):
@@ -284,21 +340,26 @@ class PartitionService:
                     pass
 
     def after_pump(self) -> None:
-        """Serve the long polls of groups in which something became available."""
+        """Serve the long polls of groups in which something became available, unless it was too often given back."""
+        if self._breakers.is_tripping and self._replica.is_serving:
+            # What is refused is tried again, at the next tick at the latest.
+            with contextlib.suppress(ProposalRefused):
+                self._trip(self._replica.stamp_ms())
         if not self._woken or not self._replica.is_serving:
             return
         woken, self._woken = self._woken, {}
         for group in woken:
             self._serve_polls(group)
 
-    def on_tick(self) -> None:
+    def on_tick(self, now_ms: int) -> int:
         """Everything that happens because time passes: floors, expiry, delays that are due, polls that end."""
-        now_ms = self._host.monotonic_ms()
         if now_ms < self._quiet_until_ms and not self._polls:
-            return
+            return self._quiet_until_ms
+        log_ms = self._replica.stamp_ms()
         for act in (
             self._keep_rewind_floor,
             self._move_floor,
+            self._trip,
             self._expire,
             self._bury_old,
             self._count_bytes,
@@ -307,13 +368,17 @@ class PartitionService:
         ):
             # What is refused, or needs what is damaged, is tried again at the next tick; nothing was appended.
             with contextlib.suppress(ProposalRefused, StorageError):
-                act()
-        self._end_polls()
-        self._quiet_until_ms = now_ms + self._quiet_ms()
+                act(log_ms)
+        if self._polls or self._forgotten:
+            self._end_polls()
+        self._quiet_until_ms = now_ms + self._quiet_ms(log_ms)
+        return now_ms if self._polls else self._quiet_until_ms
 
-    def _quiet_ms(self) -> int:
+    def _quiet_ms(self, log_ms: int) -> int:
         """How long nothing is due: most partitions of a large node are idle most of the time."""
-        log_ms = self._replica.stamp_ms()
+        if self._breakers.is_tripping:
+            # A pause was refused.
+            return 0
         # While the node may not move floors, the oldest message is not even looked for.
         floor_ms = self._oldest_ms + self.settings.retention_s * 1000 if self._host.may_floor() else _NEVER_MS
         due_ms = min(self._ahead().next_deadline_ms() or _NEVER_MS, floor_ms, self.burial_due_ms())
@@ -337,12 +402,20 @@ class PartitionService:
                 self._create_group(request, answer)
             case DeleteGroupRequest():
                 self._delete_group(request, answer)
+            case PauseRequest():
+                self._pause(request, answer)
+            case ResumeRequest():
+                self._resume(request, answer)
+            case PurgeRequest():
+                self._purge(request, answer)
             case DeadRequest():
                 self._list_dead(request, answer)
             case ReviveRequest():
                 self._revive(request, answer)
             case PeekRequest():
                 self._peek(request, answer)
+            case CancelRequest():
+                self._cancel(request, answer)
             case StateRequest():
                 self._replica.read(lambda: answer(self._state()), answer)
             case _:
@@ -363,14 +436,23 @@ class PartitionService:
                 f"fewer than a majority of the nodes of group {self._replica.group} have disk room",
                 hint="receives, acks and retention go on; produce is taken again when there is room",
             )
-        decision = decide.decide_produce(ahead, header)
+        append_ms = self._replica.stamp_ms()
+        due_ms = 0
+        if request.delay_ms or request.deliver_at_ms:
+            due_ms = decide.due_time(
+                delay_ms=request.delay_ms,
+                deliver_at_ms=request.deliver_at_ms,
+                now_ms=append_ms,
+                retention_s=self.settings.retention_s,
+            )
+        decision = decide.decide_produce(ahead, header, due_ms=due_ms)
         match decision:
             case decide.Refused(error):
                 raise error
             case decide.Answer(outcome, after_index):
                 invariant(isinstance(outcome, outcomes.Produced), "a produce is answered with another outcome")
                 if isinstance(outcome, outcomes.Produced):
-                    self._answer_duplicate(outcome.base_offset, outcome.count, after_index, answer)
+                    self._answer_duplicate(outcome, after_index, answer)
             case decide.ProposeBatch(base_offset):
                 if not self._host.admits(len(request.batch)):
                     raise OverloadedError(
@@ -380,7 +462,6 @@ class PartitionService:
                 if limits.is_bounded and not limits.drops_oldest:
                     self._check_room(limits, header.record_count, len(request.batch))
                 payload = stamp(request.batch, base_offset, self._replica.core.term)
-                append_ms = self._replica.stamp_ms()
                 self._replica.propose(
                     EntryKind.DATA,
                     payload,
@@ -388,6 +469,7 @@ class PartitionService:
                     append_ms=append_ms,
                     on_committed=lambda applied: answer(self._produced(_as_applied(applied), append_ms)),
                     on_lost=answer,
+                    preparation=encode_changes((DeliverAt(due_ms),)) if due_ms else None,
                 )
                 if limits.is_bounded:
                     self._after_produce(limits, len(payload))
@@ -412,23 +494,25 @@ class PartitionService:
     def _produced(self, applied: Applied, append_ms: int) -> ProduceReply | LogBrokerError:
         outcome = applied.outcomes[0]
         if isinstance(outcome, outcomes.Produced):
-            return ProduceReply(outcome.base_offset, outcome.count, append_ms)
+            return ProduceReply(outcome.base_offset, outcome.count, append_ms, due_ms=outcome.due_ms)
         if not isinstance(outcome, outcomes.Void):
             return UnknownOutcomeError(f"a batch came to {outcome}")
         if outcome.duplicate_of is not None:
             # It was answered with the log time of the first, and every repeat of it is.
             first_ms = self._append_ms_of(outcome.duplicate_of)
-            return ProduceReply(outcome.duplicate_of, outcome.count, first_ms, duplicate=True)
+            machine = self._applied()
+            due_ms = machine.schedule.due_ms_at(outcome.duplicate_of, after_ms=machine.append_ms)
+            return ProduceReply(outcome.duplicate_of, outcome.count, first_ms, duplicate=True, due_ms=due_ms)
         if outcome.why is outcomes.Misfit.FENCED:
             return ProducerFencedError(outcome.detail)
         return OutOfOrderSequenceError(outcome.detail)
 
-    def _answer_duplicate(self, base_offset: Offset, count: int, after_index: Index, answer: Answer) -> None:
-        self._replica.when_applied(
-            after_index,
-            lambda: answer(ProduceReply(base_offset, count, self._append_ms_of(base_offset), duplicate=True)),
-            answer,
-        )
+    def _answer_duplicate(self, outcome: outcomes.Produced, after_index: Index, answer: Answer) -> None:
+        def tell() -> None:
+            first_ms = self._append_ms_of(outcome.base_offset)
+            answer(ProduceReply(outcome.base_offset, outcome.count, first_ms, duplicate=True, due_ms=outcome.due_ms))
+
+        self._replica.when_applied(after_index, tell, answer)
 
     # Receive.
 
@@ -445,7 +529,7 @@ class PartitionService:
 
     def _lease(self, request: ReceiveRequest, answer: Answer) -> bool:
         """Lease what there is and see to the answer; False where there is nothing."""
-        self._move_floor()
+        self._move_floor(self._replica.stamp_ms())
         max_count = request.max_count
         for _ in range(2):
             decision = self._choose(request, max_count)
@@ -473,7 +557,9 @@ class PartitionService:
         return False
 
     def _choose(self, request: ReceiveRequest, max_count: int) -> decide.Decision:
-        return decide.decide_receive(
+        order = self._order()
+        locks = self._key_locks() if order.by_key else None
+        decision = decide.decide_receive(
             self._ahead(),
             request.group,
             max_count=max_count,
@@ -484,7 +570,25 @@ class PartitionService:
             request_id=request.request_id,
             not_below=self._first_young(),
             policy=self._policy(),
+            order=order,
+            locks=locks,
         )
+        if locks is not None and locks.is_behind:
+            self._behind.add(request.group)
+        return decision
+
+    def _order(self) -> OrderPolicy:
+        order = self.settings.order
+        if order is None:
+            raise UnavailableError(f"the settings of group {self._replica.group} are not known on this node yet")
+        return order
+
+    def _key_locks(self) -> KeyLocks:
+        if self._keys is None or self._locks is None:
+            self._keys = KeyIndex(partial(self._batches, max_bytes=KEY_READ_BYTES))
+            self._locks = KeyLocks(self._keys)
+        self._keys.begin(self._applied().next_offset)
+        return self._locks
 
     def _policy(self) -> FailurePolicy:
         policy = self.settings.failures
@@ -496,13 +600,19 @@ class PartitionService:
         """How many messages, from the front, are committed and together within `max_bytes`; at least one batch's."""
         committed = self._applied().next_offset
         count = size = 0
+        batch: _Batch | None = None
         for start, end in ranges:
             end = min(end, committed)
-            for batch in self._batches(start, end, max_bytes=max_bytes):
-                size += len(batch.payload)
-                if size > max_bytes and count:
-                    return count
-                count += min(end, batch.next_offset) - max(start, batch.base_offset)
+            if batch is not None and start < batch.next_offset:
+                # The rest of what the range before had a part of.
+                count += max(0, min(end, batch.next_offset) - start)
+                start = batch.next_offset
+            if start < end:
+                for batch in self._batches(start, end, max_bytes=max_bytes):
+                    size += len(batch.payload)
+                    if size > max_bytes and count:
+                        return count
+                    count += min(end, batch.next_offset) - max(start, batch.base_offset)
             if end == committed:
                 break
         return count
@@ -550,10 +660,16 @@ class PartitionService:
     def _parts(self, ranges: Sequence[outcomes.LeasedRange]) -> list[Part]:
         """The stored batches that hold the leased ranges, each with its share of them."""
         found: dict[int, tuple[_Batch, list[tuple[int, int, int]]]] = {}
+        batch: _Batch | None = None
         for held in ranges:
-            for batch in self._batches(held.start, held.end, max_bytes=1 << 62):
-                _, shares = found.setdefault(batch.base_offset, (batch, []))
-                shares.append((max(held.start, batch.base_offset), min(held.end, batch.next_offset), held.deliveries))
+            start = held.start
+            if batch is not None and start < batch.next_offset:
+                found[batch.base_offset][1].append((start, min(held.end, batch.next_offset), held.deliveries))
+                start = batch.next_offset
+            if start < held.end:
+                for batch in self._batches(start, held.end, max_bytes=1 << 62):
+                    _, shares = found.setdefault(batch.base_offset, (batch, []))
+                    shares.append((max(start, batch.base_offset), min(held.end, batch.next_offset), held.deliveries))
         return [self._part(batch, tuple(shares)) for batch, shares in found.values()]
 
     def _part(self, batch: _Batch, shares: tuple[tuple[int, int, int], ...]) -> Part:
@@ -593,13 +709,19 @@ class PartitionService:
                     poll.answer(NotFoundError(f"consumer group {group!r} was deleted"))
                 continue
             due_ms = decide.next_visible_ms(self._ahead(), group)
-            if due_ms is not None and due_ms <= log_ms:
+            if (due_ms is not None and due_ms <= log_ms) or group in self._behind:
+                self._behind.discard(group)
                 self._serve_polls(group)
             forgotten = self._forgotten
             polls = [poll for poll in self._polls.get(group, ()) if poll.answer not in forgotten]
             ended = [poll for poll in polls if poll.deadline_ms <= now_ms]
             if ended or forgotten:
-                self._polls[group] = deque(poll for poll in polls if poll.deadline_ms > now_ms)
+                waiting = deque(poll for poll in polls if poll.deadline_ms > now_ms)
+                if waiting:
+                    self._polls[group] = waiting
+                else:
+                    # A partition that nobody waits for rests.
+                    self._polls.pop(group, None)
                 for poll in ended:
                     poll.answer(ReceiveReply(NO_LEASE, 0, 0, ()))
         self._forgotten.clear()
@@ -679,6 +801,12 @@ class PartitionService:
     def _revive(self, request: ReviveRequest, answer: Answer) -> None:
         decision = decide.decide_revive(self._ahead(), request.group, ranges=request.ranges)
         self._propose_decided(decision, lambda outcome: answer(_revive_reply(outcome)), answer)
+
+    # Cancel.
+
+    def _cancel(self, request: CancelRequest, answer: Answer) -> None:
+        decision = decide.decide_cancel(self._ahead(), ranges=request.ranges, now_ms=self._replica.stamp_ms())
+        self._propose_decided(decision, lambda outcome: answer(_cancel_reply(outcome)), answer)
 
     # Peek.
 
@@ -775,6 +903,32 @@ class PartitionService:
     def _delete_group(self, request: DeleteGroupRequest, answer: Answer) -> None:
         decision = decide.decide_delete_group(self._ahead(), request.group)
         self._propose_decided(decision, lambda outcome: answer(_group_reply(request.group, outcome)), answer)
+        self._count_anew(request.group)
+
+    def _pause(self, request: PauseRequest, answer: Answer) -> None:
+        if is_breaker(request.reason):
+            raise InvalidArgumentError(
+                f"reason {request.reason!r} begins with {REASON_START!r}, as only a breaker's does"
+            )
+        decision = decide.decide_pause(
+            self._ahead(),
+            request.group,
+            reason=request.reason,
+            duration_ms=request.duration_ms,
+            now_ms=self._replica.stamp_ms(),
+        )
+        self._propose_decided(decision, lambda outcome: answer(_group_reply(request.group, outcome)), answer)
+        self._count_anew(request.group)
+
+    def _resume(self, request: ResumeRequest, answer: Answer) -> None:
+        decision = decide.decide_resume(self._ahead(), request.group)
+        self._propose_decided(decision, lambda outcome: answer(_group_reply(request.group, outcome)), answer)
+
+    def _purge(self, request: PurgeRequest, answer: Answer) -> None:
+        decide.check_range("purge_id", request.purge_id, least=0, most=MAX_NUMBER)
+        purge_id = FIRST_PURGE_ID + request.purge_id % FIRST_PURGE_ID
+        decision = decide.decide_purge(self._ahead(), request.group, purge_id=purge_id, requested="everything")
+        self._propose_decided(decision, lambda outcome: answer(_purge_reply(outcome)), answer)
 
     def _resolve(self, target: Target, *, clamp: bool) -> tuple[Offset, bool]:
         """The offset a target names, as of every entry in the log, and whether it is not the one asked for."""
@@ -849,9 +1003,8 @@ class PartitionService:
 
     # Time.
 
-    def _move_floor(self) -> None:
+    def _move_floor(self, now_ms: int) -> None:
         """Propose a new log start where messages have outlived the retention, before anything else is decided."""
-        now_ms = self._replica.stamp_ms()
         cutoff_ms = first_kept_ms(now_ms, retention_s=self.settings.retention_s)
         if cutoff_ms <= self._oldest_ms or not self._host.may_floor():
             return
@@ -869,9 +1022,9 @@ class PartitionService:
         if isinstance(decision, decide.ProposeFloor):
             self._propose_floor(decision.floor)
 
-    def _tidy(self) -> None:
+    def _tidy(self, now_ms: int) -> None:
         """Repeat the floor of an idle partition: the state after it is the second checkpoint that frees its files."""
-        if not self._replica.wants_tidying(self._replica.stamp_ms()):
+        if not self._replica.wants_tidying(now_ms):
             return
         ahead = self._ahead()
         self._propose_floor(Floor(ahead.log_start_offset, ahead.log_start_index))
@@ -885,8 +1038,7 @@ class PartitionService:
             on_lost=lambda _: None,
         )
 
-    def _expire(self) -> None:
-        now_ms = self._replica.stamp_ms()
+    def _expire(self, now_ms: int) -> None:
         due_ms = self._ahead().next_deadline_ms()
         policy = self.settings.failures
         if due_ms is None or due_ms > now_ms or policy is None:
@@ -903,7 +1055,7 @@ class PartitionService:
         first_ms = first_young_ms(self._replica.stamp_ms(), max_age_ms=rewind_ms)
         return max(ahead.rewind_floor, self._first_offset_at(first_ms))
 
-    def _keep_rewind_floor(self) -> None:
+    def _keep_rewind_floor(self, _: int) -> None:
         """Write down what can be rewound no more when the window changes: no other one brings it back.
 
         Otherwise a rewind does, which it matters to first.
@@ -931,7 +1083,7 @@ class PartitionService:
             self._searched_ms = young_ms
         return self._young_offset
 
-    def _bury_old(self) -> None:
+    def _bury_old(self, _: int) -> None:
         """Bury what has outlived its time to live and is not leased."""
         below, now_ms = self._first_young(), self._host.monotonic_ms()
         if not below or now_ms < self._next_burial_ms:
@@ -942,7 +1094,7 @@ class PartitionService:
             if not decide.has_idle(self._ahead(), below=below):
                 self._next_burial_ms = now_ms + BURY_EVERY_MS
 
-    def _count_bytes(self) -> None:
+    def _count_bytes(self, _: int) -> None:
         """Take in the batches that were appended since, where there is a bound for them."""
         max_bytes = self.settings.limits.max_bytes
         if not max_bytes:
@@ -954,7 +1106,7 @@ class PartitionService:
         )
         self.figures.retained_bytes = self._retained.held_bytes(applied.log_start_offset)
 
-    def _drop_oldest(self, *, at_once: bool = False) -> None:
+    def _drop_oldest(self, _: int = 0, *, at_once: bool = False) -> None:
         """Raise the log start where the partition holds too much; `at_once`: only where it is far too much."""
         limits, ahead = self.settings.limits, self._ahead()
         if not limits.drops_oldest:
@@ -980,6 +1132,25 @@ class PartitionService:
             return _NEVER_MS
         is_due = self._young_ms >= 0 and decide.has_idle(self._ahead(), below=self._young_offset)
         return 0 if is_due else self._young_ms + max_age_ms
+
+    def _trip(self, now_ms: int) -> None:
+        """Pause the groups in which too many deliveries fail."""
+        breakers = self._breakers
+        if self.settings.breaker is None:
+            breakers.forget()
+        if not breakers.is_tripping:
+            return
+        for pause in breakers.due(self._ahead(), now_ms):
+            self._propose_changes((pause,), partial(self._tripped, pause.group), lambda _: None)
+            self._count_anew(pause.group)
+
+    def _count_anew(self, group: GroupName) -> None:
+        """The newest entry of the log pauses a group, or deletes it."""
+        self._breakers.begin_anew(group, self._ahead().applied_index, applied=self._applied().applied_index)
+
+    def _tripped(self, group: GroupName, applied: Applied) -> None:
+        if isinstance(applied.outcomes[0], outcomes.Paused):
+            self._breakers.was_committed(group, self._applied().groups)
 
     # Shared.
 
@@ -1018,8 +1189,11 @@ class PartitionService:
     def _state(self) -> StateReply:
         machine = self._applied()
         groups = []
+        # A pause may be over although nothing has happened since.
+        now_ms = self._replica.stamp_ms() if self._replica.is_serving else machine.append_ms
         for name in machine.groups:
             status = machine.status(name)
+            pause = machine.group(name).pause_at(now_ms)
             oldest = status.oldest_unsettled_offset
             groups.append(
                 GroupState(
@@ -1031,6 +1205,11 @@ class PartitionService:
                     oldest,
                     self._append_ms_of(oldest) if oldest < machine.next_offset else 0,
                     status.dead_count,
+                    pause is not None,
+                    "" if pause is None else pause.reason,
+                    0 if pause is None else pause.since_ms,
+                    0 if pause is None else pause.until_ms,
+                    self._breakers.trips.get(name, 0),
                 )
             )
         return StateReply(machine.log_start_offset, machine.next_offset, machine.append_ms, tuple(groups))
@@ -1073,14 +1252,26 @@ def _revive_reply(outcome: outcomes.Outcome) -> ReviveReply | LogBrokerError:
     return UnavailableError(f"the revival no longer fits: {outcome}")
 
 
+def _cancel_reply(outcome: outcomes.Outcome) -> CancelReply | LogBrokerError:
+    if isinstance(outcome, outcomes.Cancelled):
+        return CancelReply(outcome.count, outcome.late_count)
+    return UnavailableError(f"the cancellation no longer fits: {outcome}")
+
+
 def _group_reply(group: GroupName, outcome: outcomes.Outcome) -> GroupReply | LogBrokerError:
     match outcome:
         case outcomes.GroupCreated():
             return GroupReply(group, outcome.start_offset)
-        case outcomes.GroupDeleted():
+        case outcomes.GroupDeleted() | outcomes.Paused() | outcomes.Resumed():
             return GroupReply(group, Offset(0))
         case _:
             return UnavailableError(f"the change of group {group!r} no longer fits: {outcome}")
+
+
+def _purge_reply(outcome: outcomes.Outcome) -> PurgeReply | LogBrokerError:
+    if isinstance(outcome, outcomes.Purged):
+        return PurgeReply(outcome.purged_count, outcome.revoked_count, outcome.dead_count)
+    return UnavailableError(f"the purge no longer fits: {outcome}")
 
 
 def _describe(target: Target) -> str:

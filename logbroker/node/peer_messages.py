@@ -162,6 +162,7 @@ _BEAT_ROW = struct.Struct(">IQQQQ")
 _ANSWER_ROW = struct.Struct(">IQQQ")
 _COPY = struct.Struct(">IQQ")
 
+_PACK_TYPES = (8, 9)
 _REJECT = 1
 _CAMPAIGN_TRANSFER = 2
 _HAS_SNAPSHOT = 4
@@ -235,6 +236,12 @@ def decode_peer_message(frame: bytes | memoryview, cluster_tag: bytes) -> PeerMe
         return _DECODERS[kind](memoryview(frame)[_TYPE.size :])
     except (struct.error, KeyError, ValueError, CorruptBatchError) as error:
         raise RemoteProtocolError(f"peer frame of {len(frame)} bytes is malformed: {error}") from error
+
+
+def pack_type(frame: bytes | memoryview) -> int | None:
+    """Which of the two packs of heartbeats a frame says it is; None for any other, and for bytes that are no frame."""
+    kind = frame[CLUSTER_TAG_BYTES] if len(frame) > CLUSTER_TAG_BYTES else None
+    return kind if kind in _PACK_TYPES else None
 
 
 def _encode_raft(wrapped: RaftMessage, cluster_tag: bytes) -> bytes:

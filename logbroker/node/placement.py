@@ -16,11 +16,13 @@ from typing import TYPE_CHECKING, cast, final
 from logbroker.errors import LogBrokerError
 from logbroker.ids import META_GROUP, NO_REPLICA, GroupId, Index, NodeId, ReplicaId, Term
 from logbroker.node.catalogue.commands import Command, JoinNode, PromoteReplica, RemoveReplica, StartMove
-from logbroker.node.catalogue.options import DROP_OLDEST
+from logbroker.node.catalogue.options import BLOCK, DROP_OLDEST, ORDER_KEY
 from logbroker.node.catalogue.rows import GroupRow, NodeRow, QueueRow, QueueSettings, ReplicaRow, ReplicaState
 from logbroker.node.partition_service import PartitionService, PartitionSettings
+from logbroker.partition.breaker import BreakerPolicy
 from logbroker.partition.failures import FailurePolicy
 from logbroker.partition.limits import MIN_PARTITION_BYTES, SizeLimits
+from logbroker.partition.ordering import order_policy
 from logbroker.raft.config_change import ChangeKind, ConfigChange, ConfigProposal, Transition
 from logbroker.raft.messages import ConfState, Role
 from logbroker.raft.progress import ProgressState
@@ -42,6 +44,8 @@ MAX_LEARNER_LAG = 256
 REPORT_EVERY_MS = 1_000
 BALANCE_AFTER_MS = 10_000
 """How long the first replica of a group must have been fit to lead before leadership is handed to it."""
+LOOK_EVERY_MS = 3_000
+"""Where nothing was to be done and nothing changed since, all groups are looked at this often all the same."""
 
 
 @final
@@ -158,9 +162,15 @@ def partition_settings(queue: QueueSettings, options: QueueOptions) -> Partition
         backoff_factor=options.backoff_factor,
         jitter=options.jitter_percent / 100,
     )
+    breaker = BreakerPolicy(
+        options.breaker_percent, options.breaker_count, options.breaker_window_ms, options.breaker_pause_ms
+    )
+    order = order_policy(options.window, by_key=options.order == ORDER_KEY, blocks=options.on_failure == BLOCK)
     return PartitionSettings(
         retention_s=queue.retention_ms // 1000,
         failures=failures,
+        order=order,
+        breaker=breaker if breaker.percent else None,
         max_age_ms=options.max_age_ms,
         limits=_share(queue.partitions, options),
         rewind_ms=options.rewind_ms,
@@ -238,6 +248,19 @@ class _Birthplace:
 
 
 @final
+@dataclass(slots=True)
+class _Look:
+    """The last look at all groups that left nothing to do, by the engine's count of changes *before* it: what the look
+    itself set off is a change."""
+
+    changes: int = -1
+    at_ms: int = 0
+
+    def holds(self, changes: int, now_ms: int) -> bool:
+        return changes == self.changes and now_ms - self.at_ms < LOOK_EVERY_MS
+
+
+@final
 @dataclass
 class Placement:
     """Carries the decisions out on an engine. `report` takes commands to the meta leader, or loses them."""
@@ -253,6 +276,8 @@ class Placement:
     _reported_ms: dict[Command, int] = field(default_factory=dict)
     _fit_since_ms: dict[GroupId, int] = field(default_factory=dict)
     _seen: tuple[int, int] = (-1, -1)
+    _compared: _Look = field(default_factory=_Look)
+    _started: _Look = field(default_factory=_Look)
     _settings_due: bool = True
     _addresses: dict[NodeId, str] = field(default_factory=dict)
 
@@ -288,13 +313,17 @@ class Placement:
                     if queue.queue_id == row.queue_id:
                         self._apply_settings(row, queue, catalogue.options(queue))
 
-    def first_leaders(self) -> None:
+    def first_leaders(self, now_ms: int) -> None:
         """Do not let the members of a new group wait for each other: the first of them asks for votes at once.
 
         Nothing but time is won: who asks goes through a pre-vote, and whoever is later does what it would have done.
         A sole voter has nobody to wait for, at any start.
         """
         newborn, self._newborn = self._newborn, []
+        changes = self.engine.changes
+        if self._started.holds(changes, now_ms):
+            return
+        self._started = _Look(changes, now_ms)
         for group, replica in self.engine.replicas.items():
             voters = replica.conf.voters
             first = voters == (replica.id,) or (group in newborn and voters[:1] == (replica.id,))
@@ -316,7 +345,11 @@ class Placement:
         return caught_up and replica.id in replica.conf.voters
 
     def reconcile(self, now_ms: int) -> None:
-        """Compare everything; call when the catalogue changed, and once in a while."""
+        """Compare everything, where anything may be to do; call when the catalogue changed, and once in a while."""
+        changes = self.engine.changes
+        if self._compared.holds(changes, now_ms):
+            return
+        self._compared = _Look()
         replica = self.engine.replicas.get(META_GROUP)
         if replica is None:
             self.problems = tuple(
@@ -337,8 +370,10 @@ class Placement:
             # Of a state that is current alone: an older one may say a shorter retention than holds by now.
             self._settings_due = False
             self._set_settings(catalogue)
-        self._do_duties(catalogue, now_ms)
-        self._lead(catalogue, now_ms)
+        is_busy = self._do_duties(catalogue, now_ms)
+        is_busy |= self._lead(catalogue, now_ms)
+        if not is_busy:
+            self._compared = _Look(changes, now_ms)
 
     def lost_replicas(self) -> tuple[ReplicaId, ...]:
         return tuple(self.engine.lost)
@@ -365,7 +400,8 @@ class Placement:
         if isinstance(service, PartitionService):
             service.settings = partition_settings(queue.settings, options)
 
-    def _do_duties(self, catalogue: Catalogue, now_ms: int) -> None:
+    def _do_duties(self, catalogue: Catalogue, now_ms: int) -> bool:
+        """True where there was something to do or to say."""
         engine = self.engine
         held = {stored.log.replica: stored.log.group for stored in engine.store.replicas.values()}
         held |= {replica: GroupId(-1) for replica in self._births if replica not in held}
@@ -380,6 +416,7 @@ class Placement:
             # Moved to another address; the incarnation is the same, or this node would have no replica here.
             report.append(JoinNode(self.me))
         self._report(report, now_ms)
+        return bool(duties.create or duties.remove or report)
 
     def _remove(self, replica: ReplicaId) -> None:
         engine = self.engine
@@ -388,16 +425,21 @@ class Placement:
             logger.info("replica_removed replica=%d", replica)
             engine.remove_replica(replica)
 
-    def _lead(self, catalogue: Catalogue, now_ms: int) -> None:
+    def _lead(self, catalogue: Catalogue, now_ms: int) -> bool:
+        """True where a group is not yet as its row says, or not led by its first replica: both wait for more than what
+        the engine counts, like a follower that answers, or a node with room."""
+        is_busy = False
         for row in catalogue.groups():
             replica = self.engine.replicas.get(row.group)
             if replica is None or not replica.is_serving:
                 self._fit_since_ms.pop(row.group, None)
                 continue
             if row.is_settled() and set(replica.conf.members()) == {held.replica for held in row.replicas}:
-                self._balance(row, replica, now_ms)
+                is_busy |= self._balance(row, replica, now_ms)
             else:
                 self._step(row, replica, now_ms)
+                is_busy = True
+        return is_busy
 
     def _step(self, row: GroupRow, replica: Replica, now_ms: int) -> None:
         step = decide_step(
@@ -419,17 +461,20 @@ class Placement:
             else:
                 logger.info("config_change group=%d changes=%s", row.group, _describe(step.change))
 
-    def _balance(self, row: GroupRow, replica: Replica, now_ms: int) -> None:
-        """Leadership goes to the first replica of the row, so that the nodes share the work."""
-        target = NO_REPLICA
-        # Nearly all groups are where they belong: their progress need not be copied at every round.
-        if row.replicas and row.replicas[0].replica != replica.id:
-            target = preferred_leader(
-                row, own=replica.id, progress=replica.core.progress(), with_room=self.engine.others_with_room(replica)
-            )
+    def _balance(self, row: GroupRow, replica: Replica, now_ms: int) -> bool:
+        """Leadership goes to the first replica of the row, so that nodes share the work; True while it is elsewhere.
+
+        Nearly all groups are where they belong: their progress need not be copied at every round.
+        """
+        if not row.replicas or row.replicas[0].replica == replica.id:
+            self._fit_since_ms.pop(row.group, None)
+            return False
+        target = preferred_leader(
+            row, own=replica.id, progress=replica.core.progress(), with_room=self.engine.others_with_room(replica)
+        )
         if target == NO_REPLICA:
             self._fit_since_ms.pop(row.group, None)
-            return
+            return True
         since_ms = self._fit_since_ms.setdefault(row.group, now_ms)
         if now_ms - since_ms >= BALANCE_AFTER_MS:
             self._fit_since_ms[row.group] = now_ms
@@ -437,6 +482,7 @@ class Placement:
                 replica.transfer_leadership(target)
             except LogBrokerError as error:
                 logger.debug("transfer_refused group=%d reason=%r", row.group, error.message)
+        return True
 
     def _report(self, commands: Sequence[Command], now_ms: int) -> None:
         """Say it, but not at every round: the catalogue takes a while to show it."""

@@ -42,9 +42,12 @@ from logbroker.storage.entry_codec import seal_entry
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 
+    from logbroker.raft.state import Ticks
     from logbroker.storage.lives import InstallBody
     from logbroker.storage.node_store import NodeStore, StoredReplica
     from logbroker.storage.partition_log import PartitionLog
+
+_NEVER_MS = 1 << 62
 
 
 class GroupMachine(Protocol):
@@ -92,7 +95,11 @@ class Service(Protocol):
 
     def on_applied(self, entry: Entry, applied: object) -> None: ...
 
-    def on_tick(self) -> None: ...
+    def on_tick(self, now_ms: int) -> int:
+        """Time passed, to `now_ms` on the node's monotonic clock; called while the replica serves.
+
+        Gives the time before which nothing is due, unless something is asked or applied.
+        """
 
     def after_pump(self) -> None:
         """Everything that was ready has been applied."""
@@ -100,6 +107,9 @@ class Service(Protocol):
 
 class ReplicaHost(Protocol):
     """What a replica may ask of the node it runs on."""
+
+    @property
+    def ticks(self) -> Ticks: ...
 
     def send_raft(self, group: GroupId, messages: Sequence[Message]) -> None: ...
 
@@ -110,7 +120,7 @@ class ReplicaHost(Protocol):
         """The log clock of one leadership: the previous entry's log time in, the next one's out."""
 
     def touch(self, replica: Replica) -> None:
-        """Something may be ready in `replica`: it is to be pumped in this turn."""
+        """Something may be ready in `replica`, or it may be another than before: it is to be pumped in this turn."""
 
     def on_conf(self, group: GroupId, conf: ConfState) -> None: ...
 
@@ -243,7 +253,13 @@ class Replica:
             applied=self.machine.applied_index,
             make_entry=self._make_entry,
             random_ticks=random_ticks,
+            ticks=host.ticks,
         )
+        # Before this tick, and this time, nothing is due by itself, and `tick` may be left out; whatever is done to the
+        # replica takes that back.
+        self.due_tick = self.due_ms = 0
+        # While it rests: its heartbeats are due at every tick.
+        self.rests_leading = False
         self.ahead: GroupMachine | None = None
         self.service: Service | None = None
         self.received: ReceivedSnapshot | None = None
@@ -297,20 +313,27 @@ class Replica:
 
     # Inputs.
 
-    def tick(self, *, may_campaign: bool = True, may_stamp: bool = True) -> None:
-        """One tick of time. The bounds are the node's: without them this replica does not campaign, or not lead."""
+    def tick(self, now_ms: int, *, may_campaign: bool = True, may_stamp: bool = True) -> None:
+        """Do what is due at the node's tick, which is at `now_ms` on its monotonic clock, and find out what is next.
+
+        The bounds are the node's: without them this replica does not campaign, or not lead.
+        """
         if self.failed is not None:
             return
-        if self.log.state.damaged or not (may_campaign and may_stamp and self._may_campaign):
+        if not (may_campaign and may_stamp and self._may_campaign) or self.log.is_damaged:
             self._guard_candidacy(may_campaign=may_campaign, may_stamp=may_stamp)
         try:
-            if self.core.tick():
+            if self.core.on_tick():
                 self._host.touch(self)
         except LogBrokerError as error:
             self._host.touch(self)
             self._on_refused(error)
-        if self.ahead is not None and self.is_serving and self.service is not None:
-            self.service.on_tick()
+        self.due_ms = _NEVER_MS
+        if self.service is not None and self._leads_on(self.ahead):
+            self.due_ms = self.service.on_tick(now_ms)
+        if self._may_campaign and self.failed is None:
+            self.due_tick = self._host.ticks.count + self.core.rest_ticks + 1
+            self.rests_leading = self.core.is_leader
 
     def step(self, message: Message) -> None:
         if self.failed is None:
@@ -375,8 +398,11 @@ class Replica:
         append_ms: int,
         on_committed: Callable[[object], None],
         on_lost: Callable[[LogBrokerError], None],
+        preparation: bytes | None = None,
     ) -> tuple[Entry, object]:
         """Append one entry, run it on `ahead`, and remember who waits for it; or raise and change nothing.
+
+        With `preparation` a STATE entry of that payload goes directly before it, and nothing comes between the two.
 
         Exactly one of the callbacks is called: with apply's result once the entry of this very term is
         applied, or as soon as the term is lost.
@@ -386,21 +412,33 @@ class Replica:
             NotLeaderError: this replica does not serve.
         """
         ahead = self.require_ahead()
-        entry = seal_entry(
-            kind,
-            group=self.group,
-            index=self.core.next_index,
-            term=self.core.term,
-            base_offset=ahead.next_offset,
-            next_offset=Offset(ahead.next_offset + record_count),
-            append_ms=append_ms,
-            payload=payload,
-        )
-        self.core.propose((entry,))
+        index = self.core.next_index
+        before: tuple[Entry, ...] = ()
+        if preparation is not None:
+            before = (self._seal(EntryKind.STATE, preparation, index, ahead.next_offset, 0, append_ms),)
+            index = Index(index + 1)
+        entry = self._seal(kind, payload, index, ahead.next_offset, record_count, append_ms)
+        self.core.propose((*before, entry))
         self._host.touch(self)
+        for prepared in before:
+            ahead.apply(prepared)
         foreseen = ahead.apply(entry)
         self._proposed[entry.index] = _Proposed(entry.term, on_committed, on_lost)
         return entry, foreseen
+
+    def _seal(
+        self, kind: EntryKind, payload: bytes, index: Index, base_offset: Offset, record_count: int, append_ms: int
+    ) -> Entry:
+        return seal_entry(
+            kind,
+            group=self.group,
+            index=index,
+            term=self.core.term,
+            base_offset=base_offset,
+            next_offset=Offset(base_offset + record_count),
+            append_ms=append_ms,
+            payload=payload,
+        )
 
     def propose_config(self, proposal: ConfigProposal) -> None:
         """Raises ProposalRefused where one is pending or it does not fit."""
@@ -776,6 +814,7 @@ class Replica:
         may = is_whole and may_campaign
         if may != self._may_campaign:
             self._may_campaign = may
+            self._host.touch(self)
             self.core.set_can_campaign(may)
         if not (is_whole and may_stamp) and self.core.is_leader:
             self.hand_over()
@@ -811,6 +850,7 @@ class Replica:
         if self.ahead is not None:
             self._stop_serving()
         self.failed = error
+        self.due_tick = 0
         self._writes.clear()
         self._host.on_group_failed(self.group, error)
 

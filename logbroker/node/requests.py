@@ -22,9 +22,14 @@ MAX_RECEIVE_BYTES = 4 << 20
 @final
 @dataclass(frozen=True, slots=True)
 class ProduceRequest:
-    """`batch` is one record batch as the client made it."""
+    """`batch` is one record batch as the client made it.
+
+    It is delivered `delay_ms` after it is appended, or at `deliver_at_ms` of log time; 0 and 0: at once.
+    """
 
     batch: bytes
+    delay_ms: int = 0
+    deliver_at_ms: int = 0
 
 
 @final
@@ -156,6 +161,31 @@ class DeleteGroupRequest:
 
 @final
 @dataclass(frozen=True, slots=True)
+class PauseRequest:
+    """Lease nothing to a group for `duration_ms`; 0: until it is resumed. What is leased goes on as it is."""
+
+    group: GroupName
+    reason: str = ""
+    duration_ms: int = 0
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class ResumeRequest:
+    group: GroupName
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class PurgeRequest:
+    """Ack everything up to the log end, the dead too. `purge_id`, drawn by whoever asks, makes it safe to repeat."""
+
+    group: GroupName
+    purge_id: int
+
+
+@final
+@dataclass(frozen=True, slots=True)
 class DeadRequest:
     """The dead messages at and above an offset, at most `max_count` rows, as of the moment it was asked."""
 
@@ -191,6 +221,14 @@ class PeekRequest:
 
 @final
 @dataclass(frozen=True, slots=True)
+class CancelRequest:
+    """Never deliver what of the ranges is not due yet, to any group. It is safe to repeat."""
+
+    ranges: Ranges
+
+
+@final
+@dataclass(frozen=True, slots=True)
 class StateRequest:
     """Counts and positions, exact as of the moment it was asked (read index)."""
 
@@ -206,9 +244,13 @@ Request = (
     | RewindRequest
     | CreateGroupRequest
     | DeleteGroupRequest
+    | PauseRequest
+    | ResumeRequest
+    | PurgeRequest
     | DeadRequest
     | ReviveRequest
     | PeekRequest
+    | CancelRequest
     | StateRequest
 )
 
@@ -218,13 +260,15 @@ Request = (
 class ProduceReply:
     """Committed: the messages have offsets [base_offset, base_offset + count).
 
-    `append_ms` is 0 for a duplicate whose first copy has expired.
+    `append_ms` is 0 for a duplicate whose first copy has expired. `due_ms` is when they may be delivered, 0 if that is
+    at once, or for a duplicate if it is by now.
     """
 
     base_offset: Offset
     count: int
     append_ms: int
     duplicate: bool = False
+    due_ms: int = 0
 
 
 @final
@@ -303,6 +347,13 @@ class GroupState:
     oldest_ms: int
     """Log time of the oldest message not settled; 0 where there is none."""
     dead: int = 0
+    is_paused: bool = False
+    paused_reason: str = ""
+    paused_since_ms: int = 0
+    paused_until_ms: int = 0
+    """0 where it is paused until it is resumed, and where it is not paused."""
+    breaker_trips: int = 0
+    """How often its breaker has paused it, as far as the process that leads knows."""
 
 
 @final
@@ -340,6 +391,16 @@ class ReviveReply:
 
 @final
 @dataclass(frozen=True, slots=True)
+class PurgeReply:
+    """`purged_count` messages were not acked, of which `revoked_count` leased and `dead_count` dead."""
+
+    purged_count: int
+    revoked_count: int
+    dead_count: int
+
+
+@final
+@dataclass(frozen=True, slots=True)
 class PeekedRange:
     """Messages [start, end) of one state; `visible_at_ms` of leased and delayed ones is when that ends, or else 0."""
 
@@ -363,6 +424,15 @@ class PeekReply:
 
 @final
 @dataclass(frozen=True, slots=True)
+class CancelReply:
+    """`count` of the messages are never delivered; `late_count` were due before, never delayed, or are gone."""
+
+    count: int
+    late_count: int
+
+
+@final
+@dataclass(frozen=True, slots=True)
 class StateReply:
     log_start: Offset
     log_end: Offset
@@ -378,7 +448,9 @@ Reply = (
     | GroupReply
     | DeadReply
     | ReviveReply
+    | PurgeReply
     | PeekReply
+    | CancelReply
     | StateReply
 )
 Answer = Callable[[Reply | LogBrokerError], None]

@@ -18,20 +18,25 @@ import msgspec
 
 from logbroker.errors import CorruptBatchError
 from logbroker.ids import DEFAULT_GROUP, GroupId, GroupName, Index, Offset, ReplicaId, Term
+from logbroker.partition.armed import Armed
 from logbroker.partition.commands import Number, decode_with, range_fault
 from logbroker.partition.groups import ConsumerGroup
 from logbroker.partition.leases import LeaseTable
 from logbroker.partition.machine import PartitionMachine
+from logbroker.partition.offset_ranges import OffsetRanges
 from logbroker.partition.producers import Producers
 from logbroker.partition.rewind import RewindHistory
 from logbroker.partition.runs import RunState, RunTable
+from logbroker.partition.schedule import Schedule
 from logbroker.partition.state_form import (
     GroupHead,
     Head,
     LeaseSlice,
+    PauseSlice,
     ProducerSlice,
     RewindFloorSection,
     RunSlice,
+    ScheduleSlice,
     VoidSlice,
     section_decoder,
     state_slices,
@@ -42,6 +47,7 @@ if TYPE_CHECKING:
 
     from logbroker.partition.leases import LeaseRecord
     from logbroker.partition.outcomes import Range
+    from logbroker.partition.pause import PauseRecord
     from logbroker.partition.producers import ProducerState
     from logbroker.partition.runs import Run
     from logbroker.partition.state_form import Section
@@ -78,7 +84,7 @@ def encode_slices(machine: PartitionMachine, meta: CheckpointMeta) -> Iterator[b
 
     The state is captured by this call, before the first slice is asked for: what is applied later does not show.
     """
-    return _slices(machine.clone(), meta)
+    return _slices(machine.clone(for_reading=True), meta)
 
 
 def decode(data: bytes | memoryview) -> tuple[PartitionMachine, CheckpointMeta]:
@@ -154,10 +160,13 @@ class _Builder:
         self._producers: list[ProducerState] = []
         self._voids: list[Range] = []
         self._rewind_floor = Offset(0)
+        self._scheduled: list[tuple[int, int, int]] = []
+        self._armed: Armed | None = None
         self._groups: dict[GroupName, ConsumerGroup] = {}
         self._group: GroupHead | None = None
         self._runs: list[Run] = []
         self._leases: list[LeaseRecord] = []
+        self._pause: PauseRecord | None = None
 
     def add(self, section: Section) -> None:
         match section:
@@ -169,13 +178,19 @@ class _Builder:
                 self._producers += producers
             case VoidSlice(ranges):
                 self._voids += ranges
+            case ScheduleSlice(runs):
+                self._scheduled += runs
+            case Armed():
+                self._armed = section
             case GroupHead():
                 self._close_group()
                 self._group = section
-            case RunSlice(runs):
-                self._runs += runs
+            case RunSlice(held):
+                self._runs += held
             case LeaseSlice(leases):
                 self._leases += leases
+            case PauseSlice(pause):
+                self._add_pause(pause)
 
     def build(self) -> PartitionMachine:
         self._close_group()
@@ -194,8 +209,14 @@ class _Builder:
             fault = range_fault(voids)
             if fault or voids[0][0] < head.log_start_offset or voids[-1][1] > head.next_offset:
                 raise CorruptBatchError(f"void ranges lie outside of the log or out of order: {fault}")
-        producers = Producers.decode(self._producers)
-        machine = PartitionMachine(GroupId(head.group_id), self._groups, producers, voids)
+        machine = PartitionMachine(
+            GroupId(head.group_id),
+            self._groups,
+            Producers.decode(self._producers),
+            OffsetRanges(voids),
+            self._schedule(head),
+            self._armed_at(head),
+        )
         machine.applied_index = Index(head.index)
         machine.applied_term = Term(head.term)
         machine.next_offset = Offset(head.next_offset)
@@ -205,17 +226,41 @@ class _Builder:
         machine.rewind_floor = self._rewind_floor
         return machine
 
+    def _add_pause(self, pause: PauseRecord) -> None:
+        if self._pause is not None:
+            raise CorruptBatchError("a group has two pauses")
+        if 0 < pause.until_ms <= pause.since_ms:
+            raise CorruptBatchError(f"a pause from {pause.since_ms} ends at {pause.until_ms}, before it began")
+        self._pause = pause
+
+    def _schedule(self, head: Head) -> Schedule:
+        schedule = Schedule.decode(self._scheduled)
+        if self._scheduled:
+            start, end = self._scheduled[0][0], self._scheduled[-1][1]
+            if start < head.log_start_offset or end > head.next_offset:
+                raise CorruptBatchError(f"scheduled offsets [{start}, {end}) lie outside of the log")
+            if schedule.first_ms <= head.append_ms:
+                raise CorruptBatchError(f"what is due at {schedule.first_ms} is scheduled still at {head.append_ms}")
+        return schedule
+
+    def _armed_at(self, head: Head) -> Armed | None:
+        armed = self._armed
+        if armed is not None and ((armed.index, armed.term) != (head.index, head.term) or not armed.changes):
+            raise CorruptBatchError(f"entry {armed.index} is said to prepare the batch after entry {head.index}")
+        return armed
+
     def _close_group(self) -> None:
         head = self._group
         if head is None:
-            if self._runs or self._leases:
-                raise CorruptBatchError("runs or leases stand before the first group")
+            if self._runs or self._leases or self._pause:
+                raise CorruptBatchError("runs, leases or a pause stand before the first group")
             return
         group = ConsumerGroup(
             head.name,
             RunTable.decode(head.floor, self._runs),
             LeaseTable.decode(self._leases),
             RewindHistory(head.rewinds, forgotten_id=head.forgotten_rewind_id),
+            self._pause,
         )
         held: dict[int, int] = {}
         for run in self._runs:
@@ -224,4 +269,4 @@ class _Builder:
         if held != {record.lease: record.held for record in self._leases}:
             raise CorruptBatchError(f"runs and leases of group {head.name!r} contradict each other")
         self._groups[head.name] = group
-        self._runs, self._leases = [], []
+        self._runs, self._leases, self._pause = [], [], None

@@ -15,6 +15,7 @@ import msgspec
 
 from logbroker.errors import CorruptBatchError
 from logbroker.ids import MAX_CHANGES_PER_ENTRY, GroupName
+from logbroker.partition.deadlines import BUCKET_MS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -26,6 +27,7 @@ MAX_TEXT_BYTES = 1024
 Number: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=MAX_NUMBER)]
 Text: TypeAlias = Annotated[str, msgspec.Meta(max_length=MAX_TEXT_BYTES)]
 Name: TypeAlias = Annotated[GroupName, msgspec.Meta(min_length=1, max_length=MAX_TEXT_BYTES)]
+DueMs: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=MAX_NUMBER, multiple_of=BUCKET_MS)]
 Ranges: TypeAlias = tuple[tuple[Number, Number], ...]
 """Half-open offset ranges, sorted, apart or touching, none empty."""
 
@@ -158,13 +160,62 @@ class BuryOld(_Change, frozen=True, tag=20):
 
 
 @final
-class RewindFloor(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag=21):
+class Pause(_Change, frozen=True, tag=14):
+    """Nothing of the group is leased until `until_ms` in log time; 0: until it is resumed."""
+
+    reason: Text
+    until_ms: Number
+
+
+@final
+class Resume(_Change, frozen=True, tag=15):
+    pass
+
+
+@final
+class Purge(_Change, frozen=True, tag=16):
+    """All below `end_offset` counts as acked, the dead too. `requested` is what the operator said, for the trace."""
+
+    rewind_id: Number
+    end_offset: Number
+    requested: Text
+
+
+class QueueChange(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """Of no consumer group: it concerns all of them."""
+
+
+@final
+class DeliverAt(QueueChange, frozen=True, tag=17):
+    """The batch of the very next entry, if that is one of the same term, is delivered to nobody before `due_ms`.
+
+    It stands before the batch, so that a batch that is committed has it whatever becomes of the leader.
+    """
+
+    due_ms: DueMs
+
+
+@final
+class Cancel(QueueChange, frozen=True, tag=18):
+    """What of the ranges is not due yet is never delivered."""
+
+    ranges: Ranges
+
+
+@final
+class RewindFloor(QueueChange, frozen=True, tag=21):
     """What is settled below `start_offset` stays settled, in every group and whatever is rewound."""
 
     start_offset: Number
 
 
-Change: TypeAlias = (
+Arming: TypeAlias = DeliverAt
+"""Changes that say something of the next entry's batch, and nothing if the next entry is none of the same term.
+
+An entry that has some begins with one.
+"""
+
+GroupChange: TypeAlias = (
     CreateGroup
     | DeleteGroup
     | Lease
@@ -179,8 +230,11 @@ Change: TypeAlias = (
     | BuryExpired
     | Revive
     | BuryOld
-    | RewindFloor
+    | Pause
+    | Resume
+    | Purge
 )
+Change: TypeAlias = GroupChange | DeliverAt | Cancel | RewindFloor
 
 
 @final
@@ -213,10 +267,11 @@ def decode_changes(payload: bytes) -> tuple[Change, ...]:
     if len(changes) > MAX_CHANGES_PER_ENTRY:
         raise CorruptBatchError(f"{len(changes)} changes in one entry; the most is {MAX_CHANGES_PER_ENTRY}")
     for change in changes:
-        if isinstance(change, (Lease, Ack, Nack, Extend, Expire, Bury, BuryExpired, Revive)):
+        if isinstance(change, (Lease, Ack, Nack, Extend, Expire, Bury, BuryExpired, Revive, Cancel)):
             fault = range_fault(change.ranges)
             if fault is not None:
-                raise CorruptBatchError(f"{type(change).__name__} of group {change.group}: {fault}")
+                whose = "" if isinstance(change, Cancel) else f" of group {change.group}"
+                raise CorruptBatchError(f"{type(change).__name__}{whose}: {fault}")
     return changes
 
 

@@ -30,6 +30,7 @@ from logbroker.partition.commands import (
     Bury,
     BuryExpired,
     BuryOld,
+    Cancel,
     Cause,
     CreateGroup,
     DeleteGroup,
@@ -38,7 +39,10 @@ from logbroker.partition.commands import (
     Floor,
     Lease,
     Nack,
+    Pause,
+    Purge,
     Release,
+    Resume,
     Revive,
     Rewind,
     RewindFloor,
@@ -47,11 +51,13 @@ from logbroker.partition.commands import (
 )
 from logbroker.partition.failures import NO_POLICY, FailurePolicy
 from logbroker.partition.machine import MAX_GROUPS, MAX_OFFSET, PartitionMachine
-from logbroker.partition.outcomes import Leased, Nothing, Produced, Revived, Settled
+from logbroker.partition.ordering import NO_ORDER, OrderPolicy, count_in_flight
+from logbroker.partition.outcomes import Leased, Nothing, Produced, Resumed, Revived, Settled
 from logbroker.partition.producers import NO_PRODUCER, Duplicate, Fenced, OutOfOrder
 from logbroker.partition.retention import MAX_RETENTION_S
-from logbroker.partition.rewind import rewound, skipped
+from logbroker.partition.rewind import FIRST_PURGE_ID, purged, rewound, skipped
 from logbroker.partition.runs import Run, RunState
+from logbroker.partition.schedule import rounded_up
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -59,13 +65,20 @@ if TYPE_CHECKING:
     from logbroker.partition.commands import Change, Ranges
     from logbroker.partition.groups import ConsumerGroup, Selection
     from logbroker.partition.leases import LeaseRecord
+    from logbroker.partition.ordering import KeyLocks
     from logbroker.partition.outcomes import LeasedRange, Outcome, Range
+    from logbroker.partition.schedule import Schedule
     from logbroker.record.batch import BatchHeader
 
 MIN_HIDE_MS = 1_000
 MAX_HIDE_MS = 43_200_000
 """Twelve hours; with extensions too, from when the lease began."""
 MAX_DELAY_MS = MAX_RETENTION_S * 1000
+MIN_PAUSE_MS = 1_000
+MAX_PAUSE_MS = MAX_RETENTION_S * 1000
+"""Of a pause that has an end: after so long nothing of what it held back is left."""
+DUE_BEFORE_RETENTION_MS = 1_000
+"""A message has to be due so long before retention takes it, or it would not be delivered at all."""
 MAX_TEXT_LENGTH = 256
 MAX_RUNS_PER_REVIVE = 10_000
 """As many ranges as an expiry ends at once; both take some milliseconds to apply."""
@@ -73,6 +86,14 @@ MAX_RUNS_PER_BURIAL = 10_000
 """Of one entry that buries what has outlived its time to live; the next one goes on."""
 
 NO_FLOOR = Offset(0)
+
+MAX_RUNS_PER_CANCEL = 10_000
+"""Over all consumer groups, for the same reason."""
+
+MAX_DELAYED_RUNS = 4_000_000
+"""Not due yet, in all consumer groups together: a delayed batch with a due time of its own costs one in each."""
+MAX_VOID_RANGES = 1_000_000
+"""What was cancelled splits runs in two, and is kept until retention takes it."""
 
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,128}\Z")
 
@@ -122,10 +143,14 @@ class Propose:
 @final
 @dataclass(frozen=True, slots=True)
 class ProposeBatch:
-    """Append the batch as a DATA entry that takes [base_offset, next_offset)."""
+    """Append the batch as a DATA entry that takes [base_offset, next_offset).
+
+    Unless `due_ms` is 0 a STATE entry with `DeliverAt` goes directly before it, in the same step.
+    """
 
     base_offset: Offset
     next_offset: Offset
+    due_ms: int = 0
 
 
 @final
@@ -164,8 +189,14 @@ def _refusing(decide: Callable[P, D]) -> Callable[P, D | Refused]:
 
 
 @_refusing
-def decide_produce(machine: PartitionMachine, header: BatchHeader) -> Answer | ProposeBatch:
-    """Decide on a batch that `check_batch` has accepted.
+def decide_produce(
+    machine: PartitionMachine,
+    header: BatchHeader,
+    *,
+    due_ms: int = 0,
+    max_delayed_runs: int = MAX_DELAYED_RUNS,
+) -> Answer | ProposeBatch:
+    """Decide on a batch that `check_batch` has accepted, to be delivered at `due_ms` as `due_time` gives it.
 
     Refused with OutOfOrderSequenceError, ProducerFencedError, OffsetOutOfRangeError, InvalidArgumentError. A duplicate
     is answered with the offset of the first copy; that copy is applied only if it lies below the applied state's
@@ -180,7 +211,10 @@ def decide_produce(machine: PartitionMachine, header: BatchHeader) -> Answer | P
     who = f"producer {header.producer_id} in partition group {machine.group_id}"
     match machine.judge_batch(header):
         case Duplicate(base_offset):
-            return Answer(Produced(Offset(base_offset), count, duplicate=True), machine.applied_index)
+            first_due_ms = machine.schedule.due_ms_at(base_offset, after_ms=machine.append_ms)
+            return Answer(
+                Produced(Offset(base_offset), count, duplicate=True, due_ms=first_due_ms), machine.applied_index
+            )
         case OutOfOrder(expected):
             raise OutOfOrderSequenceError(
                 f"sequence {header.base_sequence} of {who} is not the next, {expected}, nor in its last five batches"
@@ -192,7 +226,62 @@ def decide_produce(machine: PartitionMachine, header: BatchHeader) -> Answer | P
     end = machine.next_offset + count
     if end > MAX_OFFSET:
         raise OffsetOutOfRangeError(f"offset {end} is above the last possible offset {MAX_OFFSET}")
-    return ProposeBatch(machine.next_offset, Offset(end))
+    if due_ms and (len(machine.schedule) + 1) * len(machine.groups) > max_delayed_runs:
+        raise OverloadedError(
+            f"partition group {machine.group_id} has {len(machine.schedule)} runs of delayed messages of one due time"
+            f" in each of {len(machine.groups)} consumer groups; the most is {max_delayed_runs} together",
+            hint="send more messages in a batch, or batches with due times on the same 100 ms",
+        )
+    return ProposeBatch(machine.next_offset, Offset(end), due_ms)
+
+
+def due_time(*, delay_ms: int, deliver_at_ms: int, now_ms: int, retention_s: int) -> int:
+    """Return when a batch sent at `now_ms` is due, a multiple of 100 ms, or 0 where that is at once.
+
+    Raises:
+        InvalidArgumentError: both are given, or retention would take the messages before they are due.
+    """
+    if delay_ms and deliver_at_ms:
+        raise InvalidArgumentError(f"delay_ms {delay_ms} and deliver_at_ms {deliver_at_ms} exclude each other")
+    most_ms = retention_s * 1000 - DUE_BEFORE_RETENTION_MS
+    check_range("delay_ms", delay_ms, least=0, most=most_ms)
+    check_range("deliver_at_ms", deliver_at_ms, least=0, most=now_ms + most_ms)
+    due_ms = now_ms + delay_ms if delay_ms else deliver_at_ms
+    return rounded_up(due_ms) if due_ms > now_ms else 0
+
+
+@_refusing
+def decide_cancel(
+    machine: PartitionMachine,
+    *,
+    ranges: Ranges,
+    now_ms: int,
+    max_runs: int = MAX_RUNS_PER_CANCEL,
+    max_void_ranges: int = MAX_VOID_RANGES,
+    limits: DecisionLimits = DEFAULT_DECISION_LIMITS,
+) -> Propose | Answer:
+    """Never deliver what of the ranges is not due at `now_ms`; for everything else it is too late.
+
+    Asking again gives the same answer. Refused with OffsetOutOfRangeError beyond the log end.
+    """
+    check_ranges("ranges to cancel", ranges, machine, limits)
+    now_ms = max(now_ms, machine.append_ms)
+    found = list(islice(machine.scheduled(ranges, now_ms), max_runs + 1))
+    if not found:
+        return Answer(machine.cancelled(ranges), machine.applied_index)
+    if len(found) > 1 and len(found) * len(machine.groups) > max_runs:
+        raise RequestTooLargeError(
+            f"{len(found)} or more runs of delayed messages in {len(machine.groups)} consumer groups are to be"
+            f" cancelled; the most is {max_runs} together",
+            hint="cancel fewer messages at once",
+        )
+    if len(machine.voids) + len(found) > max_void_ranges:
+        raise OverloadedError(
+            f"partition group {machine.group_id} has {len(machine.voids)} ranges of cancelled messages;"
+            f" the most is {max_void_ranges}",
+            hint="retention makes room",
+        )
+    return Propose((Cancel(ranges),))
 
 
 @_refusing
@@ -208,13 +297,16 @@ def decide_receive(
     request_id: int = 0,
     not_below: int = 0,
     policy: FailurePolicy = NO_POLICY,
+    order: OrderPolicy = NO_ORDER,
+    locks: KeyLocks | None = None,
     limits: DecisionLimits = DEFAULT_DECISION_LIMITS,
 ) -> Propose | Answer | NothingAvailable:
     """Choose up to `max_count` messages, lowest offsets first, to hide for `hide_ms`.
 
     A retry of a (session, request id) whose lease is current gets that lease and the time that is left; session 0 means
-    no retries. Messages below `not_below` have expired and only wait for the entry that says so. Those whose last
-    delivery has run out are buried on the way; where nothing else is found, that is left to `decide_expire`.
+    no retries. A paused group leases nothing beyond that. Messages below `not_below` have expired and only wait for
+    the entry that says so. Those whose last delivery has run out are buried on the way; where nothing else is found,
+    that is left to `decide_expire`. An `order` leaves what has to wait for its turn; one by key needs the `locks`.
     """
     state = machine.group(group)
     check_range("max_count", max_count, least=1, most=limits.max_receive_count)
@@ -232,12 +324,29 @@ def decide_receive(
         # The request's first lease has run out; it must be over before the request can hold another.
         for held in state.holdings(record.lease):
             ended.add(held, record)
-    if len(state.table) >= limits.max_runs_per_group:
+    if state.pause_at(now_ms) is not None:
+        return NothingAvailable(next_visible_ms(machine, group))
+    # Delayed messages have a bound of their own; with what lies between them they make two runs each.
+    if len(state.table) - 2 * len(machine.schedule) >= limits.max_runs_per_group:
         raise OverloadedError(
             f"group {group!r} has {len(state.table)} runs of unlike messages; the most is {limits.max_runs_per_group}",
             hint="ack or nack what is leased, revive what is dead, or receive in larger batches",
         )
-    chosen = _choose(state, machine.next_offset, now_ms, max_count, not_below, limits, ended)
+    if order.window:
+        chosen = _choose_in_order(
+            state,
+            machine.next_offset,
+            now_ms,
+            max_count,
+            not_below,
+            limits,
+            ended,
+            order,
+            locks if order.by_key else None,
+            machine.schedule,
+        )
+    else:
+        chosen = _choose(state, machine.next_offset, now_ms, max_count, not_below, limits, ended)
     if not chosen:
         return NothingAvailable(next_visible_ms(machine, group))
     lease = Lease(group, tuple(chosen), now_ms + hide_ms, consumer, session, request_id)
@@ -331,13 +440,7 @@ def decide_revive(
     The proposal names what is dead. Where it is less than all, asking again brings the rest; 0 says that all is done.
     """
     state = machine.group(group)
-    if len(ranges) > limits.max_ranges_per_change:
-        raise RequestTooLargeError(f"{len(ranges)} ranges in one request; the most is {limits.max_ranges_per_change}")
-    fault = range_fault(ranges)
-    if fault is not None:
-        raise InvalidArgumentError(f"ranges to revive: {fault}")
-    check_range("start of the first range", ranges[0][0], least=0, most=MAX_OFFSET)
-    check_offset("end of the last range", ranges[-1][1], machine)
+    check_ranges("ranges to revive", ranges, machine, limits)
     dead = islice(
         (run for start, end in ranges for run in state.table.dead(start, end)),
         max_runs,
@@ -382,7 +485,13 @@ def decide_release(machine: PartitionMachine, group: GroupName, *, lease: LeaseI
 
 
 @_refusing
-def decide_create_group(machine: PartitionMachine, group: GroupName, *, start_offset: int) -> Propose:
+def decide_create_group(
+    machine: PartitionMachine,
+    group: GroupName,
+    *,
+    start_offset: int,
+    max_delayed_runs: int = MAX_DELAYED_RUNS,
+) -> Propose:
     """Make a consumer group for which everything below `start_offset` is acked; below the log start is clamped."""
     check_group_name(group)
     if group in machine.groups:
@@ -390,6 +499,12 @@ def decide_create_group(machine: PartitionMachine, group: GroupName, *, start_of
     if len(machine.groups) >= MAX_GROUPS:
         raise OverloadedError(f"there are {len(machine.groups)} consumer groups; the most is {MAX_GROUPS}")
     check_offset("start_offset", start_offset, machine)
+    if len(machine.schedule) * (len(machine.groups) + 1) > max_delayed_runs:
+        raise OverloadedError(
+            f"partition group {machine.group_id} has {len(machine.schedule)} runs of delayed messages, too many for"
+            f" another consumer group; the most is {max_delayed_runs} in all groups together",
+            hint="delete a consumer group, or wait until some messages are due",
+        )
     return Propose((CreateGroup(group, start_offset),))
 
 
@@ -439,6 +554,38 @@ def decide_skip_to(
     if known is not None:
         return Answer(skipped(known, group, repeated=True), machine.applied_index)
     return Propose((SkipTo(group, rewind_id, start_offset, requested),))
+
+
+@_refusing
+def decide_pause(machine: PartitionMachine, group: GroupName, *, reason: str, duration_ms: int, now_ms: int) -> Propose:
+    """Lease nothing for `duration_ms`, 0 is until it is resumed; a pause that there is already is replaced."""
+    check_text("reason", reason)
+    if duration_ms:
+        check_range("duration_ms", duration_ms, least=MIN_PAUSE_MS, most=MAX_PAUSE_MS)
+    machine.group(group)
+    until_ms = max(now_ms, machine.append_ms) + duration_ms if duration_ms else 0
+    return Propose((Pause(group, reason, until_ms),))
+
+
+@_refusing
+def decide_resume(machine: PartitionMachine, group: GroupName) -> Propose | Answer:
+    if machine.group(group).pause is None:
+        return Answer(Resumed(group), machine.applied_index)
+    return Propose((Resume(group),))
+
+
+@_refusing
+def decide_purge(machine: PartitionMachine, group: GroupName, *, purge_id: int, requested: str) -> Propose | Answer:
+    """Ack everything up to the log end, the dead too. `purge_id` is whoever asks's own, from FIRST_PURGE_ID on."""
+    check_range("purge_id", purge_id, least=FIRST_PURGE_ID, most=MAX_NUMBER)
+    check_text("requested", requested)
+    state = machine.group(group)
+    known = state.remembered_purge(purge_id)
+    if isinstance(known, Nothing):
+        raise InvalidArgumentError(f"purge_id {purge_id} of group {group!r}: {known.detail}")
+    if known is not None:
+        return Answer(purged(known, group, repeated=True), machine.applied_index)
+    return Propose((Purge(group, purge_id, machine.next_offset, requested),))
 
 
 @_refusing
@@ -497,8 +644,14 @@ def has_idle(machine: PartitionMachine, *, below: Offset) -> bool:
 
 
 def next_visible_ms(machine: PartitionMachine, group: GroupName) -> int | None:
-    """Return the log time at which a leased or delayed message will be visible, up to 100 ms late, or None."""
-    table = machine.group(group).table
+    """Return the log time at which a leased or delayed message will be visible, up to 100 ms late, or None.
+
+    In a paused group that is when the pause ends; a pause that is over is named as long as nothing was leased after it.
+    """
+    state = machine.group(group)
+    if state.pause is not None:
+        return state.pause.until_ms or None
+    table = state.table
     times = [time for time in (table.leased.next_ms(), table.delayed.next_ms()) if time is not None]
     return min(times, default=None)
 
@@ -535,10 +688,21 @@ def check_offset(field: str, offset: int, machine: PartitionMachine) -> None:
         )
 
 
+def check_ranges(what: str, ranges: Ranges, machine: PartitionMachine, limits: DecisionLimits) -> None:
+    """Refuse what are no ranges of the log, or too many."""
+    if len(ranges) > limits.max_ranges_per_change:
+        raise RequestTooLargeError(f"{len(ranges)} ranges in one request; the most is {limits.max_ranges_per_change}")
+    fault = range_fault(ranges)
+    if fault is not None:
+        raise InvalidArgumentError(f"{what}: {fault}")
+    check_range("start of the first range", ranges[0][0], least=0, most=MAX_OFFSET)
+    check_offset("end of the last range", ranges[-1][1], machine)
+
+
 def _check_move(
     machine: PartitionMachine, group: GroupName, rewind_id: int, start_offset: int, requested: str
 ) -> ConsumerGroup:
-    check_range("rewind_id", rewind_id, least=1, most=MAX_NUMBER)
+    check_range("rewind_id", rewind_id, least=1, most=FIRST_PURGE_ID - 1)
     check_range("start_offset", start_offset, least=0, most=MAX_OFFSET)
     check_text("requested", requested)
     return machine.group(group)
@@ -583,6 +747,65 @@ def _choose(
             ended.add(run, None)
         left -= stop - start
         if not left:
+            break
+    return chosen
+
+
+def _choose_in_order(
+    state: ConsumerGroup,
+    end: Offset,
+    now_ms: int,
+    max_count: int,
+    not_below: int,
+    limits: DecisionLimits,
+    ended: _Ended,
+    order: OrderPolicy,
+    locks: KeyLocks | None,
+    schedule: Schedule,
+) -> list[Range]:
+    """As `_choose`, but only what the window has room for, and with `locks` nothing whose key is locked.
+
+    Leases that have run out end in this entry also where their messages are not taken: one that was extended later
+    would have them in flight beside what was taken in the meantime. Those there is no room for are in flight still.
+    """
+    table = state.table
+    ended_end, ended_count = MAX_NUMBER, 0
+    for run in table.expired(now_ms):
+        if not ended.add(run, None, room=limits.max_ranges_per_change):
+            ended_end = run.start
+            break
+        ended_count += run.end - run.start
+    count = count_in_flight(state, now_ms, order, ended_count=ended_count, schedule=schedule)
+    left = min(max_count, order.window - count)
+    chosen: list[Range] = []
+    if left <= 0:
+        return chosen
+    walk = None
+    if locks is not None:
+        walk = locks.walk(state, now_ms, order, ended_end=ended_end, schedule=schedule)
+        if walk is None:
+            return chosen
+    for run in table.eligible(now_ms, end):
+        start = max(run.start, not_below)
+        if run.state is RunState.LEASED:
+            if run.start >= ended_end:
+                break
+            if ended.policy.is_spent(run.deliveries):
+                continue
+        for first, last in ((start, run.end),) if walk is None else walk.free(start, run.end):
+            stop = min(last, first + left)
+            if first >= stop:
+                continue
+            if chosen and chosen[-1][1] == first:
+                chosen[-1] = (chosen[-1][0], stop)
+            elif len(chosen) < limits.max_ranges_per_change:
+                chosen.append((first, stop))
+            else:
+                return chosen
+            left -= stop - first
+            if not left:
+                return chosen
+        if walk is not None and walk.is_over:
             break
     return chosen
 
@@ -701,13 +924,7 @@ def _select(
     """Check what names messages of a lease, and sort them out."""
     state = machine.group(group)
     check_range("lease", lease, least=1, most=MAX_NUMBER)
-    if len(ranges) > limits.max_ranges_per_change:
-        raise RequestTooLargeError(f"{len(ranges)} ranges in one request; the most is {limits.max_ranges_per_change}")
-    fault = range_fault(ranges)
-    if fault is not None:
-        raise InvalidArgumentError(f"ranges of lease {lease}: {fault}")
-    check_range("start of the first range", ranges[0][0], least=0, most=MAX_OFFSET)
-    check_offset("end of the last range", ranges[-1][1], machine)
+    check_ranges(f"ranges of lease {lease}", ranges, machine, limits)
     return state, state.select(lease, ranges, log_start=machine.log_start_offset)
 
 

@@ -18,20 +18,26 @@ from logbroker.partition.outcomes import (
     LeasedRange,
     Misfit,
     Nothing,
+    Paused,
+    Purged,
     Released,
+    Resumed,
     Revived,
     Rewound,
     Settled,
     Skipped,
 )
-from logbroker.partition.rewind import RewindHistory, RewindRecord, rewound, skipped
-from logbroker.partition.runs import Run, RunState, RunTable, acked, fresh
+from logbroker.partition.pause import PauseRecord
+from logbroker.partition.rewind import FIRST_PURGE_ID, RewindHistory, RewindRecord, purged, rewound, skipped
+from logbroker.partition.runs import Run, RunState, RunTable, acked, cut, fresh
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable
 
-    from logbroker.partition.commands import Bury, Extend, Lease, Nack, Ranges, Rewind, SkipTo
+    from logbroker.partition.commands import Bury, Extend, Lease, Nack, Pause, Purge, Ranges, Rewind, SkipTo
+    from logbroker.partition.offset_ranges import OffsetRanges
     from logbroker.partition.outcomes import Range
+    from logbroker.partition.schedule import Schedule
 
 _AVAILABLE = RunState.AVAILABLE
 _LEASED = RunState.LEASED
@@ -79,22 +85,36 @@ class Selection:
 
 @final
 class ConsumerGroup:
-    """A name, the run table, the current leases and the remembered rewinds."""
+    """A name, the run table, the current leases, the remembered rewinds, and the pause if there is one."""
 
-    __slots__ = ("leases", "name", "rewinds", "table")
+    __slots__ = ("leases", "name", "pause", "rewinds", "table")
 
-    def __init__(self, name: GroupName, table: RunTable, leases: LeaseTable, rewinds: RewindHistory) -> None:
+    def __init__(
+        self,
+        name: GroupName,
+        table: RunTable,
+        leases: LeaseTable,
+        rewinds: RewindHistory,
+        pause: PauseRecord | None = None,
+    ) -> None:
         self.name = name
         self.table = table
         self.leases = leases
         self.rewinds = rewinds
+        # One that is over may stand here until the next lease.
+        self.pause = pause
 
     @classmethod
     def new(cls, name: GroupName, start_offset: int) -> ConsumerGroup:
         return cls(name, RunTable(start_offset), LeaseTable(), RewindHistory())
 
-    def clone(self) -> ConsumerGroup:
-        return ConsumerGroup(self.name, self.table.clone(), self.leases.clone(), self.rewinds.clone())
+    def clone(self, *, for_reading: bool = False) -> ConsumerGroup:
+        table = self.table.clone(for_reading=for_reading)
+        return ConsumerGroup(self.name, table, self.leases.clone(), self.rewinds.clone(), self.pause)
+
+    def pause_at(self, log_ms: int) -> PauseRecord | None:
+        """Return the pause that holds at that log time, or None."""
+        return self.pause if self.pause is not None and self.pause.holds_at(log_ms) else None
 
     def status(self, next_offset: int) -> GroupStatus:
         table = self.table
@@ -143,6 +163,9 @@ class ConsumerGroup:
 
     def lease(self, change: Lease, *, lease: LeaseId, append_ms: int, next_offset: int) -> Leased | Nothing:
         """Hand out all of the ranges, or nothing if any message in them may not be leased at `append_ms`."""
+        paused = self.pause_at(append_ms)
+        if paused is not None:
+            return Nothing(Misfit.PAUSED, f"group {self.name!r} is paused until {paused.until_ms or 'it is resumed'}")
         if change.visible_at_ms <= append_ms:
             return Nothing(Misfit.NOT_AVAILABLE, f"lease until {change.visible_at_ms} is over at {append_ms}")
         if self.leases.find(change.session, change.request_id) is not None:
@@ -161,6 +184,7 @@ class ConsumerGroup:
                     Run(run.start, run.end, _LEASED, run.deliveries + 1, change.visible_at_ms, lease, append_ms)
                 )
             taken.append(pieces)
+        self.pause = None
         for pieces in taken:
             self.table.put(pieces)
         held = sum(end - start for start, end in change.ranges)
@@ -299,6 +323,17 @@ class ConsumerGroup:
             self.table.put([fresh(run.start, run.end)])
         return Revived(self.name, sum(run.end - run.start for run in dead))
 
+    def put_pause(self, change: Pause, *, append_ms: int) -> Paused | Nothing:
+        """Lease nothing from here on; of two pauses the later one counts."""
+        if 0 < change.until_ms <= append_ms:
+            return Nothing(Misfit.STALE, f"pause until {change.until_ms} is over at {append_ms}")
+        self.pause = PauseRecord(change.reason, append_ms, change.until_ms)
+        return Paused(self.name, change.until_ms)
+
+    def resume(self) -> Resumed:
+        self.pause = None
+        return Resumed(self.name)
+
     def rewind(
         self,
         change: Rewind,
@@ -307,7 +342,8 @@ class ConsumerGroup:
         append_ms: int,
         log_start: int,
         next_offset: int,
-        voids: Sequence[Range],
+        voids: OffsetRanges,
+        schedule: Schedule,
     ) -> Rewound | Nothing:
         """Make everything from the start on available with a delivery count of 0, but what is delayed or dead.
 
@@ -318,9 +354,18 @@ class ConsumerGroup:
             return known if isinstance(known, Nothing) else rewound(known, self.name, repeated=True)
         table = self.table
         start = min(max(change.start_offset, log_start), next_offset)
-        reopened = max(0, table.floor - start) - _overlap_count(voids, start, table.floor)
+        reopened = max(0, table.floor - start) - voids.count(start, table.floor)
         revoked = delayed = 0
-        kept = [acked(max(first, start), end) for first, end in voids if end > start]
+        kept = [acked(first, end) for first, end in voids.overlap(start, table.frontier)]
+        # What was skipped before it was due goes back to waiting for that.
+        waiting = [
+            cut(run, piece.start, piece.end)
+            for run in schedule.overlap(start, table.frontier, after_ms=append_ms)
+            for piece in table.overlap(run.start, run.end)
+            if piece.state is _ACKED
+        ]
+        postponed = sum([run.end - run.start for run in waiting])
+        kept += waiting
         leased: list[Run] = []
         for run in table.overlap(max(start, table.floor), table.frontier):
             count = run.end - run.start
@@ -328,7 +373,7 @@ class ConsumerGroup:
                 leased.append(run)
                 revoked += count
             elif run.state is _ACKED:
-                reopened += count - _overlap_count(voids, run.start, run.end)
+                reopened += count - voids.count(run.start, run.end)
             elif run.state is _DEAD:
                 kept.append(run)
             elif run.state is _DELAYED and run.visible_at_ms > append_ms:
@@ -339,7 +384,7 @@ class ConsumerGroup:
             table.lower_floor(start)
             table.put(pieces)
         self._revoke(leased)
-        counts = (reopened, revoked, delayed)
+        counts = (reopened - postponed, revoked, delayed + postponed)
         record = RewindRecord(
             change.rewind_id,
             index,
@@ -376,8 +421,40 @@ class ConsumerGroup:
         self.rewinds.add(record)
         return skipped(record, self.name, repeated=False)
 
+    def purge(self, change: Purge, *, index: int, next_offset: int) -> Purged | Nothing:
+        """Ack everything below the end, the dead too; leases below it end."""
+        known = self.remembered_purge(change.rewind_id)
+        if known is not None:
+            return known if isinstance(known, Nothing) else purged(known, self.name, repeated=True)
+        end = min(change.end_offset, next_offset)
+        passed = self.table.overlap(self.table.floor, end)
+        if passed:
+            self.table.put([acked(passed[0].start, end)])
+        revoked = self._revoke(run for run in passed if run.state is _LEASED)
+        dead = sum(run.end - run.start for run in passed if run.state is _DEAD)
+        record = RewindRecord(
+            change.rewind_id,
+            index,
+            True,
+            change.requested,
+            end,
+            next_offset,
+            end != change.end_offset,
+            (_unsettled_count(passed) + dead, revoked, dead),
+        )
+        self.rewinds.add(record)
+        return purged(record, self.name, repeated=False)
+
+    def remembered_purge(self, rewind_id: int) -> RewindRecord | Nothing | None:
+        """As `remembered`, of a purge."""
+        if rewind_id < FIRST_PURGE_ID:
+            return Nothing(Misfit.OLD_REWIND, f"id {rewind_id} is below {FIRST_PURGE_ID}, the first of a purge")
+        return self.rewinds.find(rewind_id)
+
     def remembered(self, rewind_id: int, *, is_skip: bool) -> RewindRecord | Nothing | None:
         """Return what an operation with this id did before, or why it may not be done, or None if it may."""
+        if rewind_id >= FIRST_PURGE_ID:
+            return Nothing(Misfit.OLD_REWIND, f"id {rewind_id} is not below {FIRST_PURGE_ID}, the first of a purge")
         record = self.rewinds.find(rewind_id)
         if record is None:
             if rewind_id > self.rewinds.forgotten_id:
@@ -396,8 +473,20 @@ class ConsumerGroup:
         return _unsettled_count(dropped)
 
     def void(self, start: int, end: int) -> None:
-        """Count messages at the log end as acked."""
-        self.table.put([acked(start, end)])
+        """Count messages that nobody holds, and nobody ever gets, as acked."""
+        start = max(start, self.table.floor)
+        if start < end:
+            self.table.put([acked(start, end)])
+
+    def delay(self, run: Run) -> None:
+        """Take messages at the log end that are delayed."""
+        self.table.put([run])
+
+    def begin(self, kept: list[Run]) -> None:
+        """Take the messages of a log that are not fresh, in a group that has seen nothing yet."""
+        if kept:
+            kept.sort(key=_start_of)
+            self.table.put(_filled(kept, kept[0].start, kept[-1].end))
 
     def _run_out(self, ranges: Ranges, append_ms: int) -> list[list[Run]] | Nothing:
         """Return the runs of all of the ranges in lists of neighbours, or what speaks against ending their leases."""
@@ -465,11 +554,6 @@ def _add_piece(pieces: list[list[Run]], run: Run) -> None:
 
 def _unsettled_count(runs: Iterable[Run]) -> int:
     return sum(run.end - run.start for run in runs if run.state is not _ACKED and run.state is not _DEAD)
-
-
-def _overlap_count(ranges: Sequence[Range], start: int, end: int) -> int:
-    """Messages of [start, end) that lie in the ranges."""
-    return sum(max(0, min(last, end) - max(first, start)) for first, last in ranges)
 
 
 def _filled(kept: list[Run], start: int, end: int) -> list[Run]:

@@ -13,11 +13,14 @@ from typing import TYPE_CHECKING, assert_never, final
 from logbroker.entry import EntryKind
 from logbroker.errors import CorruptBatchError, NotFoundError, violated
 from logbroker.ids import DEFAULT_GROUP, GroupId, GroupName, Index, LeaseId, Offset, Term, lease_id
+from logbroker.partition.armed import Armed
 from logbroker.partition.commands import (
     Ack,
+    Arming,
     Bury,
     BuryExpired,
     BuryOld,
+    Cancel,
     CreateGroup,
     DeleteGroup,
     Expire,
@@ -25,7 +28,11 @@ from logbroker.partition.commands import (
     Floor,
     Lease,
     Nack,
+    Pause,
+    Purge,
+    QueueChange,
     Release,
+    Resume,
     Revive,
     Rewind,
     RewindFloor,
@@ -34,29 +41,35 @@ from logbroker.partition.commands import (
     decode_floor,
 )
 from logbroker.partition.groups import ConsumerGroup
+from logbroker.partition.offset_ranges import OffsetRanges
 from logbroker.partition.outcomes import (
     Applied,
+    Cancelled,
     FloorMoved,
     GroupCreated,
     GroupDeleted,
     Misfit,
     Nothing,
+    Prepared,
     Produced,
     RewindFloorMoved,
     Void,
 )
 from logbroker.partition.producers import NO_PRODUCER, Duplicate, Fenced, OutOfOrder, Producers
+from logbroker.partition.runs import acked
+from logbroker.partition.schedule import Schedule
 from logbroker.partition.state_form import state_slices
 from logbroker.record.batch import read_header
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     from logbroker.entry import Entry
-    from logbroker.partition.commands import Change
+    from logbroker.partition.commands import Change, Ranges
     from logbroker.partition.groups import GroupStatus
-    from logbroker.partition.outcomes import LeasedRange, Outcome, Range
+    from logbroker.partition.outcomes import LeasedRange, Outcome
     from logbroker.partition.producers import Objection
+    from logbroker.partition.runs import Run
     from logbroker.record.batch import BatchHeader
 
 MAX_GROUPS = 1_000
@@ -73,9 +86,11 @@ class PartitionMachine:
     """
 
     __slots__ = (
+        "_armed",
         "_groups",
         "_names",
         "_producers",
+        "_schedule",
         "_voids",
         "append_ms",
         "applied_index",
@@ -92,7 +107,9 @@ class PartitionMachine:
         group_id: GroupId,
         groups: Mapping[GroupName, ConsumerGroup],
         producers: Producers,
-        voids: tuple[Range, ...] = (),
+        voids: OffsetRanges | None = None,
+        schedule: Schedule | None = None,
+        armed: Armed | None = None,
     ) -> None:
         self.group_id = group_id
         self.applied_index = Index(0)
@@ -111,18 +128,27 @@ class PartitionMachine:
         # Sorted by name, so that walking them is the same everywhere.
         self._groups = {name: groups[name] for name in sorted(groups)}
         self._names = tuple(self._groups)
-        # Offsets at or above the log start that nothing delivers, in order, not touching.
-        self._voids = voids
+        # Offsets at or above the log start that nothing delivers.
+        self._voids = OffsetRanges() if voids is None else voids
+        # Those that are due after append_ms. In each group they are delayed until then, or acked.
+        self._schedule = Schedule() if schedule is None else schedule
+        # Only while the last entry applied is one that says something of the next one's batch.
+        self._armed = armed
 
     @classmethod
     def new(cls, group_id: GroupId) -> PartitionMachine:
         """Return the state before the first entry: empty, with the group `default`."""
         return cls(group_id, {DEFAULT_GROUP: ConsumerGroup.new(DEFAULT_GROUP, 0)}, Producers())
 
-    def clone(self) -> PartitionMachine:
-        """Return an independent copy; the cost does not grow with the number of messages in flight."""
-        groups = {name: group.clone() for name, group in self._groups.items()}
-        other = PartitionMachine(self.group_id, groups, self._producers.clone(), self._voids)
+    def clone(self, *, for_reading: bool = False) -> PartitionMachine:
+        """Return an independent copy; the cost grows with the number of unlike deadlines alone.
+
+        One `for_reading`, which costs less, is good for its bytes: nothing may be applied to it or decided on it.
+        """
+        groups = {name: group.clone(for_reading=for_reading) for name, group in self._groups.items()}
+        other = PartitionMachine(
+            self.group_id, groups, self._producers.clone(), self._voids.clone(), self._schedule.clone(), self._armed
+        )
         other.applied_index = self.applied_index
         other.applied_term = self.applied_term
         other.next_offset = self.next_offset
@@ -152,9 +178,19 @@ class PartitionMachine:
         return self._producers
 
     @property
-    def voids(self) -> tuple[Range, ...]:
+    def voids(self) -> OffsetRanges:
         """Offset ranges at or above the log start that nothing ever delivers."""
         return self._voids
+
+    @property
+    def schedule(self) -> Schedule:
+        """The messages that are due after `append_ms`, for reading."""
+        return self._schedule
+
+    @property
+    def armed(self) -> Armed | None:
+        """What the last entry says of the batch of the next one."""
+        return self._armed
 
     def group(self, name: GroupName) -> ConsumerGroup:
         """Return a consumer group, for reading.
@@ -203,14 +239,16 @@ class PartitionMachine:
         count = entry.next_offset - entry.base_offset
         if count <= 0 if entry.kind is EntryKind.DATA else count != 0:
             violated(f"{entry.kind.name} entry {entry.index} of group {self.group_id} takes {count} offsets")
+        changes: tuple[Change, ...] = ()
         outcomes: tuple[Outcome, ...] = ()
         woken: tuple[GroupName, ...] = ()
         append_ms = max(self.append_ms, entry.append_ms)
+        armed: Armed | None = None
         match entry.kind:
             case EntryKind.DATA:
                 outcome = self._apply_data(entry, append_ms)
                 outcomes = (outcome,)
-                woken = self._names if isinstance(outcome, Produced) else ()
+                woken = self._names if isinstance(outcome, Produced) and not outcome.due_ms else ()
             case EntryKind.STATE:
                 changes = decode_changes(entry.payload)
                 outcomes = tuple(
@@ -220,17 +258,24 @@ class PartitionMachine:
                     ]
                 )
                 woken = self._woken_by(changes, outcomes)
+                # Only the first is looked at: most entries have none, and some have thousands of changes.
+                if changes and isinstance(changes[0], Arming):
+                    arming = tuple([change for change in changes if isinstance(change, Arming)])
+                    armed = Armed(entry.index, entry.term, arming)
             case EntryKind.FLOOR:
                 outcomes = (self._apply_floor(decode_floor(entry.payload), entry.index),)
             case EntryKind.CONFIG | EntryKind.NOOP:
                 pass
             case _:
                 assert_never(entry.kind)
+        self._armed = armed
+        if self._schedule.first_ms <= append_ms:
+            self._schedule.forget_due(append_ms)
         self.append_ms = append_ms
         self.next_offset = entry.next_offset
         self.applied_index = entry.index
         self.applied_term = entry.term
-        return Applied(entry.index, outcomes, woken)
+        return Applied(entry.index, outcomes, woken, changes)
 
     def judge_batch(self, header: BatchHeader) -> Objection | None:
         """Say why a batch with this producer and sequence may not be appended next, or None if it may."""
@@ -272,24 +317,27 @@ class PartitionMachine:
                 base_offset=entry.base_offset,
                 append_ms=append_ms,
             )
-        return Produced(entry.base_offset, count)
+        due_ms = 0 if self._armed is None or not self._armed.holds_for(entry) else self._armed.due_ms
+        if due_ms <= append_ms:
+            return Produced(entry.base_offset, count)
+        run = self._schedule.add(entry.base_offset, entry.next_offset, due_ms)
+        for group in self._groups.values():
+            group.delay(run)
+        return Produced(entry.base_offset, count, due_ms=due_ms)
 
     def _void(self, entry: Entry, why: Misfit, detail: str, *, duplicate_of: Offset | None = None) -> Void:
         start, end = entry.base_offset, entry.next_offset
-        if self._voids and self._voids[-1][1] == start:
-            self._voids = (*self._voids[:-1], (self._voids[-1][0], end))
-        else:
-            self._voids = (*self._voids, (start, end))
+        self._voids.add(start, end)
         for group in self._groups.values():
             group.void(start, end)
         return Void(start, end - start, why, detail, duplicate_of)
 
     def _apply_change(self, change: Change, name: LeaseId, append_ms: int) -> Outcome:
         """Apply one change; `name` is that of the lease or burial it makes, and carries the entry's index."""
+        if isinstance(change, QueueChange):
+            return self._apply_queue_change(change, append_ms)
         if isinstance(change, CreateGroup):
-            return self._create_group(change)
-        if isinstance(change, RewindFloor):
-            return self._raise_rewind_floor(change)
+            return self._create_group(change, append_ms)
         group = self._groups.get(change.group)
         if group is None:
             return Nothing(Misfit.NO_GROUP, f"consumer group {change.group!r} does not exist")
@@ -314,6 +362,12 @@ class PartitionMachine:
                 return group.bury_old(change.end_offset, burial=name, append_ms=append_ms, next_offset=self.next_offset)
             case Revive():
                 return group.revive(change.ranges)
+            case Pause():
+                return group.put_pause(change, append_ms=append_ms)
+            case Resume():
+                return group.resume()
+            case Purge():
+                return group.purge(change, index=name >> 16, next_offset=self.next_offset)
             case Rewind():
                 return group.rewind(
                     change,
@@ -322,6 +376,7 @@ class PartitionMachine:
                     log_start=max(self.log_start_offset, self.rewind_floor),
                     next_offset=self.next_offset,
                     voids=self._voids,
+                    schedule=self._schedule,
                 )
             case SkipTo():
                 return group.skip_to(
@@ -332,6 +387,15 @@ class PartitionMachine:
             case _:
                 assert_never(change)
 
+    def _apply_queue_change(self, change: QueueChange, append_ms: int) -> Outcome:
+        match change:
+            case Cancel():
+                return self._cancel(change, append_ms)
+            case RewindFloor():
+                return self._raise_rewind_floor(change)
+            case _:
+                return Prepared()
+
     def _raise_rewind_floor(self, change: RewindFloor) -> RewindFloorMoved | Nothing:
         if not self.rewind_floor < change.start_offset <= self.next_offset:
             return Nothing(
@@ -341,7 +405,7 @@ class PartitionMachine:
         self.rewind_floor = Offset(change.start_offset)
         return RewindFloorMoved(self.rewind_floor)
 
-    def _create_group(self, change: CreateGroup) -> GroupCreated | Nothing:
+    def _create_group(self, change: CreateGroup, append_ms: int) -> GroupCreated | Nothing:
         if change.group in self._groups:
             return Nothing(Misfit.GROUP_EXISTS, f"consumer group {change.group!r} exists")
         if len(self._groups) >= MAX_GROUPS:
@@ -350,11 +414,28 @@ class PartitionMachine:
             )
         start = min(max(change.start_offset, self.log_start_offset), self.next_offset)
         group = ConsumerGroup.new(change.group, start)
-        for first, end in self._voids:
-            if end > start:
-                group.void(max(first, start), end)
+        kept = [acked(first, end) for first, end in self._voids.overlap(start, self.next_offset)]
+        kept += self._schedule.overlap(start, self.next_offset, after_ms=append_ms)
+        group.begin(kept)
         self._set_groups({**self._groups, change.group: group})
         return GroupCreated(change.group, Offset(start))
+
+    def _cancel(self, change: Cancel, append_ms: int) -> Cancelled:
+        for run in list(self.scheduled(change.ranges, append_ms)):
+            self._schedule.remove(run.start, run.end)
+            self._voids.add(run.start, run.end)
+            for group in self._groups.values():
+                group.void(run.start, run.end)
+        return self.cancelled(change.ranges)
+
+    def scheduled(self, ranges: Ranges, after_ms: int) -> Iterator[Run]:
+        """Yield what of the ranges is due after `after_ms`."""
+        return (run for start, end in ranges for run in self._schedule.overlap(start, end, after_ms=after_ms))
+
+    def cancelled(self, ranges: Ranges) -> Cancelled:
+        """Say what of the ranges is never delivered."""
+        count = sum(self._voids.count(start, end) for start, end in ranges)
+        return Cancelled(count, sum(end - start for start, end in ranges) - count)
 
     def _delete_group(self, change: DeleteGroup) -> GroupDeleted | Nothing:
         if change.group == DEFAULT_GROUP:
@@ -373,7 +454,8 @@ class PartitionMachine:
             return Nothing(Misfit.OLD_FLOOR, fault)
         self.log_start_offset = Offset(start)
         self.log_start_index = Index(floor.start_index)
-        self._voids = tuple([(max(first, start), end) for first, end in self._voids if end > start])
+        self._voids.drop_below(start)
+        self._schedule.drop_below(start)
         expired = tuple([(name, group.drop_below(start)) for name, group in self._groups.items()])
         return FloorMoved(self.log_start_offset, self.log_start_index, expired)
 
@@ -389,7 +471,7 @@ class PartitionMachine:
         """Name each group once in which these changes may have made something available."""
         woken: dict[GroupName, None] = {}
         for change, outcome in zip(changes, outcomes, strict=True):
-            if isinstance(change, (Expire, Nack, Release, Revive, Rewind, CreateGroup)) and not isinstance(
+            if isinstance(change, (Expire, Nack, Release, Resume, Revive, Rewind, CreateGroup)) and not isinstance(
                 outcome, Nothing
             ):
                 woken[change.group] = None

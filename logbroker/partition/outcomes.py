@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple, TypeAlias, final
 
 if TYPE_CHECKING:
     from logbroker.ids import GroupName, Index, LeaseId, Offset
+    from logbroker.partition.commands import Change
 
 Range: TypeAlias = tuple[int, int]
 """Half-open offset range."""
@@ -28,6 +29,7 @@ class Misfit(Enum):
     STALE = "stale"
     OLD_REWIND = "old_rewind"
     OLD_FLOOR = "old_floor"
+    PAUSED = "paused"
     UNREADABLE = "unreadable"
     DUPLICATE = "duplicate"
     OUT_OF_ORDER = "out_of_order"
@@ -46,11 +48,15 @@ class Nothing:
 @final
 @dataclass(frozen=True, slots=True)
 class Produced:
-    """`duplicate`: the batch was in the log before, at `base_offset`; nothing was appended."""
+    """`duplicate`: the batch was in the log before, at `base_offset`; nothing was appended.
+
+    `due_ms` is when it may be delivered, 0 if that is at once.
+    """
 
     base_offset: Offset
     count: int
     duplicate: bool = False
+    due_ms: int = 0
 
 
 @final
@@ -185,6 +191,40 @@ class Skipped:
 
 @final
 @dataclass(frozen=True, slots=True)
+class Paused:
+    """Nothing is leased before `until_ms`; 0: before the group is resumed."""
+
+    group: GroupName
+    until_ms: int
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Resumed:
+    """The group is not paused, whether it was or not."""
+
+    group: GroupName
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Purged:
+    """All below `end_offset` counts as acked. `purged_count` messages did not before.
+
+    Of these, `revoked_count` were leased and `dead_count` dead.
+    """
+
+    group: GroupName
+    rewind_id: int
+    end_offset: Offset
+    purged_count: int
+    revoked_count: int
+    dead_count: int
+    repeated: bool = False
+
+
+@final
+@dataclass(frozen=True, slots=True)
 class GroupCreated:
     group: GroupName
     start_offset: Offset
@@ -212,6 +252,21 @@ class RewindFloorMoved:
     start_offset: Offset
 
 
+@final
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """Something is said of the batch of the next entry; its outcome stands there."""
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Cancelled:
+    """Of the messages asked for, `count` are never delivered, by this change or an earlier one; else it was late."""
+
+    count: int
+    late_count: int
+
+
 Outcome: TypeAlias = (
     Nothing
     | Produced
@@ -224,18 +279,24 @@ Outcome: TypeAlias = (
     | Revived
     | Rewound
     | Skipped
+    | Paused
+    | Resumed
+    | Purged
     | GroupCreated
     | GroupDeleted
     | FloorMoved
     | RewindFloorMoved
+    | Prepared
+    | Cancelled
 )
 
 
 @final
 @dataclass(frozen=True, slots=True)
 class Applied:
-    """Outcomes in the order of the entry's changes; `woken` are groups in which something may be received."""
+    """Outcomes in the order of the entry's `changes`; `woken` are groups in which something may be received."""
 
     index: Index
     outcomes: tuple[Outcome, ...]
     woken: tuple[GroupName, ...]
+    changes: tuple[Change, ...] = ()

@@ -1,7 +1,9 @@
-"""The rewinds and skips that a consumer group remembers, so that one id takes effect once.
+"""The rewinds, skips and purges that a consumer group remembers, so that one id takes effect once.
 
-The ids of a group grow: they come from the meta group's log, and a partition takes them in that order. The last 256 are
-kept with their results; an older id that is not among them is refused rather than done a second time.
+The ids of rewinds and skips grow: they come from the meta group's log, and a partition takes them in that order. The
+last 256 operations are kept with their results; an older id of a rewind that is not among them is refused rather than
+done a second time. The ids of purges lie in a range of their own, where whoever asks draws them by chance: they have no
+order, and a purge that is repeated after 256 operations more is done again.
 """
 
 from __future__ import annotations
@@ -13,17 +15,22 @@ import msgspec
 from logbroker.errors import CorruptBatchError
 from logbroker.ids import GroupName, Offset
 from logbroker.partition.commands import Number
-from logbroker.partition.outcomes import Rewound, Skipped
+from logbroker.partition.outcomes import Purged, Rewound, Skipped
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 MAX_REWINDS = 256
+FIRST_PURGE_ID = 1 << 62
+"""Ids from here on are those of purges; the meta group's log never counts so far."""
 
 
 @final
 class RewindRecord(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
-    """One rewind or skip that took effect at `index`; `counts` are the fields of its outcome, in their order."""
+    """One operation that took effect at `index`; `counts` are the fields of its outcome, in their order.
+
+    A purge is told by its id, is a skip besides, and `start_offset` is where it ended.
+    """
 
     rewind_id: Number
     index: Number
@@ -33,6 +40,10 @@ class RewindRecord(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_
     end_offset: Number
     clamped: bool
     counts: tuple[Number, Number, Number]
+
+    @property
+    def is_purge(self) -> bool:
+        return self.rewind_id >= FIRST_PURGE_ID
 
 
 def rewound(record: RewindRecord, group: GroupName, *, repeated: bool) -> Rewound:
@@ -48,9 +59,14 @@ def skipped(record: RewindRecord, group: GroupName, *, repeated: bool) -> Skippe
     return Skipped(group, record.rewind_id, Offset(record.start_offset), record.clamped, count, revoked, repeated)
 
 
+def purged(record: RewindRecord, group: GroupName, *, repeated: bool) -> Purged:
+    """Put the record of a purge into the words of a reply."""
+    return Purged(group, record.rewind_id, Offset(record.start_offset), *record.counts, repeated)
+
+
 @final
 class RewindHistory:
-    """Records in the order they took effect, and the highest id that has been forgotten."""
+    """Records in the order they took effect, and the highest id of a rewind or skip that has been forgotten."""
 
     __slots__ = ("_records", "forgotten_id")
 
@@ -72,8 +88,10 @@ class RewindHistory:
     def add(self, record: RewindRecord) -> None:
         self._records = (*self._records, record)
         if len(self._records) > MAX_REWINDS:
-            self.forgotten_id = max(self.forgotten_id, self._records[0].rewind_id)
-            self._records = self._records[1:]
+            oldest, *rest = self._records
+            if not oldest.is_purge:
+                self.forgotten_id = max(self.forgotten_id, oldest.rewind_id)
+            self._records = tuple(rest)
 
     def took(self, offset: int, *, lease_index: int) -> bool:
         """Say whether a rewind after the entry `lease_index` covered `offset`."""

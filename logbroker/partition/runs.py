@@ -120,7 +120,7 @@ class RunTable:
     Reading methods take `end`, the partition's next_offset, where they look beyond the frontier.
     """
 
-    __slots__ = ("_counts", "_runs", "_visible", "_waiting", "delayed", "floor", "frontier", "leased")
+    __slots__ = ("_by_start", "_counts", "_runs", "_visible", "delayed", "failed", "floor", "frontier", "leased")
 
     def __init__(self, floor: int) -> None:
         # All offsets below are acked. Moves up over acked runs by itself, and down only by `reopen`.
@@ -131,9 +131,11 @@ class RunTable:
         # The available runs below the frontier, by start: what a receive takes before the fresh rest.
         self._visible: BlockedMap[int, Run] = BlockedMap()
         # The delayed ones, by start.
-        self._waiting: BlockedMap[int, Run] = BlockedMap()
+        self._by_start: BlockedMap[int, Run] = BlockedMap()
         self.leased = Deadlines()
         self.delayed = Deadlines()
+        # The delayed runs that were delivered before.
+        self.failed = Deadlines()
         # Messages below the frontier by state.
         self._counts = [0] * len(RunState)
 
@@ -160,15 +162,21 @@ class RunTable:
             raise CorruptBatchError(f"runs [{floor}, {table.frontier}) begin acked or end fresh")
         return table
 
-    def clone(self) -> RunTable:
-        """Return an independent copy at the cost of its index, not of its runs."""
+    def clone(self, *, for_reading: bool = False) -> RunTable:
+        """Return an independent copy at the cost of its index, not of its runs.
+
+        One `for_reading` gives its runs and nothing else: the buckets of a million deadlines are not copied for it.
+        """
         other = RunTable(self.floor)
         other.frontier = self.frontier
         other._runs = self._runs.clone()
+        if for_reading:
+            return other
         other._visible = self._visible.clone()
-        other._waiting = self._waiting.clone()
+        other._by_start = self._by_start.clone()
         other.leased = self.leased.clone()
         other.delayed = self.delayed.clone()
+        other.failed = self.failed.clone()
         other._counts = self._counts.copy()
         return other
 
@@ -245,12 +253,28 @@ class RunTable:
 
     def idle(self, end: int) -> Iterator[Run]:
         """Yield in offset order what below `end` is available or delayed, cut to it; the fresh rest comes last."""
-        for run in merge(self._visible.values(), self._waiting.values(), key=_start_of):
+        for run in merge(self._visible.values(), self._by_start.values(), key=_start_of):
             if run.start >= end:
                 return
             yield run if run.end <= end else cut(run, run.start, end)
         if self.frontier < end:
             yield fresh(self.frontier, end)
+
+    def waiting(self, now_ms: int) -> Iterator[Run]:
+        """Yield the delayed runs that may not be leased at `now_ms`, in no order."""
+        return self._waiting(self.delayed, now_ms)
+
+    def waiting_after_failure(self, now_ms: int) -> Iterator[Run]:
+        """As `waiting`, of the runs that were delivered before."""
+        return self._waiting(self.failed, now_ms)
+
+    def _waiting(self, deadlines: Deadlines, now_ms: int) -> Iterator[Run]:
+        deadlines.advance(now_ms)
+        yield from map(self._run_at, deadlines.pending())
+        if deadlines.is_ahead_of(now_ms):
+            for run in map(self._run_at, deadlines.due.values()):
+                if run.visible_at_ms > now_ms:
+                    yield run
 
     def dead(self, start: int, end: int) -> Iterator[Run]:
         """Yield in offset order what of [start, end) is dead, cut to it; stops where no more can come."""
@@ -382,7 +406,9 @@ class RunTable:
             self._visible.set(run.start, run)
         elif state is _DELAYED:
             self.delayed.add(run)
-            self._waiting.set(run.start, run)
+            self._by_start.set(run.start, run)
+            if run.deliveries:
+                self.failed.add(run)
 
     def _forget(self, run: Run) -> None:
         state = run.state
@@ -393,7 +419,9 @@ class RunTable:
             self._visible.delete(run.start)
         elif state is _DELAYED:
             self.delayed.remove(run)
-            self._waiting.delete(run.start)
+            self._by_start.delete(run.start)
+            if run.deliveries:
+                self.failed.remove(run)
 
 
 def _values_from(part: BlockedMap[int, _Value], first: int) -> Iterator[_Value]:

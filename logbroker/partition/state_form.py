@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, TypeAlias, TypeVar, final
 
 import msgspec
 
+from logbroker.partition.armed import Armed
 from logbroker.partition.commands import Name, Number
 from logbroker.partition.leases import LeaseRecord
+from logbroker.partition.pause import PauseRecord
 from logbroker.partition.producers import ProducerState
 from logbroker.partition.rewind import RewindRecord
 from logbroker.partition.runs import Run
@@ -84,7 +86,32 @@ class RewindFloorSection(_Section, frozen=True, tag=13):
     start_offset: Number
 
 
-Section: TypeAlias = Head | ProducerSlice | VoidSlice | GroupHead | RunSlice | LeaseSlice | RewindFloorSection
+@final
+class PauseSlice(_Section, frozen=True, tag=7):
+    """The pause of the group whose runs and leases come before it; not there in a group that has none."""
+
+    pause: PauseRecord
+
+
+@final
+class ScheduleSlice(_Section, frozen=True, tag=8):
+    """(start, end, due_ms) of messages that are not due, in order."""
+
+    runs: tuple[tuple[Number, Number, Number], ...]
+
+
+Section: TypeAlias = (
+    Head
+    | ProducerSlice
+    | VoidSlice
+    | GroupHead
+    | RunSlice
+    | LeaseSlice
+    | PauseSlice
+    | ScheduleSlice
+    | Armed
+    | RewindFloorSection
+)
 
 section_decoder = msgspec.msgpack.Decoder(Section)
 _encoder = msgspec.msgpack.Encoder()
@@ -112,6 +139,10 @@ def _sections(machine: PartitionMachine) -> Iterator[Section]:
         yield ProducerSlice(producers)
     for ranges in _pieces(machine.voids, RANGES_PER_SLICE):
         yield VoidSlice(ranges)
+    for scheduled in _pieces(machine.schedule.runs(), RUNS_PER_SLICE):
+        yield ScheduleSlice(tuple([(run.start, run.end, run.visible_at_ms) for run in scheduled]))
+    if machine.armed is not None:
+        yield machine.armed
     for name in machine.groups:
         group = machine.group(name)
         yield GroupHead(name, group.table.floor, group.rewinds.forgotten_id, group.rewinds.records())
@@ -119,6 +150,8 @@ def _sections(machine: PartitionMachine) -> Iterator[Section]:
             yield RunSlice(runs)
         for leases in _lease_pieces(group.leases.records()):
             yield LeaseSlice(leases)
+        if group.pause is not None:
+            yield PauseSlice(group.pause)
 
 
 def _pieces(items: Iterable[T], size: int) -> Iterator[tuple[T, ...]]:

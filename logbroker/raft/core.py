@@ -29,7 +29,7 @@ from logbroker.raft.messages import (
     Role,
     SoftState,
 )
-from logbroker.raft.state import EntryMaker, RaftState, TickSource
+from logbroker.raft.state import EntryMaker, RaftState, Ticks, TickSource
 from logbroker.raft.trace import TraceEvent, TraceKind
 
 if TYPE_CHECKING:
@@ -127,6 +127,7 @@ class RaftCore:
     applied: Last index whose effects the driver's state has; nothing at or below it is handed out.
     make_entry: Makes the entries that the core itself appends, for exactly (index, term).
     random_ticks: `random_ticks(n)` gives a fresh number of `0 .. n-1`.
+    ticks: The driver's count of ticks, where many cores share it; such a driver calls `on_tick`, and never `tick`.
 
     Raises:
         InvariantError: these do not belong together, from here and from any other method; the group
@@ -145,8 +146,16 @@ class RaftCore:
         applied: Index,
         make_entry: EntryMaker,
         random_ticks: TickSource,
+        ticks: Ticks | None = None,
     ) -> None:
-        state = RaftState(config, storage, hard_state=hard_state, make_entry=make_entry, random_ticks=random_ticks)
+        state = RaftState(
+            config,
+            storage,
+            hard_state=hard_state,
+            make_entry=make_entry,
+            random_ticks=random_ticks,
+            ticks=ticks or Ticks(),
+        )
         log = state.log
         invariant(
             log.commit <= applied <= log.last_index,
@@ -311,20 +320,31 @@ class RaftCore:
     # -- what happens to it
 
     def tick(self) -> bool:
-        """One tick of time passed. False if nothing came of it but, on a leader, heartbeats for `take_beats`."""
+        """One tick of time passed; see `on_tick`."""
+        self._state.ticks.count += 1
+        return self.on_tick()
+
+    def on_tick(self) -> bool:
+        """Do what is due at this tick. False if nothing came of it but, on a leader, heartbeats for `take_beats`."""
         state = self._state
         if state.role is Role.LEADER:
-            return leader.tick(state)
-        state.election_elapsed += 1
+            return leader.on_tick(state)
         if state.election_elapsed < state.randomized_election_ticks:
             return False
         election.on_election_timeout(state)
         return True
 
     @property
-    def beat_due(self) -> bool:
-        """Heartbeats are to be taken with `take_beats`."""
-        return self._state.beat_due
+    def rest_ticks(self) -> int:
+        """For so many ticks to come `on_tick` need not be called, if nothing else is done to this replica.
+
+        A leader's heartbeats are due at each of them all the same. Where that is not so, or where they are not for the
+        driver to pack, a leader does not rest.
+        """
+        state = self._state
+        if state.role is Role.LEADER:
+            return leader.rest_ticks(state)
+        return max(0, state.randomized_election_ticks - state.election_elapsed - 1)
 
     def take_beats(self) -> list[tuple[ReplicaId, Index]]:
         """Follower and commit index of each heartbeat that is due; with `packs_heartbeats` alone.
@@ -340,6 +360,21 @@ class RaftCore:
     def on_beat_answer(self, sender: ReplicaId, term: Term) -> bool:
         """Take the answer to a packed heartbeat; False as in `on_beat`."""
         return leader.on_beat_answer(self._state, sender, term)
+
+    def claim_beats(self) -> bool:
+        """Whether heartbeats are due, which are the driver's to send from here on: those of `take_beats`, or the last
+        ones again where nothing came to this replica since it took them."""
+        state = self._state
+        is_due, state.beat_due = state.beat_due, False
+        return is_due
+
+    def on_same_beat(self) -> None:
+        """Take a packed heartbeat that `on_beat` took the last time, if nothing came to this replica in between."""
+        self._state.election_began = self._state.ticks.count
+
+    def on_same_answer(self, sender: ReplicaId) -> None:
+        """Take an answer that `on_beat_answer` took the last time, if nothing came to this replica in between."""
+        leader.on_same_answer(self._state, sender)
 
     def step(self, message: Message) -> None:
         """Take a message from a peer. For SNAPSHOT the driver holds all of the data durably already.

@@ -37,7 +37,7 @@ def campaign(state: RaftState, kind: Campaign) -> bool:
 
 def on_election_timeout(state: RaftState) -> None:
     """Nobody was heard for too long: campaign, or at least be open to others who do."""
-    state.election_elapsed = 0
+    state.election_began = state.ticks.count
     if not regular_campaign(state):
         # The timer starts over, the lease of a silent leader must not.
         state.suspected = state.leader
@@ -121,7 +121,7 @@ def on_vote_request(state: RaftState, message: Message) -> None:
     term = message.term if granted else state.term
     _answer(state, message, response, term, reject=not granted)
     if granted and not is_pre_vote:
-        state.election_elapsed = 0
+        state.election_began = state.ticks.count
         state.vote = message.sender
 
 

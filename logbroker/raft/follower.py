@@ -39,7 +39,7 @@ def _hear_leader(state: RaftState, message: Message) -> None:
         )
         state.leader = message.sender
     state.suspected = NO_REPLICA
-    state.election_elapsed = 0
+    state.election_began = state.ticks.count
 
 
 def on_append(state: RaftState, message: Message) -> None:
@@ -92,7 +92,7 @@ def on_beat(state: RaftState, sender: ReplicaId, term: Term, commit: Index) -> b
     if term != state.term or state.role is not Role.FOLLOWER or state.leader != sender or commit > state.log.commit:
         return False
     state.suspected = NO_REPLICA
-    state.election_elapsed = 0
+    state.election_began = state.ticks.count
     return True
 
 

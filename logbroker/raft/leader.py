@@ -27,11 +27,9 @@ def start(state: RaftState) -> None:
     _append(state, (noop,), noop.size_bytes)
 
 
-def tick(state: RaftState) -> bool:
-    state.heartbeat_elapsed += 1
-    state.election_elapsed += 1
+def on_tick(state: RaftState) -> bool:
     if state.election_elapsed >= state.config.election_ticks:
-        state.election_elapsed = 0
+        state.election_began = state.ticks.count
         if state.config.check_quorum and not _has_quorum(state):
             state.quorum_losses += 1
             heir = _most_caught_up(state) if state.config.names_heir else NO_REPLICA
@@ -43,14 +41,23 @@ def tick(state: RaftState) -> bool:
             # It did not take over in time; lead on (thesis 3.10).
             state.transfer_target = NO_REPLICA
             maybe_leave_joint(state)
-    if state.heartbeat_elapsed < state.config.heartbeat_ticks:
+    if state.ticks.count - state.heartbeat_began < state.config.heartbeat_ticks:
         return bool(state.messages or state.append_due)
-    state.heartbeat_elapsed = 0
+    state.heartbeat_began = state.ticks.count
     if not state.config.packs_heartbeats or state.reads.newest:
         broadcast_heartbeat(state)
         return True
     state.beat_due = True
     return bool(state.messages or state.append_due)
+
+
+def rest_ticks(state: RaftState) -> int:
+    config = state.config
+    if not config.packs_heartbeats or config.heartbeat_ticks != 1 or state.reads.newest:
+        return 0
+    if state.messages or state.append_due:
+        return 0
+    return max(0, config.election_ticks - state.election_elapsed - 1)
 
 
 def take_beats(state: RaftState) -> list[tuple[ReplicaId, Index]]:
@@ -78,6 +85,12 @@ def on_beat_answer(state: RaftState, sender: ReplicaId, term: Term) -> bool:
     progress.recent_active = True
     progress.resume()
     return True
+
+
+def on_same_answer(state: RaftState, sender: ReplicaId) -> None:
+    progress = state.tracker.progress[sender]
+    progress.recent_active = True
+    progress.resume()
 
 
 def _has_quorum(state: RaftState) -> bool:
@@ -356,7 +369,7 @@ def transfer(state: RaftState, target: ReplicaId) -> None:
         return
     state.transfer_target = target
     # It has one election timeout from here on.
-    state.election_elapsed = 0
+    state.election_began = state.ticks.count
     if progress.match == state.log.last_index:
         _send_timeout_now(state, target)
     else:

@@ -35,6 +35,16 @@ AFTER_PERSIST: Final = frozenset(
 
 
 @final
+class Ticks:
+    """How many ticks have passed. The replicas of a node share one: time passes for all of them at once."""
+
+    __slots__ = ("count",)
+
+    def __init__(self) -> None:
+        self.count = 0
+
+
+@final
 class RaftState:
     __slots__ = (
         "after_persist",
@@ -43,9 +53,9 @@ class RaftState:
         "campaigns",
         "can_campaign",
         "config",
-        "election_elapsed",
+        "election_began",
         "events",
-        "heartbeat_elapsed",
+        "heartbeat_began",
         "leader",
         "leader_since",
         "log",
@@ -65,6 +75,7 @@ class RaftState:
         "suspected",
         "term",
         "terms_led",
+        "ticks",
         "tracker",
         "transfer_target",
         "uncommitted",
@@ -80,11 +91,13 @@ class RaftState:
         hard_state: HardState,
         make_entry: EntryMaker,
         random_ticks: TickSource,
+        ticks: Ticks,
     ) -> None:
         self.config = config
         self.replica = config.replica
         self.make_entry = make_entry
         self.random_ticks = random_ticks
+        self.ticks = ticks
         self.log = RaftLog(
             storage,
             max_applying_bytes=config.max_committed_bytes_per_ready,
@@ -101,8 +114,9 @@ class RaftState:
         self.suspected = NO_REPLICA
         self.can_campaign = True
 
-        self.election_elapsed = 0
-        self.heartbeat_elapsed = 0
+        # The tick at which each timer last began anew.
+        self.election_began = ticks.count
+        self.heartbeat_began = ticks.count
         # In [election_ticks, 2 * election_ticks), drawn again whenever a role or term begins.
         self.randomized_election_ticks = config.election_ticks
 
@@ -134,6 +148,11 @@ class RaftState:
         self.rejections = 0
         self.snapshots_sent = 0
         self.refused_proposals = 0
+
+    @property
+    def election_elapsed(self) -> int:
+        """Ticks since the leader was heard, a campaign began, or, on a leader, its majority was last asked for."""
+        return self.ticks.count - self.election_began
 
     @property
     def own_progress(self) -> Progress | None:
@@ -208,7 +227,7 @@ class RaftState:
         self.role = role
         self.leader = NO_REPLICA
         self.suspected = NO_REPLICA
-        self.heartbeat_elapsed = 0
+        self.heartbeat_began = self.ticks.count
         self.restart_election_timer()
         self.tracker.reset(last_index=self.log.last_index)
         self.pending_config_index = Index(0)
@@ -219,7 +238,7 @@ class RaftState:
 
     def restart_election_timer(self) -> None:
         ticks = self.config.election_ticks
-        self.election_elapsed = 0
+        self.election_began = self.ticks.count
         self.randomized_election_ticks = ticks + self.random_ticks(ticks)
 
     @property

@@ -188,6 +188,40 @@ def read_records(
     return records, deltas
 
 
+def read_keys(data: bytes, position: int, count: int) -> list[bytes | None]:
+    """Read the keys of `count` records and pass over what else is in them, in a third of the time of reading all.
+
+    Raises:
+        CorruptBatchError: there are no so many records. Much that `read_records` would refuse is not looked at.
+    """
+    keys: list[bytes | None] = []
+    for number in range(count):
+        try:
+            size, position = read_varint(data, position)
+            end = position + size
+            # The attributes, then two numbers.
+            position += 1
+            while data[position] > 0x7F:
+                position += 1
+            position += 1
+            while data[position] > 0x7F:
+                position += 1
+            position += 1
+            key: bytes | None
+            if (raw := data[position]) < 0x80 and not raw & 1:
+                position += 1 + (raw >> 1)
+                key = data[position - (raw >> 1) : position]
+            else:
+                key, position = _read_bytes(data, position)
+        except IndexError:
+            raise CorruptBatchError(f"record {number} is cut short at byte {len(data)}") from None
+        if not position <= end <= len(data):
+            raise CorruptBatchError(f"record {number} ends at byte {end} of {len(data)}, its key at {position}")
+        keys.append(key)
+        position = end
+    return keys
+
+
 def _read_plain(data: bytes, position: int, count: int, limits: BatchLimits) -> tuple[list[bytes], int]:
     """Read plain records up to the first that is another, or that is in any doubt; give where that one begins."""
     values: list[bytes] = []

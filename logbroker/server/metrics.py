@@ -27,6 +27,7 @@ from prometheus_client.registry import Collector
 
 from logbroker.errors import UnavailableError
 from logbroker.node.requests import StateReply, StateRequest
+from logbroker.partition.breaker import is_breaker
 from logbroker.server.closing import CloseCode
 from logbroker.server.fan_out import ask_partitions
 from logbroker.server.measures import DURATION_BOUNDS_S
@@ -387,6 +388,12 @@ def _partitions(states: dict[Place, StateReply], *, wall_ms: int) -> Iterator[Me
     lag_s = GaugeMetricFamily(
         "logbroker_consumergroup_lag_seconds", "Age of the oldest message not settled, in log time.", labels=by_group
     )
+    paused = GaugeMetricFamily(
+        "logbroker_consumergroup_paused", "1 while it is paused, by whom.", labels=[*by_group, "cause"]
+    )
+    trips = CounterMetricFamily(
+        "logbroker_consumergroup_breaker_trips", "How often its breaker has paused it.", labels=by_group
+    )
     oldest = GaugeMetricFamily(
         "logbroker_queue_oldest_message_age_seconds",
         "Age of the oldest message that some consumer group has not settled, by this node's clock.",
@@ -405,6 +412,10 @@ def _partitions(states: dict[Place, StateReply], *, wall_ms: int) -> Iterator[Me
             counts["dead"] = group.dead
             age_ms = state.append_ms - group.oldest_ms if group.oldest_ms else 0
             lag_s.add_metric([group.group, *place], max(age_ms, 0) / 1000)
+            cause = "breaker" if is_breaker(group.paused_reason) else "operator"
+            for name in ("operator", "breaker"):
+                paused.add_metric([group.group, *place, name], group.is_paused and name == cause)
+            trips.add_metric([group.group, *place], group.breaker_trips)
             for name, count in counts.items():
                 messages.add_metric([group.group, *place, name], count)
-    yield from (earliest, latest, lag, lag_s, oldest, messages)
+    yield from (earliest, latest, lag, lag_s, paused, trips, oldest, messages)

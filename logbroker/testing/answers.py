@@ -20,6 +20,8 @@ from logbroker.errors import (
 from logbroker.ids import Index, LeaseId
 from logbroker.node.requests import (
     AckRequest,
+    CancelReply,
+    CancelRequest,
     CountTarget,
     DeadReply,
     DeadRequest,
@@ -28,12 +30,16 @@ from logbroker.node.requests import (
     LatestTarget,
     NackRequest,
     OffsetTarget,
+    PauseRequest,
     ProduceReply,
     ProduceRequest,
+    PurgeReply,
+    PurgeRequest,
     ReceiveReply,
     ReceiveRequest,
     RejectRequest,
     ReleaseRequest,
+    ResumeRequest,
     ReviveReply,
     ReviveRequest,
     RewindReply,
@@ -42,9 +48,10 @@ from logbroker.node.requests import (
     StateReply,
     TimeTarget,
 )
+from logbroker.partition.rewind import FIRST_PURGE_ID
 from logbroker.record.batch import decode_batch, read_batch, read_header
 from logbroker.testing.history import Verdict
-from logbroker.testing.model import MessageState
+from logbroker.testing.model import MessageState, ModelPause
 from logbroker.testing.violation import broken
 from logbroker.testing.workload import VANDAL
 
@@ -52,13 +59,14 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from logbroker.ids import GroupName
-    from logbroker.node.requests import Part, SettleResult, Target
+    from logbroker.node.requests import GroupState, Part, Request, SettleResult, Target
     from logbroker.testing.history import Operation
     from logbroker.testing.model import GrantedLease, ModelGroup, Move, PartitionModel
 
 _KEPT_BATCHES = 5
 _LOOKED_AT = 100
 _WOKEN_WITHIN_US = 500_000
+_NEVER = Index(1 << 62)
 _FRESH_MS = 30_000
 """No retention takes messages that are so young."""
 
@@ -108,6 +116,14 @@ class AnswerChecker:
                 self._check_dead(operation, request, reply)
             case ReviveRequest() as request, ReviveReply() as reply:
                 self._check_revived(operation, request, reply)
+            case PauseRequest() as request, _:
+                self._check_paused(operation, request)
+            case ResumeRequest() as request, _:
+                self._check_resumed(operation, request)
+            case PurgeRequest() as request, PurgeReply() as reply:
+                self._check_purged(operation, request, reply)
+            case CancelRequest() as request, CancelReply() as reply:
+                self._check_cancelled(operation, request, reply)
             case _, StateReply() as reply:
                 self._check_state(operation, reply)
             case _:
@@ -135,6 +151,21 @@ class AnswerChecker:
                 f"offset {start} is entry {index} with log time {append_ms}: {operation.describe()}",
             )
 
+        due_ms = model.schedule.due_ms.get(start, 0)
+        # A duplicate is told what is left: nothing, once the first is due.
+        if reply.due_ms != due_ms and not (reply.duplicate and not reply.due_ms):
+            broken("who sends is told when it is due", f"offset {start} is due at {due_ms}: {operation.describe()}")
+
+    def _check_cancelled(self, operation: Operation, request: CancelRequest, reply: CancelReply) -> None:
+        model, first, last = self._model, operation.committed_before, operation.applied_at_reply
+        asked = sum(end - start for start, end in request.ranges)
+        # What retention has taken may not be counted any more.
+        least = model.schedule.cancelled_count(request.ranges, first, not_below=model.log_start_at(last))
+        most = model.schedule.cancelled_count(request.ranges, last)
+        if not least <= reply.count <= most or reply.count + reply.late_count != asked:
+            broken("a cancellation is in the log before it is answered", f"{least}..{most}: {operation.describe()}")
+        self._count("cancelled" if reply.count else "cancelled too late")
+
     def _check_refusal(self, operation: Operation, error: RequestError) -> None:
         if operation.client.startswith(VANDAL):
             self._count("spoilt batches refused")
@@ -146,8 +177,7 @@ class AnswerChecker:
                 self._check_not_found(operation)
             case StaleLeaseError():
                 self._check_stale(operation)
-            case InvalidArgumentError() if not isinstance(operation.request, RewindRequest | ExtendRequest):
-                # A rewind may name the future, and an extension may come after a clock has jumped by days.
+            case InvalidArgumentError() if not _may_be_invalid(operation.request):
                 broken("good requests are not refused", operation.describe())
             case _:
                 pass
@@ -233,12 +263,29 @@ class AnswerChecker:
             # What came while it waited should have woken it.
             woken_us = operation.completed_us - _WOKEN_WITHIN_US
             first = max(first, Index(min(last, bisect_right(self._committed_us, woken_us))))
+        if self._was_paused(group, first, last):
+            self._count("receives that a pause held up")
+            return
         end = model.next_offset_at(first)
+        if model.order is not None:
+            if not self._is_idle(group, model.log_start_at(last), first, last):
+                return
+            self._count("receives that found nothing while nothing was in flight")
         for offset in range(max(model.log_start_at(last), end - _LOOKED_AT), end):
             is_free = all(moment.state is MessageState.AVAILABLE for moment in group.between(offset, first, last))
             # One that has expired only waits for its FLOOR entry.
             if is_free and model.append_ms - model.entry_at(offset)[1] < _FRESH_MS:
                 broken("who asks gets what there is", f"offset {offset} was free all the time: {operation.describe()}")
+
+    def _is_idle(self, group: ModelGroup, start: int, first: Index, last: Index) -> bool:
+        """Nothing was in flight at any moment: no order has anything wait."""
+        busy = (MessageState.LEASED, MessageState.DELAYED)
+        return not any(
+            moment.state in busy
+            for offset in group.moments
+            if offset >= start
+            for moment in group.between(offset, first, last)
+        )
 
     def _check_part(self, operation: Operation, part: Part) -> None:
         if part.corrupt:
@@ -368,6 +415,43 @@ class AnswerChecker:
         if reply.count not in done:
             broken("a revival says what it revived", f"the log has {done}: {operation.describe()}")
 
+    # Pauses and purges.
+
+    def _was_paused(self, group: ModelGroup, first: Index, last: Index) -> bool:
+        """Whether a pause may have held at some moment: one was there, and not over before."""
+        log_ms = self._model.log_times[first - 1] if first else 0
+        pauses = group.pauses_between(first, last)
+        return any(pause is not None and pause.holds_at(log_ms) for pause in pauses)
+
+    def _check_paused(self, operation: Operation, request: PauseRequest) -> None:
+        group = self._model.find_group(request.group, operation.applied_at_reply)
+        if group is None:
+            return
+        known = [pause for index, pause in group.pauses if index <= operation.applied_at_reply]
+        for pause in known:
+            if pause is None or pause.reason != request.reason:
+                continue
+            length_ms = pause.until_ms - pause.since_ms if pause.until_ms else 0
+            if length_ms == request.duration_ms:
+                return
+        broken("a pause is in the log before it is answered", f"the log has {known}: {operation.describe()}")
+
+    def _check_resumed(self, operation: Operation, request: ResumeRequest) -> None:
+        first, last = operation.committed_before, operation.applied_at_reply
+        group = self._model.find_group(request.group, first)
+        if group is not None and group.deleted > last and None not in group.pauses_between(first, last):
+            broken("a group that is resumed is not paused", operation.describe())
+
+    def _check_purged(self, operation: Operation, request: PurgeRequest, reply: PurgeReply) -> None:
+        group = self._model.find_group(request.group, operation.applied_at_reply)
+        if group is None:
+            return
+        index, counts = group.purges.get(FIRST_PURGE_ID + request.purge_id, (_NEVER, None))
+        if index > operation.applied_at_reply:
+            broken("a purge is in the log before it is answered", operation.describe())
+        if (reply.purged_count, reply.revoked_count, reply.dead_count) != counts:
+            broken("a purge says what it settled", f"the log has {counts}: {operation.describe()}")
+
     # Rewinding.
 
     def _check_rewound(self, operation: Operation, request: RewindRequest, reply: RewindReply) -> None:
@@ -434,16 +518,30 @@ class AnswerChecker:
             return False
         for told in reply.groups:
             counted = model.groups[told.group].counts(model.log_start_offset, model.next_offset)
+            self._check_told_pause(operation, model.groups[told.group].pause, told)
             found = (told.available, told.leased, told.delayed, told.acked_ahead, told.dead, told.oldest_offset)
             if found != counted:
                 broken("positions are exact", f"{told.group} has {counted}: {operation.describe()}")
         return True
+
+    def _check_told_pause(self, operation: Operation, pause: ModelPause | None, told: GroupState) -> None:
+        """One with an end may be over by a clock that the log has not seen yet."""
+        shown = ModelPause(told.paused_reason, told.paused_since_ms, told.paused_until_ms) if told.is_paused else None
+        if shown != pause and (shown is not None or pause is None or not pause.until_ms):
+            broken("pauses are shown as they are", f"{told.group} has {pause}: {operation.describe()}")
 
     def _group_of_lease(self, name: GroupName, lease: LeaseId) -> ModelGroup | None:
         return self._model.find_group(name, Index(lease >> 16))
 
     def _count(self, what: str) -> None:
         self.judged_counts[what] = self.judged_counts.get(what, 0) + 1
+
+
+def _may_be_invalid(request: Request) -> bool:
+    """A rewind may name the future; an extension, or a time of delivery, may come after a clock has jumped by days."""
+    return isinstance(request, RewindRequest | ExtendRequest) or (
+        isinstance(request, ProduceRequest) and request.deliver_at_ms > 0
+    )
 
 
 def _offsets(ranges: tuple[tuple[int, int], ...]) -> Iterator[int]:

@@ -20,6 +20,7 @@ from logbroker.raft.messages import MessageKind
 from logbroker.testing.answers import AnswerChecker
 from logbroker.testing.clock import EPOCH_MS
 from logbroker.testing.model import MessageState, PartitionModel
+from logbroker.testing.order_rules import OrderRules
 from logbroker.testing.scheduler import US_PER_S
 from logbroker.testing.violation import broken
 
@@ -29,7 +30,9 @@ if TYPE_CHECKING:
     from logbroker.entry import Entry
     from logbroker.node.peer_messages import PeerMessage
     from logbroker.node.replica import Replica
+    from logbroker.partition.breaker import BreakerPolicy
     from logbroker.partition.groups import ConsumerGroup
+    from logbroker.partition.ordering import OrderPolicy
     from logbroker.partition.runs import Run
     from logbroker.raft.core import RaftCore
     from logbroker.raft.messages import ConfState
@@ -90,10 +93,15 @@ class GroupHistory:
         max_age_ms: int = 0,
         limits: SizeLimits = NO_LIMITS,
         rewind_ms: int = MAX_AGE_MS,
+        breaker: BreakerPolicy | None = None,
     ) -> None:
         self.group = group
         self.model = PartitionModel(
-            max_deliveries=max_deliveries, max_age_ms=max_age_ms, limits=limits, rewind_ms=rewind_ms
+            max_deliveries=max_deliveries,
+            max_age_ms=max_age_ms,
+            limits=limits,
+            rewind_ms=rewind_ms,
+            breaker=breaker,
         )
         # Since when, and in which term, the partition has held more than it may.
         self._over: tuple[int, Term] | None = None
@@ -177,6 +185,11 @@ class GroupHistory:
             self.compared_digests += 1
 
 
+def order_rules(order: OrderPolicy) -> OrderRules | None:
+    """What leases of such a queue are held to."""
+    return OrderRules(order.window, order.by_key, order.blocks) if order.window else None
+
+
 @final
 class ClusterChecker:
     """See the module. Every method may raise Violation."""
@@ -200,7 +213,9 @@ class ClusterChecker:
                 max_age_ms=options.max_age_ms,
                 limits=options.limits,
                 rewind_ms=options.rewind_ms,
+                breaker=options.breaker,
             )
+            history.model.order = order_rules(options.order)
         history.now_us = self._scheduler.now_us
         return history
 
@@ -533,6 +548,21 @@ def compare_states(model: PartitionModel, machine: PartitionMachine, place: str)
     for name, group in model.groups.items():
         _compare_groups(model, group, machine.group(name), place)
     _compare_producers(model, machine, place)
+    _compare_schedules(model, machine, place)
+
+
+def _compare_schedules(model: PartitionModel, machine: PartitionMachine, place: str) -> None:
+    """The machine knows what is not due, and what was cancelled, beside what its groups make of that."""
+    told = {offset: run.visible_at_ms for run in machine.schedule.runs() for offset in range(run.start, run.end)}
+    kept = range(model.log_start_offset, model.next_offset)
+    waiting = [o for o in kept if model.schedule.is_waiting(o, model.append_ms) and o not in model.schedule.cancelled]
+    known = {offset: model.schedule.due_ms[offset] for offset in waiting}
+    if told != known:
+        broken("state follows from the log", f"{place} has messages due at {told}, the model {known}")
+    voids = [offset for start, end in machine.voids for offset in range(start, end)]
+    cancelled = [offset for offset in kept if offset in model.schedule.cancelled]
+    if voids != cancelled:
+        broken("state follows from the log", f"{place} never delivers {voids}, the model {cancelled}")
 
 
 def _compare_producers(model: PartitionModel, machine: PartitionMachine, place: str) -> None:
@@ -553,6 +583,9 @@ def _compare_groups(model: PartitionModel, group: ModelGroup, tested: ConsumerGr
     held = group.held_leases(model.log_start_offset, model.next_offset)
     if kept != held:
         broken("state follows from the log", f"{place}, group {group.name}, has leases {kept}, the model {held}")
+    pause = None if tested.pause is None else (tested.pause.reason, tested.pause.since_ms, tested.pause.until_ms)
+    if pause != (None if group.pause is None else (group.pause.reason, group.pause.since_ms, group.pause.until_ms)):
+        broken("state follows from the log", f"{place}, group {group.name}, has {pause}, the model {group.pause}")
     for run in tested.table.overlap(model.log_start_offset, model.next_offset):
         for offset in range(run.start, run.end):
             message = group.message(offset)

@@ -7,6 +7,7 @@ what clients were told. It must not import the state machine that it judges; it 
 
 from __future__ import annotations
 
+import re
 from bisect import bisect_right
 from dataclasses import dataclass
 from enum import Enum
@@ -20,14 +21,19 @@ from logbroker.partition.commands import (
     Bury,
     BuryExpired,
     BuryOld,
+    Cancel,
     Cause,
     CreateGroup,
     DeleteGroup,
+    DeliverAt,
     Expire,
     Extend,
     Lease,
     Nack,
+    Pause,
+    Purge,
     Release,
+    Resume,
     Revive,
     Rewind,
     RewindFloor,
@@ -43,7 +49,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from logbroker.entry import Entry
-    from logbroker.partition.commands import Change
+    from logbroker.partition.breaker import BreakerPolicy
+    from logbroker.partition.commands import Change, GroupChange
+    from logbroker.testing.order_rules import OrderRules
 
 
 @final
@@ -58,6 +66,8 @@ class MessageState(Enum):
 SETTLED = (MessageState.ACKED, MessageState.DEAD)
 
 NO_LEASE = LeaseId(0)
+_BREAKER = "breaker: "
+_TOLD = re.compile(_BREAKER + r"(\d+) of (\d+) deliveries failed in [\d.]+ s")
 _NEVER = Index(1 << 62)
 _NEVER_MS = 1 << 62
 
@@ -144,11 +154,75 @@ class Move:
 
 
 @final
+@dataclass(frozen=True, slots=True)
+class ModelPause:
+    """A pause as it was committed; `until_ms` 0 is until it is resumed."""
+
+    reason: str
+    since_ms: int
+    until_ms: int
+
+    def holds_at(self, log_ms: int) -> bool:
+        return not self.until_ms or log_ms < self.until_ms
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class ModelEnding:
+    """A delivery that ended by its consumer or by time, while its group was not paused."""
+
+    index: Index
+    append_ms: int
+    is_failed: bool
+
+
+@final
+class ModelSchedule:
+    """When messages are due, and which were cancelled before that: what holds for every consumer group."""
+
+    def __init__(self) -> None:
+        self.due_ms: dict[int, int] = {}
+        """Of every message that ever was delayed by who sent it; 0 is never in it."""
+        self.cancelled: dict[int, Index] = {}
+
+    def initial(self, offset: int, created: Index, created_ms: int) -> MessageState:
+        """What the message is to a group that begins at that index and log time."""
+        if self.cancelled.get(offset, _NEVER) < created:
+            return MessageState.ACKED
+        return MessageState.DELAYED if self.is_waiting(offset, created_ms) else MessageState.AVAILABLE
+
+    def is_waiting(self, offset: int, log_ms: int) -> bool:
+        return self.due_ms.get(offset, 0) > log_ms
+
+    def left_ms(self, log_ms: int) -> int:
+        """How long after that log time the last message is due that was not cancelled."""
+        due = [due_ms for offset, due_ms in self.due_ms.items() if offset not in self.cancelled]
+        return max(0, max(due, default=0) - log_ms)
+
+    def cancelled_count(self, ranges: Sequence[tuple[int, int]], index: Index, *, not_below: int = 0) -> int:
+        """How many of the messages were cancelled by the entry at `index` or before it."""
+        return sum(
+            self.cancelled.get(offset, _NEVER) <= index
+            for start, end in ranges
+            for offset in range(max(start, not_below), end)
+        )
+
+
+@final
 class ModelGroup:
     """One consumer group."""
 
-    def __init__(self, name: GroupName, start_offset: Offset, created: Index) -> None:
+    def __init__(
+        self,
+        name: GroupName,
+        start_offset: Offset,
+        created: Index,
+        schedule: ModelSchedule | None = None,
+        created_ms: int = 0,
+    ) -> None:
         self.name = name
+        self.schedule = schedule or ModelSchedule()
+        self.created_ms = created_ms
         self.created = created
         self.deleted = _NEVER
         self.start_offset = start_offset
@@ -163,14 +237,25 @@ class ModelGroup:
         self.burials: dict[int, list[Burial]] = {}
         self.revivals: list[tuple[Index, int]] = []
         """Where something was revived, and how many messages."""
+        self.pauses: list[tuple[Index, ModelPause | None]] = []
+        """Where the group was paused, and where that was ended or forgotten."""
+        self.endings: list[ModelEnding] = []
+        """What a breaker may count: since the last pause, and not older than its window."""
+        self.purges: dict[int, tuple[Index, tuple[int, int, int]]] = {}
+        """Purges that took effect, by id: where, and the messages that were not acked, leased and dead."""
 
     def message(self, offset: int) -> ModelMessage:
         message = self.messages.get(offset)
         if message is None:
-            below_start = offset < self.start_offset
-            message = ModelMessage(MessageState.ACKED if below_start else MessageState.AVAILABLE)
+            message = ModelMessage(self._initial(offset))
+            message.visible_at_ms = self.schedule.due_ms.get(offset, 0)
             self.messages[offset] = message
         return message
+
+    def _initial(self, offset: int) -> MessageState:
+        if offset < self.start_offset:
+            return MessageState.ACKED
+        return self.schedule.initial(offset, self.created, self.created_ms)
 
     def become(self, offset: int, index: Index, state: MessageState, lease: LeaseId = NO_LEASE) -> ModelMessage:
         message = self.message(offset)
@@ -179,8 +264,24 @@ class ModelGroup:
         self.moments.setdefault(offset, []).append(Moment(index, state, lease))
         return message
 
+    @property
+    def pause(self) -> ModelPause | None:
+        return self.pauses[-1][1] if self.pauses else None
+
+    def has_tripped_at(self, log_ms: int) -> bool:
+        """Whether a breaker keeps it paused."""
+        return self.pause is not None and self.pause.holds_at(log_ms) and self.pause.reason.startswith(_BREAKER)
+
+    def pauses_between(self, first: Index, last: Index) -> list[ModelPause | None]:
+        """What paused the group at `first`, and everything that did, or ended it, up to `last`, inclusive."""
+        at_first = next((pause for index, pause in reversed(self.pauses) if index <= first), None)
+        return [at_first, *(pause for index, pause in self.pauses if first < index <= last)]
+
     def has_dead(self, start: int, end: int) -> bool:
         return any(self.message(offset).state is MessageState.DEAD for offset in range(start, end))
+
+    def has_leased(self) -> bool:
+        return any(message.state is MessageState.LEASED for message in self.messages.values())
 
     def unsettled(self, start: int, end: int) -> list[int]:
         """The offsets in [start, end) that are neither acked nor dead."""
@@ -208,8 +309,7 @@ class ModelGroup:
 
     def between(self, offset: int, first: Index, last: Index) -> Iterator[Moment]:
         """What the message was at `first` and everything it became up to `last`, inclusive."""
-        below_start = offset < self.start_offset
-        current = Moment(self.created, MessageState.ACKED if below_start else MessageState.AVAILABLE, NO_LEASE)
+        current = Moment(self.created, self._initial(offset), NO_LEASE)
         moments = self.moments.get(offset, ())
         for moment in moments:
             if moment.index > first:
@@ -232,8 +332,9 @@ class PartitionModel:
         max_age_ms: int = 0,
         limits: SizeLimits = NO_LIMITS,
         rewind_ms: int = _NEVER_MS,
+        breaker: BreakerPolicy | None = None,
     ) -> None:
-        """What every leader goes by; 0 where messages are tried for ever, or live for ever."""
+        """What leaders go by: 0 where messages are tried or live for ever, None where nothing pauses by itself."""
         self.limits = limits
         self.rewind_ms = rewind_ms
         self.rewind_floor = Offset(0)
@@ -246,15 +347,21 @@ class PartitionModel:
         self.max_age_ms = max_age_ms
         self.old_leases: list[str] = []
         """Messages that were leased past their time to live: right only where the leader mistrusts its clock."""
+        self.breaker = breaker
+        self.order: OrderRules | None = None
         self.last_index = Index(0)
         self.last_term = 0
         self.append_ms = 0
         self.next_offset = Offset(0)
         self.log_start_offset = Offset(0)
-        self.groups: dict[GroupName, ModelGroup] = {DEFAULT_GROUP: ModelGroup(DEFAULT_GROUP, Offset(0), Index(0))}
+        self.schedule = ModelSchedule()
+        self.groups: dict[GroupName, ModelGroup] = {
+            DEFAULT_GROUP: ModelGroup(DEFAULT_GROUP, Offset(0), Index(0), self.schedule)
+        }
         self.deleted_groups: list[ModelGroup] = []
         self.values: list[bytes] = []
         """The value at each offset."""
+        self.keys: list[bytes | None] = []
         self.offset_of: dict[bytes, int] = {}
         self.data_offsets: list[int] = []
         """Base offset of each DATA entry; `data_entries` beside it holds (index, append_ms)."""
@@ -262,7 +369,13 @@ class PartitionModel:
         self.floors: list[tuple[Index, Offset]] = []
         self.applied_counts: dict[str, int] = {}
         self.failure_counts: dict[str, int] = {}
-        """Messages that died, by how, and that were revived."""
+        """Messages that died, by how, and that were revived; and what breakers did."""
+        self.log_times: list[int] = []
+        """Log time of each entry, from index 1."""
+        self.delay_counts: dict[str, int] = {}
+        """Messages that were delayed, and what became of that."""
+        self._prepared: tuple[Index, int, int] | None = None
+        """Index and term of an entry that says when the batch of the next one is due, and that time."""
         self._producers: dict[int, list[SentBatch]] = {}
 
     def apply(self, entry: Entry) -> None:
@@ -288,16 +401,24 @@ class PartitionModel:
         self.last_index = entry.index
         self.last_term = entry.term
         self.append_ms = entry.append_ms
+        self.log_times.append(entry.append_ms)
+        due_ms = self._due_ms_of(entry)
         match entry.kind:
             case EntryKind.DATA:
-                self._append(entry)
+                self._append(entry, due_ms)
             case EntryKind.STATE:
                 changes = decode_changes(entry.payload)
+                due = [change.due_ms for change in changes if isinstance(change, DeliverAt)]
+                self._prepared = (entry.index, entry.term, max(due)) if due else None
                 if isinstance(changes[-1], Lease) and any(isinstance(change, BuryExpired) for change in changes):
                     self.failure_counts["buried: by a receive"] = self.failure_counts.get("buried: by a receive", 0) + 1
                 for ordinal, change in enumerate(changes):
                     self._count(type(change).__name__)
                     self._change(entry, ordinal, change)
+                last = changes[-1]
+                if self.order is not None and isinstance(last, Lease) and last.group in self.groups:
+                    group = self.groups[last.group]
+                    self.order.check(self, group, group.leases[lease_id(entry.index, len(changes) - 1)])
             case EntryKind.FLOOR:
                 self._raise_floor(entry)
             case EntryKind.CONFIG | EntryKind.NOOP:
@@ -344,7 +465,22 @@ class PartitionModel:
                 return group
         return None
 
-    def _append(self, entry: Entry) -> None:
+    def _due_ms_of(self, entry: Entry) -> int:
+        """When the batch of this entry is due by the entry before it, 0 where that says nothing."""
+        prepared, self._prepared = self._prepared, None
+        if prepared is None:
+            return 0
+        if prepared[1] != entry.term:
+            self._count_delay("delayed: due time whose batch was lost")
+            return 0
+        if entry.kind is not EntryKind.DATA:
+            broken(
+                "nothing comes between a delayed batch and its due time",
+                f"entry {entry.index} is {entry.kind.name}, entry {prepared[0]} of its term says when a batch is due",
+            )
+        return prepared[2]
+
+    def _append(self, entry: Entry, due_ms: int) -> None:
         header = read_header(entry.payload)
         if entry.next_offset - entry.base_offset != header.record_count:
             broken(
@@ -370,6 +506,10 @@ class PartitionModel:
             if earlier != offset:
                 broken("a message is in the log once", f"{value!r} stands at offset {earlier} and at {offset}")
             self.values.append(value)
+            self.keys.append(record.key)
+            if due_ms:
+                self.schedule.due_ms[offset] = due_ms
+                self._count_delay("delayed")
         self._sizes.append(len(entry.payload))
         self._check_room(entry)
         self.data_offsets.append(entry.base_offset)
@@ -450,6 +590,10 @@ class PartitionModel:
                 if group is not None:
                     group.deleted = entry.index
                     self.deleted_groups.append(group)
+            case DeliverAt():
+                pass
+            case Cancel():
+                self._cancel(entry, change)
             case _:
                 group = self.groups.get(change.group)
                 if group is None:
@@ -473,15 +617,28 @@ class PartitionModel:
     def _create_group(self, entry: Entry, change: CreateGroup) -> None:
         if change.group not in self.groups:
             start = Offset(self._clamped(change.start_offset))
-            self.groups[change.group] = ModelGroup(change.group, start, entry.index)
+            group = ModelGroup(change.group, start, entry.index, self.schedule, entry.append_ms)
+            self.groups[change.group] = group
+            if any(self.schedule.is_waiting(offset, entry.append_ms) for offset in range(start, self.next_offset)):
+                self._count_delay("delayed: group made before it was due")
 
-    def _change_group(self, group: ModelGroup, entry: Entry, ordinal: int, change: Change) -> None:
+    def _cancel(self, entry: Entry, change: Cancel) -> None:
+        schedule = self.schedule
+        for offset in self._offsets(change.ranges):
+            if schedule.is_waiting(offset, entry.append_ms) and offset not in schedule.cancelled:
+                schedule.cancelled[offset] = entry.index
+                self._count_delay("delayed: cancelled")
+                for group in self.groups.values():
+                    group.become(offset, entry.index, MessageState.ACKED)
+
+    def _change_group(self, group: ModelGroup, entry: Entry, ordinal: int, change: GroupChange) -> None:
         match change:
             case Lease():
                 self._lease(group, entry, lease_id(entry.index, ordinal), change)
             case Ack():
                 for offset in self._held(group, entry, change, change.lease, change.ranges):
                     group.become(offset, entry.index, MessageState.ACKED)
+                    self._note_ending(group, entry, is_failed=False)
             case Nack():
                 for offset in self._held(group, entry, change, change.lease, change.ranges):
                     self._nack(group, entry, offset, change.visible_at_ms)
@@ -512,10 +669,99 @@ class PartitionModel:
                 self._rewind(group, entry, change)
             case SkipTo():
                 self._skip_to(group, entry, change)
+            case Pause():
+                self._pause(group, entry, change)
+            case Resume():
+                if group.has_tripped_at(entry.append_ms):
+                    self._note_breaker("ended by an operator")
+                self._set_pause(group, entry, None)
+            case Purge():
+                self._purge(group, entry, change)
             case CreateGroup() | DeleteGroup():
                 raise TypeError(change)
 
+    def _set_pause(self, group: ModelGroup, entry: Entry, pause: ModelPause | None) -> None:
+        if pause != group.pause:
+            group.pauses.append((entry.index, pause))
+
+    def _pause(self, group: ModelGroup, entry: Entry, change: Pause) -> None:
+        if 0 < change.until_ms <= entry.append_ms:
+            self._does_not_fit(entry, change, "it is over already")
+            return
+        if change.reason.startswith(_BREAKER):
+            self._check_trip(group, entry, change)
+        elif group.has_tripped_at(entry.append_ms):
+            self._note_breaker("replaced by an operator")
+        group.endings.clear()
+        self._set_pause(group, entry, ModelPause(change.reason, entry.append_ms, change.until_ms))
+
+    def _note_ending(self, group: ModelGroup, entry: Entry, *, is_failed: bool) -> None:
+        """Of deliveries that end while a group is paused no breaker may know: they say nothing of what follows."""
+        if self.breaker is None:
+            return
+        if group.pause is not None and group.pause.holds_at(entry.append_ms):
+            if group.has_tripped_at(entry.append_ms):
+                self._note_breaker("with deliveries that ended meanwhile")
+            return
+        group.endings.append(ModelEnding(entry.index, entry.append_ms, is_failed))
+
+    def _note_breaker(self, what: str) -> None:
+        name = f"breaker: {what}"
+        self.failure_counts[name] = self.failure_counts.get(name, 0) + 1
+
+    def _check_trip(self, group: ModelGroup, entry: Entry, change: Pause) -> None:
+        place = f"entry {entry.index} (log time {entry.append_ms}) pauses {group.name}: {change.reason!r}"
+        policy = self.breaker
+        if policy is None:
+            broken("only a queue that has a breaker is paused by one", place)
+        if group.pause is not None and group.pause.holds_at(entry.append_ms):
+            broken("a breaker leaves alone what is paused", f"{place}, which has {group.pause}")
+        if change.until_ms != entry.append_ms + policy.pause_ms:
+            broken("a breaker pauses for its time", f"{place} until {change.until_ms}, {policy}")
+        told = _TOLD.fullmatch(change.reason)
+        failed, ended = (int(told[1]), int(told[2])) if told is not None else (0, 0)
+        if ended < policy.least_count or failed * 100 < policy.percent * ended:
+            broken("a breaker trips where enough failed", f"{place}, {policy}")
+        group.endings = [each for each in group.endings if each.append_ms > entry.append_ms - policy.window_ms]
+        if not _has_run(group.endings, ended, failed):
+            broken("what a breaker counts is in the log", f"{place}, the window has {_by_entry(group.endings)}")
+        self._note_breaker("tripped")
+        if any(pause is not None and pause.reason.startswith(_BREAKER) for _, pause in group.pauses):
+            self._note_breaker("tripped again")
+
+    def _check_not_paused(self, group: ModelGroup, entry: Entry) -> None:
+        """A leader knows every pause in its log; and the first lease after the end of one forgets it."""
+        pause = group.pause
+        if pause is None:
+            return
+        if pause.holds_at(entry.append_ms):
+            broken(
+                "nothing is leased while a group is paused",
+                f"entry {entry.index} (log time {entry.append_ms}) leases of {group.name}: {pause}",
+            )
+        self._count("Lease after the end of a pause")
+        self._set_pause(group, entry, None)
+
+    def _purge(self, group: ModelGroup, entry: Entry, change: Purge) -> None:
+        if change.rewind_id in group.purges:
+            return
+        purged = revoked = dead = 0
+        for offset in range(self.log_start_offset, min(change.end_offset, self.next_offset)):
+            message = group.message(offset)
+            if message.state is MessageState.ACKED:
+                continue
+            purged += 1
+            revoked += message.state is MessageState.LEASED
+            dead += message.state is MessageState.DEAD
+            group.become(offset, entry.index, MessageState.ACKED)
+        if dead:
+            self._count("Purge of dead messages")
+        if revoked:
+            self._count("Purge of leased messages")
+        group.purges[change.rewind_id] = entry.index, (purged, revoked, dead)
+
     def _lease(self, group: ModelGroup, entry: Entry, lease: LeaseId, change: Lease) -> None:
+        self._check_not_paused(group, entry)
         granted: list[tuple[int, int, int]] = []
         for start, end in change.ranges:
             if not self.log_start_offset <= start < end <= self.next_offset:
@@ -557,6 +803,20 @@ class PartitionModel:
 
     def _lease_one(self, group: ModelGroup, entry: Entry, lease: LeaseId, offset: int, visible_at_ms: int) -> int:
         message = group.message(offset)
+        if self.schedule.is_waiting(offset, entry.append_ms):
+            broken(
+                "nothing is delivered before it is due",
+                f"entry {entry.index} (log time {entry.append_ms}) leases offset {offset} of {group.name}, "
+                f"which is due at {self.schedule.due_ms[offset]}",
+            )
+        if offset in self.schedule.cancelled:
+            broken(
+                "what was cancelled is never delivered",
+                f"entry {entry.index} leases offset {offset} of {group.name}, which entry "
+                f"{self.schedule.cancelled[offset]} has cancelled",
+            )
+        if offset in self.schedule.due_ms and not message.deliveries:
+            self._count_delay("delayed: delivered when due")
         if message.state is MessageState.LEASED:
             broken(
                 "a message is leased once at a time",
@@ -603,6 +863,9 @@ class PartitionModel:
             )
         burial = Burial(entry.index, entry.append_ms, message.deliveries, cause, reason, consumer)
         group.burials.setdefault(offset, []).append(burial)
+        if cause is not Cause.TTL:
+            # Nobody held what is too old.
+            self._note_ending(group, entry, is_failed=True)
         self.failure_counts[how] = self.failure_counts.get(how, 0) + 1
         group.become(offset, entry.index, MessageState.DEAD)
 
@@ -636,6 +899,7 @@ class PartitionModel:
 
     def _nack(self, group: ModelGroup, entry: Entry, offset: int, visible_at_ms: int) -> None:
         self._check_not_spent(group, entry, offset)
+        self._note_ending(group, entry, is_failed=True)
         delayed = visible_at_ms > entry.append_ms
         message = group.become(offset, entry.index, MessageState.DELAYED if delayed else MessageState.AVAILABLE)
         message.visible_at_ms = visible_at_ms
@@ -660,6 +924,7 @@ class PartitionModel:
                 )
             else:
                 self._check_not_spent(group, entry, offset)
+                self._note_ending(group, entry, is_failed=True)
                 group.become(offset, entry.index, MessageState.AVAILABLE)
 
     def _rewind(self, group: ModelGroup, entry: Entry, change: Rewind) -> None:
@@ -673,8 +938,12 @@ class PartitionModel:
         reopened = revoked = delayed = 0
         for offset in range(start, self.next_offset):
             message = group.message(offset)
-            if message.state is MessageState.DEAD:
+            if message.state is MessageState.DEAD or offset in self.schedule.cancelled:
                 continue
+            if self.schedule.is_waiting(offset, entry.append_ms) and message.state is MessageState.ACKED:
+                self._count_delay("delayed: skipped and rewound before it was due")
+                group.become(offset, entry.index, MessageState.DELAYED)
+                message.visible_at_ms = self.schedule.due_ms[offset]
             if message.state is MessageState.LEASED:
                 group.rewound[message.lease] = entry.index
                 revoked += 1
@@ -765,5 +1034,34 @@ class PartitionModel:
         del entry, why
         self._count(f"{type(change).__name__} that did not fit")
 
+    def _count_delay(self, what: str) -> None:
+        self.delay_counts[what] = self.delay_counts.get(what, 0) + 1
+
     def _count(self, what: str) -> None:
         self.applied_counts[what] = self.applied_counts.get(what, 0) + 1
+
+
+def _by_entry(endings: Sequence[ModelEnding]) -> list[tuple[Index, int, int]]:
+    """Of each entry how many deliveries it ended, and how many of these failed."""
+    found: dict[Index, tuple[int, int]] = {}
+    for each in endings:
+        ended, failed = found.get(each.index, (0, 0))
+        found[each.index] = ended + 1, failed + each.is_failed
+    return [(index, *counts) for index, counts in found.items()]
+
+
+def _has_run(endings: Sequence[ModelEnding], ended: int, failed: int) -> bool:
+    """Whether entries that follow each other have these sums.
+
+    Not all of them need to count: those before the leader began do not, nor do the last ones, which it had proposed
+    and not yet applied.
+    """
+    sums = [(0, 0)]
+    for _, more, more_failed in _by_entry(endings):
+        sums.append((sums[-1][0] + more, sums[-1][1] + more_failed))
+    starts: set[tuple[int, int]] = set()
+    for total, total_failed in sums:
+        starts.add((total, total_failed))
+        if (total - ended, total_failed - failed) in starts:
+            return True
+    return False

@@ -6,7 +6,7 @@ after the job was taken and a while before it is reported, so that a crash may c
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, final
 
 from logbroker.errors import (
@@ -30,6 +30,7 @@ from logbroker.partition.failures import NO_POLICY, FailurePolicy
 from logbroker.partition.limits import NO_LIMITS, SizeLimits
 from logbroker.partition.log_time import Reading
 from logbroker.partition.machine import PartitionMachine
+from logbroker.partition.ordering import NO_ORDER, OrderPolicy
 from logbroker.partition.retention import MAX_AGE_MS
 from logbroker.raft.messages import ConfState
 from logbroker.record.batch import DEFAULT_LIMITS
@@ -57,6 +58,7 @@ if TYPE_CHECKING:
     from logbroker.node.peer_messages import PeerMessage
     from logbroker.node.replica import GroupMachine, Replica
     from logbroker.node.requests import Reply
+    from logbroker.partition.breaker import BreakerPolicy
     from logbroker.storage.node_store import NodeStore
     from logbroker.testing.clock import SimulatedClock
     from logbroker.testing.cluster import SimulatedCluster
@@ -123,6 +125,8 @@ class NodeOptions:
     max_age_ms: int = 0
     limits: SizeLimits = NO_LIMITS
     rewind_ms: int = MAX_AGE_MS
+    breaker: BreakerPolicy | None = None
+    order: OrderPolicy = NO_ORDER
     commit_us: int = 300
     """Usual time of a group commit."""
 
@@ -284,8 +288,17 @@ class SimulatedNode:
             max_age_ms=options.max_age_ms,
             limits=options.limits,
             rewind_ms=options.rewind_ms,
+            order=options.order,
+            breaker=options.breaker,
         )
         return PartitionService(replica, engine, settings, DEFAULT_LIMITS)
+
+    def set_order(self, order: OrderPolicy) -> None:
+        """The queues are altered."""
+        self._options = replace(self._options, order=order)
+        for service in () if self.engine is None else self.engine.services.values():
+            if isinstance(service, PartitionService):
+                service.settings = replace(service.settings, order=order)
 
     def kill(self) -> None:
         """End the process; its connections close, and what it wrote stays in the page cache."""

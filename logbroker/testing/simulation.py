@@ -8,8 +8,10 @@ from time import process_time
 from typing import TYPE_CHECKING, final
 
 from logbroker.node.requests import StateRequest
+from logbroker.partition.breaker import BreakerPolicy
 from logbroker.partition.failures import NO_POLICY, FailurePolicy
 from logbroker.partition.limits import NO_LIMITS, SizeLimits
+from logbroker.partition.ordering import NO_ORDER, OrderPolicy, order_policy
 from logbroker.partition.retention import MAX_AGE_MS
 from logbroker.testing.checkers import compare_states, machine_of
 from logbroker.testing.cluster import ClusterOptions, SimulatedCluster
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
     from random import Random
 
     from logbroker.ids import GroupId
+    from logbroker.testing.model import PartitionModel
 
 _LEADER_WITHIN_US = 15 * US_PER_S
 _DRAINED_WITHIN_US = 45 * US_PER_S
@@ -37,6 +40,8 @@ LINKS, CLOCKS, BURSTS = "bad links", "clock errors", "bursts"
 OPERATOR, GROUPS, PRODUCERS, CONSUMERS = "operator", "extra groups", "more producers", "more consumers"
 MISBEHAVIOUR, LARGE_VALUES, VANDAL, WATCHER = "misbehaviour", "large values", "vandal", "watcher"
 AGES, BOUNDS, WINDOWS = "time to live", "bounds", "rewind windows"
+ORDER = "order"
+DELAYS = "delayed batches"
 PARTS = (
     LINKS,
     CLOCKS,
@@ -52,6 +57,8 @@ PARTS = (
     AGES,
     BOUNDS,
     WINDOWS,
+    ORDER,
+    DELAYS,
 )
 """What can be left out of a run, beside the kinds of faults."""
 
@@ -106,7 +113,12 @@ class Simulation:
         if limits.max_messages and not limits.drops_oldest:
             # Groups that nobody reads would leave it full for ever.
             profile = replace(profile, tidies_groups=True)
+        drawn = draw_delays(draw_profile(random), self.scheduler.random("delays"))
+        profile = _simpler_profile(options.profile or drawn, options.without)
         group_count = options.group_count or random.choice((1, 1, 2))
+        self._order = NO_ORDER if ORDER in options.without else draw_order(self.scheduler.random("order"))
+        if self._order.by_key:
+            profile = replace(profile, key_count=self.scheduler.random("keys").choice((1, 3, 10)))
         self.cluster = SimulatedCluster(
             self.scheduler,
             ClusterOptions(
@@ -120,6 +132,8 @@ class Simulation:
                     rewind_ms=MAX_AGE_MS
                     if WINDOWS in options.without
                     else draw_rewind_ms(self.scheduler.random("window")),
+                    breaker=draw_breaker(self.scheduler.random("breaker")),
+                    order=self._order,
                 ),
                 clock_offset_ms=self.plan.clock_offset_ms,
                 drift_ppm=self.plan.drift_ppm,
@@ -149,14 +163,27 @@ class Simulation:
         for workload in self.workloads:
             workload.stop_producing()
         self.cluster.heal()
+        self._widen()
         self.scheduler.note("healed")
         self._wait("a leader serves every group", _LEADER_WITHIN_US, self._without_leader)
         self._wait("every batch is answered", _ANSWERED_WITHIN_US, self._unanswered_batches)
-        self._wait("every message is delivered and acked", _DRAINED_WITHIN_US, self._undrained)
+        delays_us = max(self._delay_ms(group) for group in self.cluster.groups) * US_PER_MS
+        self._wait("every message is delivered and acked", _DRAINED_WITHIN_US + delays_us, self._undrained)
         self._wait("every node catches up", _LEADER_WITHIN_US, self._behind)
         # Long enough for every poll that waits now to end.
         self.scheduler.run_for(_POLLS_END_US)
         self._wait("every request is answered", _ANSWERED_WITHIN_US, self._overdue)
+
+    def _widen(self) -> None:
+        """With a narrow window the backlog would be there longer than the run lasts; keys stay what they are."""
+        if self._order.window:
+            order = order_policy(1_000, by_key=self._order.by_key, blocks=self._order.blocks)
+            for node in self.cluster.nodes.values():
+                node.set_order(order)
+            for group in self.cluster.groups:
+                rules = self.cluster.checker.history(group).model.order
+                if rules is not None:
+                    rules.window = order.window
 
     def _wait(self, what: str, within_us: int, missing: Callable[[], str]) -> None:
         deadline_us = self.scheduler.now_us + within_us
@@ -173,6 +200,11 @@ class Simulation:
 
     def _unanswered_batches(self) -> str:
         return ", ".join(f"group {workload.partition}" for workload in self.workloads if not workload.is_settled)
+
+    def _delay_ms(self, group: GroupId) -> int:
+        """How long after the last entry the last delayed message is due."""
+        model = self.cluster.checker.history(group).model
+        return model.schedule.left_ms(model.append_ms)
 
     def _undrained(self) -> str:
         """Messages that a group with consumers has not acked by now."""
@@ -258,6 +290,20 @@ class Simulation:
                 broken("nothing appears that nobody sent", f"{value[:60]!r} in group {group}")
             if value in self.ledger.refused:
                 broken("what was refused is not done", f"{value[:60]!r} in group {group}")
+            self._check_due(model, value)
+
+    def _check_due(self, model: PartitionModel, value: bytes) -> None:
+        """A message is due when its producer asked for, to the next full 100 ms of log time."""
+        offset = model.offset_of[value]
+        append_ms = model.entry_at(offset)[1]
+        asked = self.ledger.delays.get(value, [(0, 0)])
+        wanted = [append_ms + delay_ms if delay_ms else deliver_at_ms for delay_ms, deliver_at_ms in asked]
+        due = [-(-time_ms // 100) * 100 if time_ms > append_ms else 0 for time_ms in wanted]
+        if model.schedule.due_ms.get(offset, 0) not in due:
+            broken(
+                "a message is due when its producer asked for",
+                f"{value[:60]!r} of log time {append_ms} is due at {model.schedule.due_ms.get(offset, 0)}, not {due}",
+            )
 
     def situations(self) -> dict[str, int]:
         """How often each situation was reached; a counter that stays 0 over many seeds is a blind spot.
@@ -283,6 +329,8 @@ class Simulation:
             history = self.cluster.checker.history(group)
             add("log: ", history.model.applied_counts)
             add("", history.model.failure_counts)
+            add("", history.model.order.counts if history.model.order is not None else {})
+            add("", history.model.delay_counts)
             add("judged: ", history.answers.judged_counts)
             add("", {"leaders": len(history.leaders), "digests compared": history.compared_digests})
             add("", {"messages": len(history.model.values)})
@@ -342,6 +390,41 @@ def draw_rewind_ms(random: Random) -> int:
     return random.choice((0, 1_000, 5_000, 15_000)) if random.random() < 0.3 else MAX_AGE_MS
 
 
+def draw_breaker(random: Random) -> BreakerPolicy | None:
+    """When groups that fail are paused: in a third of the runs, since much does not happen to a group that is paused.
+
+    The shares are some that the consumers do reach.
+    """
+    if random.random() < 0.67:
+        return None
+    return BreakerPolicy(
+        percent=random.choice((15, 25, 50)),
+        least_count=random.choice((1, 5, 20)),
+        window_ms=random.choice((1_000, 2_500, 6_000)),
+        pause_ms=random.choice((1_000, 2_000, 4_000)),
+    )
+
+
+def draw_order(random: Random) -> OrderPolicy:
+    """The order of the queues of one run; every other run has none."""
+    draw, blocks = random.random(), random.random() < 0.7
+    if draw < 0.5:
+        return NO_ORDER
+    if draw < 0.7:
+        return order_policy(random.choice((1, 1, 2, 5, 30)), by_key=False, blocks=blocks)
+    return order_policy(random.choice((0, 0, 4, 20)), by_key=True, blocks=blocks)
+
+
+def draw_delays(profile: WorkloadProfile, random: Random) -> WorkloadProfile:
+    """How much is to be delivered later; in half of the runs nothing is."""
+    return replace(
+        profile,
+        delay_share=random.choice((0.0, 0.0, 0.15, 0.4)),
+        max_delay_ms=random.choice((2_000, 8_000, 20_000)),
+        cancel_share=random.choice((0.0, 0.3, 0.6)),
+    )
+
+
 def draw_profile(random: Random) -> WorkloadProfile:
     """How the clients of one run behave."""
     return WorkloadProfile(
@@ -388,6 +471,7 @@ def _simpler_profile(profile: WorkloadProfile, without: frozenset[str]) -> Workl
         extra_groups=0 if GROUPS in without else profile.extra_groups,
         producers=1 if PRODUCERS in without else profile.producers,
         consumers=1 + (GROUPS not in without and profile.extra_groups) if CONSUMERS in without else profile.consumers,
+        delay_share=0.0 if DELAYS in without else profile.delay_share,
         large_value_share=0.0 if LARGE_VALUES in without else profile.large_value_share,
         has_vandal=profile.has_vandal and VANDAL not in without,
         has_watcher=profile.has_watcher and WATCHER not in without,

@@ -64,6 +64,18 @@ REQUIRED = (
     "rewound: up to the rewind floor",
     "ProduceRequest refused queue_full",
     "replica: log starts that were raised for want of room",
+    "log: Pause",
+    "log: Resume",
+    "log: Purge",
+    "log: Purge of dead messages",
+    "log: Purge of leased messages",
+    "log: Lease after the end of a pause",
+    "leader change: with a paused group",
+    "judged: receives that a pause held up",
+    "breaker: tripped",
+    "breaker: tripped again",
+    "breaker: with deliveries that ended meanwhile",
+    "leader change: with a group that its breaker paused",
     "buried: rejected",
     "buried: nacked for the last time",
     "buried: ran out for the last time",
@@ -72,11 +84,28 @@ REQUIRED = (
     "buried: too old, as given back",
     "buried: too old, as delayed",
     "revived",
+    "log: DeliverAt",
+    "log: Cancel",
+    "delayed",
+    "delayed: delivered when due",
+    "delayed: cancelled",
+    "delayed: skipped and rewound before it was due",
+    "delayed: group made before it was due",
+    "judged: cancelled too late",
+    "leader change: with delayed messages that are not due",
+    "crash: with delayed messages that are not due",
     "judged: dead messages listed",
     "leader change: with dead messages",
     "judged: OutOfOrderSequenceError",
     "judged: receives that found nothing",
     "judged: spoilt batches refused",
+    "order: leases judged",
+    "order: the window is full",
+    "order: passed over a key that is locked",
+    "order: passed over a key that waits after a failure",
+    "order: a failed message is overtaken by the next of its key",
+    "leader change: with keys in flight",
+    "judged: receives that found nothing while nothing was in flight",
     "node: crash in recovery",
     "node: entries damaged at a start",
     "node: replicas lost at a start",
@@ -110,6 +139,14 @@ class Situations:
         model = self._cluster.checker.history(group).model
         if any(each.has_dead(model.log_start_offset, model.next_offset) for each in model.groups.values()):
             self._count("leader change: with dead messages")
+        if model.order is not None and model.order.by_key and any(each.has_leased() for each in model.groups.values()):
+            self._count("leader change: with keys in flight")
+        if any(each.pause is not None and each.pause.holds_at(model.append_ms) for each in model.groups.values()):
+            self._count("leader change: with a paused group")
+        if any(each.has_tripped_at(model.append_ms) for each in model.groups.values()):
+            self._count("leader change: with a group that its breaker paused")
+        if self._is_waiting(group):
+            self._count("leader change: with delayed messages that are not due")
         for kind, name in ((AckRequest, "acks"), (ProduceRequest, "produces"), (ReceiveRequest, "polls")):
             if any(isinstance(asked.request, kind) for node in self._nodes() for asked in node.kept_waiting(group, 0)):
                 self._count(f"leader change: with {name} open")
@@ -118,6 +155,8 @@ class Situations:
         """A process is about to end."""
         if any(node.leads(group) for group in self._cluster.groups):
             self._count("crash: of a leader")
+        if any(map(self._is_waiting, self._cluster.groups)):
+            self._count("crash: with delayed messages that are not due")
         work = _work_of(node)
         if any(node.is_filling(group) for group in self._cluster.groups):
             work.append("during snapshot install")
@@ -137,6 +176,10 @@ class Situations:
         """A fault of this kind strikes the node."""
         if any(node.leads(group) for group in self._cluster.groups):
             self._count(f"strike on a leader: {kind}")
+
+    def _is_waiting(self, group: GroupId) -> bool:
+        model = self._cluster.checker.history(group).model
+        return model.schedule.left_ms(model.append_ms) > 0
 
     def _going_on(self, group: GroupId) -> Iterator[str]:
         nodes = self._nodes()

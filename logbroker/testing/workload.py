@@ -12,10 +12,11 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import TYPE_CHECKING, Protocol, final
 
-from logbroker.errors import NotLeaderError
+from logbroker.errors import InvalidArgumentError, NotLeaderError
 from logbroker.ids import DEFAULT_GROUP, GroupId, GroupName, LeaseId, NodeId, Offset
 from logbroker.node.requests import (
     AckRequest,
+    CancelRequest,
     CountTarget,
     CreateGroupRequest,
     DeadReply,
@@ -26,19 +27,22 @@ from logbroker.node.requests import (
     LatestTarget,
     NackRequest,
     OffsetTarget,
+    PauseRequest,
     ProduceReply,
     ProduceRequest,
+    PurgeRequest,
     ReceiveReply,
     ReceiveRequest,
     RejectRequest,
     ReleaseRequest,
+    ResumeRequest,
     ReviveRequest,
     RewindRequest,
     StateReply,
     StateRequest,
     TimeTarget,
 )
-from logbroker.record.batch import DEFAULT_LIMITS, HEADER_BYTES, Codec, encode_values
+from logbroker.record.batch import DEFAULT_LIMITS, HEADER_BYTES, Codec, Record, encode_batch, encode_values
 from logbroker.record.checksum import crc32c
 from logbroker.record.compression import compress
 from logbroker.testing.history import Verdict
@@ -56,6 +60,8 @@ _MAX_IN_FLIGHT = 5
 _REMEMBERED_LEASES = 30
 _WATCH_US = 200 * US_PER_MS
 _VANDALISM_US = 3 * US_PER_S
+_LONGEST_PAUSE_MS = 6_000
+_LAST_RESUMES = 4
 _BATCH_CRC_END = 21
 
 VANDAL = "vandal "
@@ -73,6 +79,11 @@ class WorkloadProfile:
     max_in_flight: int = 3
     large_value_share: float = 0.02
     producer_death_share: float = 0.01
+    delay_share: float = 0.0
+    """Of batches, those that are to be delivered later: half of them after a while, half of them at a time."""
+    max_delay_ms: int = 8_000
+    cancel_share: float = 0.4
+    """Of those, the ones of which something is cancelled, sometimes too late."""
     consumers: int = 4
     max_hide_ms: int = 4_000
     die_share: float = 0.03
@@ -90,9 +101,13 @@ class WorkloadProfile:
     operator_actions_per_second: float = 0.4
     revive_share: float = 0.25
     """Of those actions; half of them look at the dead and revive what they see."""
+    pause_share: float = 0.25
+    """Of those actions: pauses, with and without an end, their ends, and purges."""
     extra_groups: int = 1
     tidies_groups: bool = False
     """At the end nobody leaves a consumer group behind that he made for himself."""
+    key_count: int = 0
+    """Of all producers of a partition; then every eighth message has none. 0: no message has one."""
     has_vandal: bool = True
     has_watcher: bool = True
 
@@ -137,6 +152,8 @@ class Ledger:
         self.refused: set[bytes] = set()
         """Every attempt was answered by a refusal, so these may never appear."""
         self.confirmed_bytes = 0
+        self.delays: dict[bytes, list[tuple[int, int]]] = {}
+        """What was asked for values to be delivered later, each way in which it was: delay_ms, deliver_at_ms."""
 
 
 @final
@@ -171,10 +188,11 @@ class Route:
 class _PendingBatch:
     """One batch of a producer, from its first attempt to its end."""
 
-    __slots__ = ("data", "maybe_done", "number", "open_attempts", "values")
+    __slots__ = ("data", "delay", "maybe_done", "number", "open_attempts", "values")
 
-    def __init__(self, number: int, values: list[bytes], data: bytes) -> None:
+    def __init__(self, number: int, values: list[bytes], data: bytes, delay: tuple[int, int] = (0, 0)) -> None:
         self.number = number
+        self.delay = delay
         self.values = values
         self.data = data
         self.open_attempts = 0
@@ -196,6 +214,8 @@ class Producer:
         self._name = name
         self._profile = profile
         self._random = self._scheduler.random(f"producer {name}")
+        self._keys = self._scheduler.random(f"keys {name}")
+        self._delays = self._scheduler.random(f"delays {name}")
         self._route = Route(cluster, name, partition, self._random)
         self._life = 0
         self._stopped = False
@@ -243,15 +263,36 @@ class Producer:
         values = [self._make_value(first + position) for position in range(count)]
         self._next_sequence += count
         self._ledger.sent.update(values)
-        data = encode_values(
-            values,
-            timestamp_ms=self._cluster.wall_ms(),
-            producer_id=self._producer_id,
-            producer_epoch=0,
-            base_sequence=first,
-        )
+        data = self._encode(values, first)
         self._next_batch_number += 1
-        return _PendingBatch(self._next_batch_number - 1, values, data)
+        batch = _PendingBatch(self._next_batch_number - 1, values, data, self._choose_delay())
+        if any(batch.delay):
+            self._ledger.delays |= {value: [batch.delay] for value in values}
+        return batch
+
+    def _choose_delay(self) -> tuple[int, int]:
+        """Of a new batch: delay_ms and deliver_at_ms, of which one at least is 0."""
+        if not self._profile.delay_share or self._delays.random() >= self._profile.delay_share:
+            return 0, 0
+        delay_ms = self._delays.choice((1, 100, self._delays.randrange(1, self._profile.max_delay_ms)))
+        return (delay_ms, 0) if self._delays.random() < 0.5 else (0, self._cluster.wall_ms() + delay_ms)
+
+    def _encode(self, values: list[bytes], base_sequence: int) -> bytes:
+        timestamp_ms = self._cluster.wall_ms()
+        if not self._profile.key_count:
+            return encode_values(
+                values,
+                timestamp_ms=timestamp_ms,
+                producer_id=self._producer_id,
+                producer_epoch=0,
+                base_sequence=base_sequence,
+            )
+        records = [Record(value, self._make_key(), timestamp_ms=timestamp_ms) for value in values]
+        return encode_batch(records, producer_id=self._producer_id, producer_epoch=0, base_sequence=base_sequence)
+
+    def _make_key(self) -> bytes | None:
+        random = self._keys
+        return None if random.random() < 0.125 else b"key %d" % random.randrange(self._profile.key_count)
 
     def _make_value(self, sequence: int) -> bytes:
         name = b"%s/%d/%d " % (self._name.encode(), self._life, sequence)
@@ -265,7 +306,7 @@ class Producer:
             return
         batch.open_attempts += 1
         self._route.call(
-            ProduceRequest(batch.data),
+            ProduceRequest(batch.data, *batch.delay),
             timeout_us=self._random.randrange(1 * US_PER_S, 4 * US_PER_S),
             done=lambda operation: self._on_answer(batch, life, operation),
         )
@@ -279,8 +320,30 @@ class Producer:
             batch.maybe_done = True
         if life != self._life:
             return
+        if any(batch.delay) and isinstance(operation.error, InvalidArgumentError):
+            # Log time lies so far behind that retention would take it before.
+            batch.delay = (0, 0)
+            for value in batch.values:
+                self._ledger.delays[value].append(batch.delay)
         backoff_us = self._random.randrange(20 * US_PER_MS, 300 * US_PER_MS)
         self._scheduler.after(backoff_us, lambda: self._send(batch, life))
+
+    def _cancel_later(self, produced: ProduceReply) -> None:
+        start = produced.base_offset + self._delays.randrange(produced.count)
+        end = self._delays.randrange(start, produced.base_offset + produced.count) + 1
+        request = CancelRequest(((start, end),))
+        wait_ms = max(0, produced.due_ms - produced.append_ms)
+        self._scheduler.after(
+            int(self._delays.random() ** 2 * 1.2 * wait_ms * US_PER_MS), lambda: self._cancel(request, attempts=8)
+        )
+
+    def _cancel(self, request: CancelRequest, attempts: int) -> None:
+        def answered(operation: Operation) -> None:
+            if operation.verdict is not Verdict.OK and attempts > 1:
+                backoff_us = self._delays.randrange(20 * US_PER_MS, 300 * US_PER_MS)
+                self._scheduler.after(backoff_us, lambda: self._cancel(request, attempts - 1))
+
+        self._route.call(request, timeout_us=US_PER_S, done=answered)
 
     def _on_confirmed(self, batch: _PendingBatch, operation: Operation) -> None:
         produced = operation.answer
@@ -290,6 +353,8 @@ class Producer:
         for position, value in enumerate(batch.values):
             confirmed[value] = produced.base_offset + position
             self._ledger.confirmed_bytes += len(value)
+        if produced.due_ms and self._delays.random() < self._profile.cancel_share:
+            self._cancel_later(produced)
         if batch in self._waiting:
             self._waiting.remove(batch)
 
@@ -500,6 +565,8 @@ class Operator:
         self._profile = profile
         self._random = self._scheduler.random(f"operator {name}")
         self._failures = self._scheduler.random(f"failures {name}")
+        self._pauses = self._scheduler.random(f"pauses {name}")
+        self._delays = self._scheduler.random(f"delays {name}")
         self._seen_dead: list[tuple[GroupName, tuple[tuple[int, int], ...]]] = []
         self._route = Route(cluster, name, partition, self._random)
         self._started_ms = cluster.wall_ms()
@@ -507,6 +574,8 @@ class Operator:
         self._temporary: list[GroupName] = []
         self._next_rewind_id = 1
         self._next_group = 1
+        self._pause_count = 0
+        self._purge_id = 0
         self._stopped = False
         self._busy = False
         self._last_end = 0
@@ -518,9 +587,18 @@ class Operator:
         self._later()
 
     def stop(self) -> None:
+        """Nothing new, and no group stays paused."""
         self._stopped = True
         for name in self._temporary if self._profile.tidies_groups else ():
             self._ask(_Order(DeleteGroupRequest(name), attempts_left=1_000))
+        self._resume_all(_LAST_RESUMES)
+
+    def _resume_all(self, times: int) -> None:
+        """More than once: what was asked before may be on its way still."""
+        for group in self._groups:
+            self._ask(_Order(ResumeRequest(group), attempts_left=1_000))
+        if times > 1:
+            self._scheduler.after(2 * US_PER_S, lambda: self._resume_all(times - 1))
 
     def _later(self) -> None:
         if self._profile.operator_actions_per_second and not self._stopped:
@@ -530,7 +608,10 @@ class Operator:
     def _act(self) -> None:
         if not self._busy and not self._stopped:
             self._busy = True
-            self._ask(_Order(self._choose(), then=[self._free]))
+            if self._profile.delay_share and self._delays.random() < 0.5:
+                self._skip_and_regret()
+            else:
+                self._ask(_Order(self._choose(), then=[self._free]))
         self._later()
 
     def _free(self) -> None:
@@ -540,6 +621,8 @@ class Operator:
         draw = self._random.random()
         if self._failures.random() < self._profile.revive_share:
             return self._choose_of_dead()
+        if self._pauses.random() < self._profile.pause_share:
+            return self._choose_of_pauses()
         if draw < 0.4:
             return self._move(forward=False)
         if draw < 0.55:
@@ -553,6 +636,13 @@ class Operator:
             return DeleteGroupRequest(self._temporary.pop(self._random.randrange(len(self._temporary))))
         return StateRequest()
 
+    def _skip_and_regret(self) -> None:
+        """Skip what is there, delayed messages too, and come back to it."""
+        group, back = self._delays.choice(self._groups), CountTarget(self._delays.randrange(5, 40))
+        regret = _Order(self._moved(group, back, forward=False), then=[self._free])
+        skip = self._moved(group, LatestTarget(), forward=True)
+        self._ask(_Order(skip, then=[lambda: self._ask(regret)]))
+
     def _choose_of_dead(self) -> Request:
         """Look at the dead, or revive those that were seen, or all that there may be."""
         group = self._failures.choice(self._groups)
@@ -564,11 +654,28 @@ class Operator:
             return ReviveRequest(*self._seen_dead.pop())
         return ReviveRequest(group, ((0, max(1, self._last_end)),))
 
+    def _choose_of_pauses(self) -> Request:
+        random = self._pauses
+        group = random.choice(self._groups)
+        draw = random.random()
+        if draw < 0.4:
+            self._pause_count += 1
+            duration_ms = random.choice((0, random.randrange(1_000, _LONGEST_PAUSE_MS)))
+            return PauseRequest(group, f"pause {self._pause_count}", duration_ms)
+        if draw < 0.6:
+            return ResumeRequest(group)
+        if draw < 0.8 or not self._purge_id:
+            self._purge_id = random.getrandbits(62)
+        # Or one that was done already, perhaps in the other group.
+        return PurgeRequest(group, self._purge_id)
+
     def _move(self, *, forward: bool) -> RewindRequest:
-        group = self._random.choice([*self._groups, *self._temporary])
+        return self._moved(self._random.choice([*self._groups, *self._temporary]), self._target(), forward=forward)
+
+    def _moved(self, group: GroupName, target: Target, *, forward: bool) -> RewindRequest:
         rewind_id = self._next_rewind_id
         self._next_rewind_id += 1
-        return RewindRequest(group, rewind_id, self._target(), forward=forward, clamp=True)
+        return RewindRequest(group, rewind_id, target, forward=forward, clamp=True)
 
     def _target(self) -> Target:
         random = self._random
@@ -594,7 +701,8 @@ class Operator:
     def _on_answer(self, order: _Order, operation: Operation) -> None:
         order.attempts_left -= 1
         retriable = operation.verdict is Verdict.UNKNOWN or (operation.error is not None and operation.error.retriable)
-        if retriable and order.attempts_left > 0:
+        is_late = self._stopped and isinstance(order.request, PauseRequest)
+        if retriable and order.attempts_left > 0 and not is_late:
             self._scheduler.after(self._random.randrange(50 * US_PER_MS, US_PER_S), lambda: self._ask(order))
             return
         if isinstance(operation.answer, StateReply):

@@ -93,6 +93,20 @@ class QueueSettings(Struct, frozen=True, array_like=True, gc=False, kw_only=True
     """What happens at a bound: 0, produce is refused with `queue_full`; 1, the oldest messages go."""
     rewind_ms: Number = 1_296_000_000
     """What is settled so long after it was appended cannot be rewound; 0: nothing that is settled can."""
+    breaker_percent: Number = 0
+    """A consumer group is paused for a while when so many of a hundred deliveries fail; 0: never."""
+    breaker_count: Number = 20
+    """So many deliveries at least must have ended before, in one partition."""
+    breaker_window_ms: Number = 10_000
+    """In this time, that is."""
+    breaker_pause_ms: Number = 30_000
+    """How long it is paused then."""
+    window: Number = 0
+    """How many messages of a group and partition are in flight at most; 0: any number."""
+    order: Name = "none"
+    """`key`: of the messages of a key, only those of one lease are in flight at once."""
+    on_failure: Name = "block"
+    """What messages behind a failed one do, where there is a window or an order: `block` or `skip`."""
 
 
 @final
@@ -113,6 +127,13 @@ class QueueChanges(Struct, frozen=True, array_like=True, gc=False, kw_only=True)
     max_bytes: Number | None = None
     full: Number | None = None
     rewind_ms: Number | None = None
+    breaker_percent: Number | None = None
+    breaker_count: Number | None = None
+    breaker_window_ms: Number | None = None
+    breaker_pause_ms: Number | None = None
+    window: Number | None = None
+    order: Name | None = None
+    on_failure: Name | None = None
 
 
 @final
@@ -188,6 +209,10 @@ class GroupCounts(Struct, frozen=True, array_like=True, gc=False, kw_only=True):
     oldest_offset: Number = 0
     """Of the oldest message that is not settled; the log end when there is none."""
     oldest_ms: Number = 0
+    is_paused: bool = False
+    paused_reason: Name = ""
+    paused_until_ms: Number = 0
+    """In log time; 0 where it is paused until it is resumed, and where it is not paused."""
 
 
 @final
@@ -210,12 +235,16 @@ class GroupPartition(Struct, frozen=True, array_like=True, gc=False, kw_only=Tru
     """Its log time; 0 where all is settled."""
     problem: Text = ""
     """Why counts or times are missing, when they are."""
+    is_paused: bool = False
+    paused_reason: Name = ""
+    paused_until_ms: Number = 0
+    """In log time; 0 where it is paused until it is resumed, and where it is not paused."""
 
 
 @final
 class GroupDescription(Struct, frozen=True, array_like=True, gc=False, kw_only=True):
     """One consumer group: the sums of `partitions`, of which one with a `problem` may be missing; the largest lag in
-    time, and the oldest message.
+    time, and the oldest message. It is paused where one of them is; of several ends the latest is told.
     """
 
     name: Name
@@ -227,6 +256,10 @@ class GroupDescription(Struct, frozen=True, array_like=True, gc=False, kw_only=T
     lag_ms: Number
     oldest_ms: Number
     partitions: list[GroupPartition]
+    is_paused: bool = False
+    paused_reason: Name = ""
+    paused_until_ms: Number = 0
+    """0 where a partition is paused until it is resumed, and where none is paused."""
 
 
 @final
@@ -385,10 +418,14 @@ class Metadata(Request, frozen=True, gc=False, tag=3, kw_only=True):
 
 @final
 class Produce(Request, frozen=True, gc=False, tag=4, kw_only=True):
-    """The body is one record batch."""
+    """The body is one record batch. All of it is delivered later if `delay_ms` or `deliver_at_ms` says so; not both."""
 
     queue: Name
     partition: Number
+    delay_ms: Number = 0
+    """From when it is appended; at most the retention less a second."""
+    deliver_at_ms: Number = 0
+    """Log time; what lies in the past is delivered at once."""
 
 
 @final
@@ -626,6 +663,50 @@ class Peek(Request, frozen=True, gc=False, tag=29, kw_only=True):
     """Show acked and dead messages too."""
 
 
+@final
+class PauseGroup(Request, frozen=True, gc=False, tag=30, kw_only=True):
+    """Lease nothing to a group, in any partition; receives wait, and streams stay open. What is leased goes on.
+
+    Of a group that is paused already, reason and end are replaced.
+    """
+
+    queue: Name
+    group: Name
+    reason: Name = ""
+    duration_ms: Number = 0
+    """In log time from the commit on; 0 is until the group is resumed."""
+
+
+@final
+class ResumeGroup(Request, frozen=True, gc=False, tag=31, kw_only=True):
+    """Nothing is done to a group that is not paused."""
+
+    queue: Name
+    group: Name
+
+
+@final
+class PurgeGroup(Request, frozen=True, gc=False, tag=32, kw_only=True):
+    """Settle all that a group has, the dead too, up to the log end of each partition as it carries it out.
+
+    It takes effect partition by partition. `purge_id` is the client's, random: a partition that has done it does
+    nothing when it is repeated, and gives the same answer.
+    """
+
+    queue: Name
+    group: Name
+    purge_id: Number
+
+
+@final
+class Cancel(Request, frozen=True, gc=False, tag=33, kw_only=True):
+    """Never deliver what of the ranges is not due yet, to any consumer group. It may be repeated."""
+
+    queue: Name
+    partition: Number
+    ranges: list[Range]
+
+
 # --- replies ---
 
 
@@ -677,6 +758,8 @@ class Produced(Reply, frozen=True, gc=False, tag=69, kw_only=True):
     count: Number
     append_ms: Number
     duplicate: bool = False
+    due_ms: Number = 0
+    """When it may be delivered, a multiple of 100 ms; 0 is at once, or for a duplicate by now."""
 
 
 @final
@@ -783,6 +866,23 @@ class Peeked(Reply, frozen=True, gc=False, tag=83, kw_only=True):
     log_end: Number
 
 
+@final
+class Purged(Reply, frozen=True, gc=False, tag=84, kw_only=True):
+    """Messages of all partitions that were not acked before, and how many of these were leased, and dead."""
+
+    purged_count: Number
+    revoked_count: Number
+    dead_count: Number
+
+
+@final
+class Cancelled(Reply, frozen=True, gc=False, tag=85, kw_only=True):
+    cancelled: Number
+    """Messages that are never delivered, by this request or one before it."""
+    late: Number
+    """Those of the others: due by now, never delayed, or taken by retention."""
+
+
 AnyRequest: TypeAlias = (
     Hello
     | Ping
@@ -813,6 +913,10 @@ AnyRequest: TypeAlias = (
     | Unsubscribe
     | DescribeGroups
     | Peek
+    | PauseGroup
+    | ResumeGroup
+    | PurgeGroup
+    | Cancel
 )
 
 AnyReply: TypeAlias = (
@@ -836,6 +940,8 @@ AnyReply: TypeAlias = (
     | Unsubscribed
     | GroupDescriptions
     | Peeked
+    | Purged
+    | Cancelled
 )
 
 REPLY_OF: dict[type[Request], type[Reply]] = {
@@ -868,6 +974,10 @@ REPLY_OF: dict[type[Request], type[Reply]] = {
     Unsubscribe: Done,
     DescribeGroups: GroupDescriptions,
     Peek: Peeked,
+    PauseGroup: Done,
+    ResumeGroup: Done,
+    PurgeGroup: Purged,
+    Cancel: Cancelled,
 }
 """The reply each request gets; any of them may get `Error` instead."""
 

@@ -6,6 +6,7 @@ import inspect
 import subprocess
 import sys
 import threading
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -341,6 +342,64 @@ def test_bounds_of_a_queue_are_told_and_have_bounds(face: Face, node: str, queue
             with pytest.raises(InvalidArgumentError, match="max_bytes 1,000 is not between 1,048,576"):
                 await client.alter_queue(queue, max_bytes=1_000)
 
+
+def test_a_breaker_pauses_a_group_that_fails_at_everything(face: Face, node: str, queue: str) -> None:
+    async def scenario() -> None:
+        async with face.connect(node) as client:
+            await client.create_queue(
+                queue, max_deliveries=2, breaker=0.5, breaker_count=3, breaker_window=60.0, breaker_pause=3600.0
+            )
+            async with client.producer(queue) as producer:
+                await producer.send_many([b"a", b"b", b"c"])
+            async with client.consumer(queue, max_messages=1) as consumer:
+                for _ in range(3):
+                    (message,) = await take(consumer, 1)
+                    await message.nack(delay=60.0)
+            # The pause follows the nack, and nothing is leased in between.
+            group = await client.describe_group(queue, "default")
+            for _ in range(1_000):
+                if not group.is_paused:
+                    group = await client.describe_group(queue, "default")
+            assert (group.delayed, group.dead, group.is_paused) == (3, 0, True)
+            assert group.paused_reason == "breaker: 3 of 3 deliveries failed in 60 s"
+            with pytest.raises(InvalidArgumentError, match="begins with 'breaker: '"):
+                await client.pause_group(queue, reason="breaker: mine")
+            await client.resume_group(queue)
+            assert not (await client.describe_group(queue, "default")).is_paused
+            await client.alter_queue(queue, breaker=0.0)
+            settings = (await client.describe_queue(queue)).info.settings
+            told = (settings.breaker_count, settings.breaker_window_ms, settings.breaker_pause_ms)
+            assert (settings.breaker_percent, *told) == (0, 3, 60_000, 3_600_000)
+            with pytest.raises(InvalidArgumentError, match="breaker_percent 101 is not between 0 and 100"):
+                await client.alter_queue(queue, breaker=1.01)
+
+
+def test_a_window_of_one_and_keys_keep_their_order(face: Face, node: str, queue: str) -> None:
+    async def scenario() -> None:
+        async with face.connect(node) as client:
+            await client.create_queue(queue, window=1)
+            async with client.producer(queue) as producer:
+                for value, key in ((b"a1", b"a"), (b"a2", b"a"), (b"b1", b"b")):
+                    await producer.send(value, key=key)
+            async with client.consumer(queue) as consumer:
+                (message,) = await take(consumer, 1)
+                await message.nack()
+                (message,) = await take(consumer, 1)
+                assert (message.value, message.deliveries) == (b"a1", 2)
+                await client.alter_queue(queue, window=0, order="key")
+                (other,) = await take(consumer, 1)
+                assert other.value == b"b1"
+                await message.ack()
+                (message,) = await take(consumer, 1)
+                assert message.value == b"a2"
+            settings = (await client.describe_queue(queue)).info.settings
+            assert (settings.window, settings.order, settings.on_failure) == (0, "key", "block")
+            for wrong in ({"order": "strict"}, {"on_failure": "stop"}, {"window": 10_001}):
+                with pytest.raises(InvalidArgumentError, match=next(iter(wrong))):
+                    await client.alter_queue(queue, **wrong)
+            with pytest.raises(InvalidArgumentError, match="ordered by key and cannot grow"):
+                await client.alter_queue(queue, partitions=2)
+
     face.run(scenario)
 
 
@@ -408,6 +467,34 @@ def test_a_rewind_brings_back_what_is_acked_and_a_skip_passes_it(face: Face, nod
                     await again[1].ack()
             await client.skip_to(queue, to="latest")
             assert await counts(client, queue) == (0, 0)
+
+    face.run(scenario)
+
+
+@everywhere
+def test_a_paused_group_waits_and_a_purged_one_has_nothing_left(face: Face, node: str, queue: str) -> None:
+    async def scenario() -> None:
+        async with face.connect(node) as client:
+            await client.create_queue(queue, partitions=2)
+            async with client.producer(queue) as producer:
+                await producer.send_many([b"a", b"b", b"c"])
+            await client.pause_group(queue, reason="the ledger is down")
+            group = await client.describe_group(queue, "default")
+            assert (group.is_paused, group.paused_reason, group.paused_until_ms) == (True, "the ledger is down", 0)
+            assert [row.is_paused for row in group.partitions] == [True, True]
+            async with client.consumer(queue, wait=0.1, max_messages=1) as consumer:
+                await client.queue(queue).resume_group()
+                await client.resume_group(queue)
+                (first,) = await take(consumer, 1)
+                await first.reject(reason="bad")
+            await client.pause_group(queue, duration=timedelta(hours=1))
+            assert (await client.queue(queue).describe_group("default")).paused_until_ms > 0
+            purged = await client.purge(queue)
+            assert (purged.purged_count, purged.dead_count) == (3, 1)
+            assert (await client.queue(queue).purge()).purged_count == 0
+            assert await counts(client, queue) == (0, 0)
+            with pytest.raises(NotFoundError):
+                await client.pause_group(queue, "nobody")
 
     face.run(scenario)
 
@@ -534,6 +621,28 @@ def test_closing_a_stream_gives_back_what_nobody_took(face: Face, node: str, que
                 messages = await take(consumer, 6)
                 assert {message.deliveries for message in messages} == {1}
                 await consumer.ack(messages)
+
+    face.run(scenario)
+
+
+@everywhere
+def test_messages_for_later_come_when_they_are_due_and_cancelled_ones_never(face: Face, node: str, queue: str) -> None:
+    async def scenario() -> None:
+        async with face.connect(node) as client:
+            await client.create_queue(queue)
+            async with client.producer(queue) as producer:
+                late, never = await producer.send_many([b"late", b"never"], delay=1.0)
+                await producer.send(b"now")
+            found = await client.queue(queue).cancel([never])
+            assert (found.cancelled, found.late) == (1, 0)
+            async with client.consumer(queue) as consumer:
+                (first,) = await take(consumer, 1)
+                assert first.value == b"now"
+                face.advance(1.2)
+                (second,) = await take(consumer, 1)
+                assert (second.value, second.id) == (b"late", late)
+                found = await client.cancel(queue, [late])
+                assert (found.cancelled, found.late) == (0, 1)
 
     face.run(scenario)
 

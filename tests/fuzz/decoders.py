@@ -77,7 +77,7 @@ from logbroker.node.peer_messages import (
     decode_peer_message,
     encode_peer_message,
 )
-from logbroker.node.requests import GroupReply, StateRequest
+from logbroker.node.requests import GroupReply, PauseRequest, StateRequest
 from logbroker.partition import checkpoint as partition_checkpoint
 from logbroker.partition.checkpoint import CheckpointMeta
 from logbroker.partition.commands import (
@@ -85,11 +85,16 @@ from logbroker.partition.commands import (
     Bury,
     BuryExpired,
     BuryOld,
+    Cancel,
     Cause,
     Change,
     CreateGroup,
+    DeliverAt,
     Floor,
     Lease,
+    Pause,
+    Purge,
+    Resume,
     Revive,
     RewindFloor,
     decode_changes,
@@ -99,7 +104,7 @@ from logbroker.partition.commands import (
 )
 from logbroker.raft.config_change import ChangeKind, ConfigChange, ConfigProposal
 from logbroker.raft.messages import ConfState, Message, MessageKind, SnapshotMeta
-from logbroker.record.batch import BatchLimits, Codec, check_batch, encode_batch, read_batch, read_header
+from logbroker.record.batch import BatchLimits, Codec, batch_keys, check_batch, encode_batch, read_batch, read_header
 from logbroker.record.batch import Record as BatchRecord
 from logbroker.record.checksum import crc32c
 from logbroker.storage.checkpoints import CheckpointHeader, checkpoint_path, read_checkpoint, write_checkpoint
@@ -483,6 +488,7 @@ def _of_clients() -> dict[str, Decoder]:
             **sealed,  # type: ignore[arg-type]
         ),
         "batch to open": Decoder(partial(read_batch, limits=LIMITS), batch_errors, **sealed),  # type: ignore[arg-type]
+        "keys of a batch": Decoder(partial(batch_keys, limits=LIMITS), batch_errors, **sealed),  # type: ignore[arg-type]
         "batch header": Decoder(read_header, (CorruptBatchError,), _batches()),
         "grant": Decoder(
             lambda data: parse_grant(data.decode(errors="replace")),
@@ -514,7 +520,14 @@ def _of_peers() -> dict[str, Decoder]:
         "welcome": Decoder(decode_welcome, refused, [encode_opening(Welcome(1, "no", LIFE, NodeId(2), LIFE))[4:]]),
         "peer message": Decoder(lambda data: decode_peer_message(data, TAG), refused, _peer_seeds()),
         "cluster message": Decoder(decode_cluster_message, refused, [encode_cluster_message(one) for one in said]),
-        "forwarded request": Decoder(decode_asked, refused, [encode_asked(1, GROUP, StateRequest())]),
+        "forwarded request": Decoder(
+            decode_asked,
+            refused,
+            [
+                encode_asked(1, GROUP, StateRequest()),
+                encode_asked(2, GROUP, PauseRequest(DEFAULT_GROUP, "night", 9_000)),
+            ],
+        ),
         "forwarded answer": Decoder(
             decode_answered,
             refused,
@@ -534,6 +547,11 @@ def _of_logs() -> dict[str, Decoder]:
         Revive(DEFAULT_GROUP, ((3, 4),)),
         BuryOld(DEFAULT_GROUP, 5),
         RewindFloor(4),
+        Pause(DEFAULT_GROUP, "night", 9_000),
+        Resume(DEFAULT_GROUP),
+        Purge(DEFAULT_GROUP, 1 << 62, 9, "all"),
+        Cancel(((4, 6),)),
+        DeliverAt(900),
     ]
     catalogue = catalogue_kit.cluster(1, 2, 3)
     catalogue_kit.create(catalogue, "orders", partitions=2)

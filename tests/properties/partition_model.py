@@ -13,15 +13,20 @@ from logbroker.partition.commands import (
     Bury,
     BuryExpired,
     BuryOld,
+    Cancel,
     Change,
     CreateGroup,
     DeleteGroup,
+    DeliverAt,
     Expire,
     Extend,
     Lease,
     Nack,
+    Pause,
+    Purge,
     Ranges,
     Release,
+    Resume,
     Revive,
     Rewind,
     RewindFloor,
@@ -32,6 +37,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 TWELVE_HOURS_MS = 43_200_000
+FIRST_PURGE_ID = 1 << 62
 
 
 @dataclass(frozen=True)
@@ -55,6 +61,11 @@ class Group:
     messages: dict[int, Message]
     requests: dict[int, tuple[int, int]] = field(default_factory=dict)
     rewinds: dict[int, tuple[str, tuple[int, ...]]] = field(default_factory=dict)
+    pause: tuple[str, int, int] | None = None
+    """Reason, since and until; 0 is for ever."""
+
+    def is_paused(self, now_ms: int) -> bool:
+        return self.pause is not None and (self.pause[2] == 0 or now_ms < self.pause[2])
 
     def held(self, lease: int) -> list[int]:
         return [o for o, message in self.messages.items() if message.lease == lease and message.state == "leased"]
@@ -86,18 +97,24 @@ class Model:
         self.groups = {"default": Group({})}
         self.producers: dict[int, Producer] = {}
         self.voids: set[int] = set()
+        # When each message that was ever delayed is due, whatever the groups; what is due stays here.
+        self.due: dict[int, int] = {}
         self.next_offset = 0
         self.log_start = 0
         self.rewind_floor = 0
         self.now_ms = 0
 
-    def produce(self, producer: tuple[int, int, int] | None, count: int) -> tuple[object, ...]:
+    def produce(self, producer: tuple[int, int, int] | None, count: int, due_ms: int = 0) -> tuple[object, ...]:
         """Append `count` records of (producer id, epoch, sequence), voided where the sequence does not fit."""
         base = self.next_offset
         verdict = self.judge(producer, count)
         self.next_offset += count
+        first = FRESH if verdict == "fits" else ACKED
+        if verdict == "fits" and due_ms > self.now_ms:
+            first = Message("delayed", 0, due_ms)
+            self.due |= dict.fromkeys(range(base, base + count), due_ms)
         for group in self.groups.values():
-            group.messages |= dict.fromkeys(range(base, base + count), FRESH if verdict == "fits" else ACKED)
+            group.messages |= dict.fromkeys(range(base, base + count), first)
         if verdict != "fits":
             self.voids |= set(range(base, base + count))
             return ("void", verdict)
@@ -107,7 +124,11 @@ class Model:
             if known is None or known.epoch != epoch:
                 known = self.producers[producer_id] = Producer(epoch, [])
             known.batches = [*known.batches, (sequence, sequence + count - 1, base)][-5:]
-        return ("produced", base, count)
+        return ("produced", base, count, first.visible_at_ms)
+
+    def scheduled(self) -> dict[int, int]:
+        """When each message that is not due yet is."""
+        return {offset: due for offset, due in self.due.items() if due > self.now_ms and offset not in self.voids}
 
     def judge(self, producer: tuple[int, int, int] | None, count: int) -> object:
         if producer is None:
@@ -135,6 +156,7 @@ class Model:
             expired[name] = sum(message.state not in SETTLED for message in gone)
         self.log_start = start
         self.voids = {offset for offset in self.voids if offset >= start}
+        self.due = {offset: due for offset, due in self.due.items() if offset >= start}
         return expired
 
     def apply(self, change: Change, lease: int) -> tuple[object, ...]:
@@ -145,6 +167,10 @@ class Model:
                 return ("nothing",)
             self.rewind_floor = change.start_offset
             return ("rewind floor", change.start_offset)
+        if isinstance(change, DeliverAt):
+            return ("prepared",)
+        if isinstance(change, Cancel):
+            return self._cancel(change)
         if change.group not in self.groups:
             return ("nothing",)
         group = self.groups[change.group]
@@ -194,6 +220,16 @@ class Model:
                 return ("revived", len(dead))
             case Rewind() | SkipTo():
                 return self._move(group, change)
+            case Pause():
+                if 0 < change.until_ms <= self.now_ms:
+                    return ("nothing",)
+                group.pause = (change.reason, self.now_ms, change.until_ms)
+                return ("paused", change.until_ms)
+            case Resume():
+                group.pause = None
+                return ("resumed",)
+            case Purge():
+                return self._purge(group, change)
 
     def eligible(self, name: str, now_ms: int) -> list[int]:
         """Offsets that a receive must hand out, in order; deadlines count from the next full 100 ms on."""
@@ -209,15 +245,35 @@ class Model:
         if change.group in self.groups:
             return ("nothing",)
         start = min(max(change.start_offset, self.log_start), self.next_offset)
+        due = self.scheduled()
         self.groups[change.group] = Group(
             {
-                offset: ACKED if offset < start or offset in self.voids else FRESH
+                offset: ACKED
+                if offset < start or offset in self.voids
+                else Message("delayed", 0, due[offset])
+                if offset in due
+                else FRESH
                 for offset in range(self.log_start, self.next_offset)
             }
         )
         return ("created", start)
 
+    def _cancel(self, change: Cancel) -> tuple[object, ...]:
+        wanted = offsets(change.ranges)
+        for offset in self.scheduled().keys() & set(wanted):
+            self.voids.add(offset)
+            for group in self.groups.values():
+                group.messages[offset] = ACKED
+        return self.cancelled(change.ranges)
+
+    def cancelled(self, ranges: Ranges) -> tuple[object, ...]:
+        wanted = offsets(ranges)
+        count = sum(offset in self.voids for offset in wanted)
+        return ("cancelled", count, len(wanted) - count)
+
     def _lease(self, group: Group, change: Lease, lease: int) -> tuple[object, ...]:
+        if group.is_paused(self.now_ms):
+            return ("nothing",)
         wanted = offsets(change.ranges)
         for offset in wanted:
             message = group.messages.get(offset)
@@ -230,6 +286,7 @@ class Model:
             count = group.messages[offset].deliveries + 1
             group.messages[offset] = Message("leased", count, change.visible_at_ms, lease, self.now_ms)
         group.requests[lease] = (change.session, change.request_id)
+        group.pause = None
         return ("leased", [(offset, group.messages[offset].deliveries) for offset in wanted])
 
     def _settle(self, group: Group, lease: int, ranges: Ranges, become: object) -> tuple[object, ...]:
@@ -300,13 +357,14 @@ class Model:
 
     def _rewind(self, group: Group, start: int) -> tuple[int, ...]:
         reopened = revoked = delayed = 0
+        due = self.scheduled()
         for offset in range(start, self.next_offset):
             message = group.messages[offset]
             if offset in self.voids or message.state == "dead":
                 continue
-            if message.state == "delayed" and message.visible_at_ms > self.now_ms:
+            if offset in due or (message.state == "delayed" and message.visible_at_ms > self.now_ms):
                 delayed += 1
-                group.messages[offset] = Message("delayed", 0, message.visible_at_ms)
+                group.messages[offset] = Message("delayed", 0, due.get(offset, message.visible_at_ms))
                 continue
             reopened += message.state == "acked"
             revoked += message.state == "leased"
@@ -323,3 +381,14 @@ class Model:
             revoked += message.state == "leased"
             group.messages[offset] = ACKED
         return (skipped, revoked)
+
+    def _purge(self, group: Group, change: Purge) -> tuple[object, ...]:
+        if change.rewind_id < FIRST_PURGE_ID:
+            return ("nothing",)
+        if change.rewind_id not in group.rewinds:
+            end = min(change.end_offset, self.next_offset)
+            states = [group.messages[offset].state for offset in range(self.log_start, end)]
+            group.messages |= dict.fromkeys(range(self.log_start, end), ACKED)
+            counts = (len(states) - states.count("acked"), states.count("leased"), states.count("dead"))
+            group.rewinds[change.rewind_id] = ("Purge", (end, *counts))
+        return ("Purge", *group.rewinds[change.rewind_id][1])

@@ -19,17 +19,22 @@ from logbroker.partition.commands import (
     Bury,
     BuryExpired,
     BuryOld,
+    Cancel,
     Cause,
     Change,
     CreateGroup,
     DeleteGroup,
+    DeliverAt,
     Expire,
     Extend,
     Floor,
     Lease,
     Nack,
+    Pause,
+    Purge,
     Ranges,
     Release,
+    Resume,
     Revive,
     Rewind,
     RewindFloor,
@@ -66,6 +71,11 @@ CHANGES: st.SearchStrategy[Change] = st.one_of(
     st.builds(Revive, NAMES, RANGES),
     st.builds(BuryOld, NAMES, NUMBERS),
     st.builds(RewindFloor, NUMBERS),
+    st.builds(Pause, NAMES, TEXTS, NUMBERS),
+    st.builds(Resume, NAMES),
+    st.builds(Purge, NAMES, NUMBERS, NUMBERS, TEXTS),
+    st.builds(DeliverAt, st.integers(0, MAX_NUMBER // 100).map(lambda number: number * 100)),
+    st.builds(Cancel, RANGES),
 )
 JSON_LIKE = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.text(max_size=5) | st.binary(max_size=5),
@@ -133,6 +143,7 @@ SECTIONS = st.one_of(
         st.just(6),
         st.lists(st.tuples(SMALL, st.lists(st.tuples(SMALL, SMALL), max_size=2), SMALL, st.just("c"), SMALL, SMALL)),
     ),
+    st.tuples(st.just(7), st.tuples(st.just("r"), SMALL, SMALL)),
 )
 
 

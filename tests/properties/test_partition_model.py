@@ -23,17 +23,22 @@ from logbroker.partition.commands import (
     Bury,
     BuryExpired,
     BuryOld,
+    Cancel,
     Cause,
     Change,
     CreateGroup,
     DeleteGroup,
+    DeliverAt,
     Expire,
     Extend,
     Floor,
     Lease,
     Nack,
+    Pause,
+    Purge,
     Ranges,
     Release,
+    Resume,
     Revive,
     Rewind,
     RewindFloor,
@@ -46,6 +51,7 @@ from logbroker.partition.failures import NO_POLICY, FailurePolicy
 from logbroker.partition.machine import PartitionMachine
 from logbroker.partition.outcomes import (
     Buried,
+    Cancelled,
     Expired,
     FloorMoved,
     GroupCreated,
@@ -53,9 +59,13 @@ from logbroker.partition.outcomes import (
     Leased,
     Nothing,
     Outcome,
+    Paused,
+    Prepared,
     Produced,
+    Purged,
     Range,
     Released,
+    Resumed,
     Revived,
     RewindFloorMoved,
     Rewound,
@@ -64,7 +74,7 @@ from logbroker.partition.outcomes import (
     Void,
 )
 from logbroker.record.batch import encode_values, read_header, stamp
-from tests.properties.partition_model import SETTLED, TWELVE_HOURS_MS, Message, Model, offsets
+from tests.properties.partition_model import FIRST_PURGE_ID, SETTLED, TWELVE_HOURS_MS, Message, Model, offsets
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -98,7 +108,7 @@ def plain(outcome: Outcome) -> tuple[object, ...]:
         case Nothing():
             return ("nothing",)
         case Produced():
-            return ("produced", outcome.base_offset, outcome.count)
+            return ("produced", outcome.base_offset, outcome.count, outcome.due_ms)
         case Void(duplicate_of=None):
             return ("void", outcome.why.value)
         case Void():
@@ -122,6 +132,13 @@ def plain(outcome: Outcome) -> tuple[object, ...]:
         case Skipped():
             skipped = (outcome.skipped_count, outcome.revoked_count)
             return ("SkipTo", outcome.start_offset, int(outcome.clamped), *skipped)
+        case Paused():
+            return ("paused", outcome.until_ms)
+        case Resumed():
+            return ("resumed",)
+        case Purged():
+            counts = (outcome.purged_count, outcome.revoked_count, outcome.dead_count)
+            return ("Purge", outcome.end_offset, *counts)
         case GroupCreated():
             return ("created", outcome.start_offset)
         case GroupDeleted():
@@ -130,6 +147,10 @@ def plain(outcome: Outcome) -> tuple[object, ...]:
             return ("rewind floor", outcome.start_offset)
         case FloorMoved():
             return ("floor", dict(outcome.expired))
+        case Prepared():
+            return ("prepared",)
+        case Cancelled():
+            return ("cancelled", outcome.count, outcome.late_count)
 
 
 class PartitionAgainstModel(RuleBasedStateMachine):
@@ -151,6 +172,9 @@ class PartitionAgainstModel(RuleBasedStateMachine):
         self.leases: list[tuple[GroupName, LeaseId]] = [(GroupName("default"), LeaseId(1 << 16))]
         self.requests = 0
         self.policy = NO_POLICY
+        self.term = Term(3)
+        # What the last entry says of the batch of the next one.
+        self.armed_ms = 0
 
     def teardown(self) -> None:
         again = PartitionMachine.new(GROUP)
@@ -162,8 +186,9 @@ class PartitionAgainstModel(RuleBasedStateMachine):
     def append(self, kind: EntryKind, payload: bytes, count: int = 0) -> tuple[Outcome, ...]:
         base = self.machine.next_offset
         index = Index(self.machine.applied_index + 1)
-        entry = Entry(kind, GROUP, index, Term(3), base, Offset(base + count), self.model.now_ms, payload)
+        entry = Entry(kind, GROUP, index, self.term, base, Offset(base + count), self.model.now_ms, payload)
         self.log.append(entry)
+        self.armed_ms = 0
         return self.machine.apply(entry).outcomes
 
     def change(self, *changes: Change) -> tuple[Outcome, ...]:
@@ -176,6 +201,8 @@ class PartitionAgainstModel(RuleBasedStateMachine):
             if isinstance(outcome, Leased):
                 assert outcome.lease == name
                 self.leases.append((outcome.group, name))
+            if isinstance(change, DeliverAt):
+                self.armed_ms = max(self.armed_ms, change.due_ms)
         return outcomes
 
     def a_lease(self, data: st.DataObject) -> tuple[GroupName, LeaseId]:
@@ -225,6 +252,39 @@ class PartitionAgainstModel(RuleBasedStateMachine):
     def produce(self, count: int) -> None:
         self._produce(None, count)
 
+    @rule(count=st.integers(1, 4), delay=st.sampled_from([1, 100, 950, 3000, 3000, 20_000]), at=st.booleans())
+    def produce_for_later(self, count: int, delay: int, at: bool) -> None:
+        now = max(self.model.now_ms, self.machine.append_ms)
+        due = decide.due_time(
+            delay_ms=0 if at else delay, deliver_at_ms=now + delay if at else 0, now_ms=now, retention_s=60
+        )
+        assert now + delay <= due < now + delay + 100
+        self._produce(None, count, due_ms=due)
+
+    @rule(group=NAMES, count=st.integers(1, 3), ahead=st.integers(0, 300))
+    def another_leader_after_half_of_a_delayed_batch(self, group: GroupName, count: int, ahead: int) -> None:
+        """No leader leaves half of it, but if one did, no other batch would take the blame."""
+        self.change(DeliverAt(self.model.now_ms // 100 * 100 + ahead * 100))
+        self.term = Term(self.term + 1)
+        self.armed_ms = 0
+        self._produce(None, count)
+
+    @rule(ranges=RANGES, every=st.booleans())
+    def cancel(self, ranges: Ranges, every: bool) -> None:
+        due = self.model.scheduled()
+        if every and due:
+            ranges = ((min(due), max(due) + 1),)
+        decision = decide.decide_cancel(self.machine, ranges=ranges, now_ms=self.model.now_ms)
+        if ranges[-1][1] > self.model.next_offset:
+            assert isinstance(decision, Refused)
+            assert decision.error.code == "offset_out_of_range"
+        elif due.keys() & set(offsets(ranges)):
+            assert decision == Propose((Cancel(ranges),))
+            self.change(*decision.changes)
+        else:
+            assert isinstance(decision, Answer)
+            assert plain(decision.outcome) == self.model.cancelled(ranges)
+
     @rule(
         producer=st.integers(0, 2),
         epoch=st.integers(0, 2),
@@ -244,24 +304,32 @@ class PartitionAgainstModel(RuleBasedStateMachine):
             epoch, sequence, count = known.epoch, first, last - first + 1
         self._produce((producer, epoch, sequence), count, force=data.draw(st.booleans()))
 
-    def _produce(self, producer: tuple[int, int, int] | None, count: int, *, force: bool = False) -> None:
+    def _produce(
+        self, producer: tuple[int, int, int] | None, count: int, *, force: bool = False, due_ms: int = 0
+    ) -> None:
         producer_id, epoch, sequence = producer or (-1, -1, -1)
         batch = encode_values(
             [b"v"] * count, timestamp_ms=5, producer_id=producer_id, producer_epoch=epoch, base_sequence=sequence
         )
         verdict = self.model.judge(producer, count)
-        decision = decide.decide_produce(self.machine, read_header(batch))
+        decision = decide.decide_produce(self.machine, read_header(batch), due_ms=due_ms)
         if isinstance(verdict, tuple):
             assert isinstance(decision, Answer)
-            assert decision.outcome == Produced(verdict[1], count, duplicate=True)
+            first_due_ms = self.model.due.get(verdict[1], 0) if verdict[1] not in self.model.voids else 0
+            first_due_ms = first_due_ms if first_due_ms > self.machine.append_ms else 0
+            assert decision.outcome == Produced(verdict[1], count, duplicate=True, due_ms=first_due_ms)
         elif verdict == "fits":
-            assert decision == ProposeBatch(Offset(self.model.next_offset), Offset(self.model.next_offset + count))
+            end = Offset(self.model.next_offset + count)
+            assert decision == ProposeBatch(Offset(self.model.next_offset), end, due_ms)
         else:
             assert isinstance(decision, Refused)
             assert decision.error.code in {"producer_fenced", "out_of_order_sequence"}
         if verdict == "fits" or force:
+            if due_ms:
+                self.change(DeliverAt(due_ms))
+            armed_ms = self.armed_ms
             (outcome,) = self.append(EntryKind.DATA, stamp(batch, self.machine.next_offset, 3), count)
-            assert plain(outcome) == self.model.produce(producer, count)
+            assert plain(outcome) == self.model.produce(producer, count, armed_ms)
 
     @rule(group=NAMES, count=st.integers(1, 12), hide=st.sampled_from([1000, 1050, 7000]), ranges=st.integers(1, 3))
     def receive(self, group: GroupName, count: int, hide: int, ranges: int) -> None:
@@ -340,6 +408,14 @@ class PartitionAgainstModel(RuleBasedStateMachine):
                 break
             expected.append(offset)
         before = {o: self.model.groups[group].messages[o].deliveries for o in expected}
+        paused = self.model.groups[group].pause
+        if self.model.groups[group].is_paused(self.model.now_ms):
+            assert paused is not None
+            assert decision == NothingAvailable(paused[2] or None)
+            return
+        if paused is not None and isinstance(decision, NothingAvailable):
+            assert expected == []
+            return
         if isinstance(decision, NothingAvailable):
             assert expected == []
             times = [m.visible_at_ms for m in self.model.groups[group].messages.values() if m.visible_at_ms]
@@ -524,6 +600,43 @@ class PartitionAgainstModel(RuleBasedStateMachine):
         else:
             assert isinstance(decision, Refused)
 
+    @rule(group=NAMES, duration=st.sampled_from([0, 1_000, 5_000]))
+    def pause(self, group: GroupName, duration: int) -> None:
+        decision = decide.decide_pause(self.machine, group, reason="r", duration_ms=duration, now_ms=self.model.now_ms)
+        if group not in self.model.groups:
+            assert isinstance(decision, Refused)
+            return
+        assert isinstance(decision, Propose)
+        self.change(*decision.changes)
+
+    @rule(group=NAMES)
+    def resume(self, group: GroupName) -> None:
+        decision = decide.decide_resume(self.machine, group)
+        if group not in self.model.groups:
+            assert isinstance(decision, Refused)
+        elif self.model.groups[group].pause is None:
+            assert isinstance(decision, Answer)
+            assert plain(decision.outcome) == ("resumed",)
+        else:
+            assert isinstance(decision, Propose)
+            self.change(*decision.changes)
+
+    @rule(group=NAMES, number=st.integers(0, 5))
+    def purge(self, group: GroupName, number: int) -> None:
+        purge_id = FIRST_PURGE_ID + number
+        decision = decide.decide_purge(self.machine, group, purge_id=purge_id, requested="x")
+        if group not in self.model.groups:
+            assert isinstance(decision, Refused)
+            return
+        done = self.model.groups[group].rewinds.get(purge_id)
+        if done is None:
+            assert isinstance(decision, Propose)
+            self.change(*decision.changes)
+            assert all(message.state == "acked" for message in self.model.groups[group].messages.values())
+        else:
+            assert isinstance(decision, Answer)
+            assert plain(decision.outcome) == (done[0], *done[1])
+
     @rule(start=SMALL)
     def rewind_floor(self, start: int) -> None:
         self.change(RewindFloor(start))
@@ -556,7 +669,25 @@ class PartitionAgainstModel(RuleBasedStateMachine):
         ranges=RANGES,
         at=st.integers(-2000, 5000),
         kind=st.sampled_from(
-            [Lease, Ack, Nack, Extend, Expire, Release, Rewind, SkipTo, Bury, BuryExpired, BuryOld, Revive]
+            [
+                Lease,
+                Ack,
+                Nack,
+                Extend,
+                Expire,
+                Release,
+                Rewind,
+                SkipTo,
+                Bury,
+                BuryExpired,
+                BuryOld,
+                Revive,
+                Pause,
+                Resume,
+                Purge,
+                Cancel,
+                DeliverAt,
+            ]
         ),
         move=MOVES,
         data=st.data(),
@@ -594,6 +725,16 @@ class PartitionAgainstModel(RuleBasedStateMachine):
                 made = BuryOld(group, ranges[-1][1])
             case "Revive":
                 made = Revive(group, ranges)
+            case "Pause":
+                made = Pause(group, "r", until)
+            case "Resume":
+                made = Resume(group)
+            case "Purge":
+                made = Purge(group, data.draw(st.sampled_from([0, FIRST_PURGE_ID])) + move[0], move[1], "r")
+            case "Cancel":
+                made = Cancel(ranges)
+            case "DeliverAt":
+                made = DeliverAt(until // 100 * 100)
             case "Rewind":
                 made = Rewind(group, *move, "r")
             case _:
@@ -621,7 +762,7 @@ class PartitionAgainstModel(RuleBasedStateMachine):
                 EntryKind.STATE,
                 GROUP,
                 Index(old.applied_index + 1),
-                Term(3),
+                self.term,
                 old.next_offset,
                 old.next_offset,
                 self.model.now_ms,
@@ -643,10 +784,16 @@ class PartitionAgainstModel(RuleBasedStateMachine):
         assert self.machine.log_start_offset == self.model.log_start
         assert self.machine.rewind_floor == self.model.rewind_floor
         assert sorted(self.model.groups) == list(self.machine.groups)
-        assert spread(self.machine.voids) == sorted(self.model.voids)
+        assert spread(list(self.machine.voids)) == sorted(self.model.voids)
+        scheduled = [(o, run.visible_at_ms) for run in self.machine.schedule.runs() for o in range(run.start, run.end)]
+        due = {o: at for o, at in self.model.due.items() if o not in self.model.voids}
+        assert scheduled == sorted((o, at) for o, at in due.items() if at > self.machine.append_ms)
+        assert self.machine.schedule.first_ms == min((at for _, at in scheduled), default=1 << 63)
         for name, expected in self.model.groups.items():
             self._compare(GroupName(name), expected.messages)
             group = self.machine.group(GroupName(name))
+            pause = group.pause
+            assert (None if pause is None else (pause.reason, pause.since_ms, pause.until_ms)) == expected.pause
             assert {record.lease for record in group.leases.records()} == expected.current()
             for record in group.leases.records():
                 held = group.holdings(record.lease)

@@ -52,6 +52,7 @@ class Chaos:
                 disk=MemoryLog(snapshot=first) if number <= voters else MemoryLog(),
                 hard_state=HardState(Term(1)) if number <= voters else HardState(),
                 random_ticks=self.random.randrange,
+                ticks=None,
                 **settings,
             )
             for number in range(1, voters + spares + 1)

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from logbroker.entry import Entry
+    from logbroker.raft.state import Ticks
 
 
 def no_jitter(_bound: int) -> int:
@@ -36,6 +37,7 @@ class Replica:
         hard_state: HardState | None = None,
         applied: int | None = None,
         random_ticks: Callable[[int], int] = no_jitter,
+        ticks: Ticks | None = None,
         **settings: Any,  # noqa: ANN401 - any field of RaftConfig
     ) -> None:
         settings.setdefault("election_ticks", 10)
@@ -45,6 +47,7 @@ class Replica:
         self.disk = disk if disk is not None else MemoryLog()
         self.durable = hard_state or HardState()
         self.random_ticks = random_ticks
+        self.ticks = ticks
         # The state that survives a restart: everything up to `base`, with the configuration then.
         self.base = Index(self.disk.first_index() - 1 if applied is None else applied)
         self.base_conf = conf
@@ -66,6 +69,7 @@ class Replica:
             applied=self.base,
             make_entry=make_entry,
             random_ticks=self.random_ticks,
+            ticks=self.ticks,
         )
 
     def handle_ready(self) -> Ready:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from random import Random
 from typing import TYPE_CHECKING
 
 from logbroker.entry import Entry, EntryKind
@@ -13,20 +14,23 @@ from logbroker.partition.decide import (
     decide_expire,
     decide_extend,
     decide_nack,
+    decide_pause,
+    decide_purge,
     decide_receive,
     decide_release,
+    decide_resume,
     decide_rewind,
     decide_skip_to,
 )
 from logbroker.partition.machine import PartitionMachine
 from logbroker.partition.outcomes import Leased
+from logbroker.partition.rewind import FIRST_PURGE_ID
 from logbroker.record.batch import encode_values, stamp
 from logbroker.storage.entry_codec import seal_entry
 from logbroker.testing.model import PartitionModel
 
 if TYPE_CHECKING:
-    from random import Random
-
+    from logbroker.partition.decide import Decision
     from logbroker.partition.outcomes import Applied
 
 GROUP = GroupId(7)
@@ -106,6 +110,8 @@ def run_at_random(script: PartitionScript, random: Random, *, steps: int) -> Non
         groups = script.machine.groups
         script.now_ms += random.choice((0, 1, 50, 600))
         group = random.choice(groups)
+        if step % 12 == 7:
+            _pause_at_random(script, Random(step), group, step)
         match random.randrange(12):
             case 0 | 1 | 2:
                 script.produce(*(b"%d-%d" % (step, number) for number in range(random.randint(1, 5))))
@@ -157,5 +163,21 @@ def _move_at_random(script: PartitionScript, random: Random, group: GroupName, s
         decision = decide_rewind(script.machine, group, rewind_id=step + 1, start_offset=start, requested="test")
     else:
         decision = decide_skip_to(script.machine, group, rewind_id=step + 1, start_offset=start, requested="test")
+    if isinstance(decision, Propose):
+        script.change(*decision.changes)
+
+
+def _pause_at_random(script: PartitionScript, random: Random, group: GroupName, step: int) -> None:
+    duration_ms = random.choice((0, 1_000, 3_000))
+    decision: Decision
+    match random.randrange(5):
+        case 0 | 1:
+            decision = decide_pause(
+                script.machine, group, reason=f"{step}", duration_ms=duration_ms, now_ms=script.now_ms
+            )
+        case 2 | 3:
+            decision = decide_resume(script.machine, group)
+        case _:
+            decision = decide_purge(script.machine, group, purge_id=FIRST_PURGE_ID + step, requested="test")
     if isinstance(decision, Propose):
         script.change(*decision.changes)

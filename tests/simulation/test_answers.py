@@ -23,16 +23,21 @@ from logbroker.node.requests import (
     DeadRequest,
     EarliestTarget,
     ExtendRequest,
+    GroupReply,
     GroupState,
     LatestTarget,
     NackRequest,
     OffsetTarget,
     Part,
+    PauseRequest,
     ProduceReply,
     ProduceRequest,
+    PurgeReply,
+    PurgeRequest,
     ReceiveReply,
     ReceiveRequest,
     RejectRequest,
+    ResumeRequest,
     ReviveReply,
     ReviveRequest,
     RewindReply,
@@ -43,7 +48,20 @@ from logbroker.node.requests import (
     StateRequest,
     TimeTarget,
 )
-from logbroker.partition.commands import Ack, Bury, Cause, CreateGroup, DeleteGroup, Nack, Revive, Rewind
+from logbroker.partition.commands import (
+    Ack,
+    Bury,
+    Cause,
+    CreateGroup,
+    DeleteGroup,
+    Nack,
+    Pause,
+    Purge,
+    Resume,
+    Revive,
+    Rewind,
+)
+from logbroker.partition.rewind import FIRST_PURGE_ID
 from logbroker.record.batch import encode_values
 from logbroker.testing.answers import AnswerChecker
 from logbroker.testing.history import History, Operation, Verdict
@@ -74,6 +92,7 @@ class Told:
         before: int | None = None,
         applied: int | None = None,
         verdict: Verdict | None = None,
+        had_more: bool = True,
     ) -> None:
         """Judge an answer that was asked for at commit `before` and made at `applied`; the log's end if not given."""
         last = self.script.model.last_index
@@ -81,6 +100,7 @@ class Told:
         operation = history.begin(
             "c", NodeId(1), GROUP, request, now_us=0, committed=Index(last if before is None else before)
         )
+        operation.had_more_at_reply = had_more
         error = told if isinstance(told, Exception) else None
         history.complete(
             operation,
@@ -99,9 +119,10 @@ class Told:
         *,
         before: int | None = None,
         applied: int | None = None,
+        had_more: bool = True,
     ) -> str:
         with pytest.raises(Violation) as caught:
-            self.check(request, told, before=before, applied=applied)
+            self.check(request, told, before=before, applied=applied, had_more=had_more)
         return caught.value.rule
 
     def lease(self, count: int = 3) -> Leased:
@@ -350,6 +371,81 @@ def test_a_revival_that_says_too_much_is_caught() -> None:
     request = ReviveRequest(DEFAULT_GROUP, ((0, 1),))
     told.check(request, ReviveReply(1), before=before)
     assert told.rule_broken_by(request, ReviveReply(2), before=before) == "a revival says what it revived"
+
+
+DONE = GroupReply(DEFAULT_GROUP, Offset(0))
+
+
+def test_a_pause_that_is_not_in_the_log_is_caught() -> None:
+    told = Told()
+    request = PauseRequest(DEFAULT_GROUP, "night")
+    rule = "a pause is in the log before it is answered"
+    assert told.rule_broken_by(request, DONE) == rule
+    told.script.change(Pause(DEFAULT_GROUP, "night", 0))
+    told.check(request, DONE)
+    assert told.rule_broken_by(request, DONE, applied=told.script.model.last_index - 1) == rule
+    assert told.rule_broken_by(PauseRequest(DEFAULT_GROUP, "night", 5_000), DONE) == rule
+    assert told.rule_broken_by(PauseRequest(DEFAULT_GROUP, "day"), DONE) == rule
+
+
+def test_a_resumption_of_what_stays_paused_is_caught() -> None:
+    told = Told()
+    request = ResumeRequest(DEFAULT_GROUP)
+    told.check(request, DONE)
+    told.script.change(Pause(DEFAULT_GROUP, "night", 0))
+    assert told.rule_broken_by(request, DONE) == "a group that is resumed is not paused"
+    before = told.script.model.last_index
+    told.script.change(Resume(DEFAULT_GROUP))
+    told.check(request, DONE, before=before)
+
+
+def test_a_receive_that_finds_nothing_may_have_come_in_a_pause_but_not_after_it() -> None:
+    told = Told()
+    nothing = ReceiveReply(LeaseId(0), 0, 0, ())
+    request = ReceiveRequest(DEFAULT_GROUP, 1, 1_000)
+    rule = "who asks gets what there is"
+    assert told.rule_broken_by(request, nothing, had_more=False) == rule
+    told.script.change(Pause(DEFAULT_GROUP, "night", told.script.now_ms + 2_000))
+    told.check(request, nothing, had_more=False)
+    told.script.now_ms += 2_000
+    told.script.produce(b"later")
+    assert told.rule_broken_by(request, nothing, had_more=False) == rule
+    told.script.change(Pause(DEFAULT_GROUP, "night", 0))
+    told.script.change(Resume(DEFAULT_GROUP))
+    assert told.rule_broken_by(request, nothing, had_more=False) == rule
+
+
+def test_a_purge_that_is_told_wrongly_is_caught() -> None:
+    told = Told()
+    leased = told.lease()
+    told.script.change(Bury(DEFAULT_GROUP, leased.lease, ((0, 2),), Cause.REJECTED, "no"))
+    request = PurgeRequest(DEFAULT_GROUP, 5)
+    early = "a purge is in the log before it is answered"
+    assert told.rule_broken_by(request, PurgeReply(8, 1, 2)) == early
+    told.script.change(Purge(DEFAULT_GROUP, FIRST_PURGE_ID + 5, 8, "all"))
+    told.check(request, PurgeReply(8, 1, 2))
+    assert told.rule_broken_by(request, PurgeReply(8, 1, 2), applied=told.script.model.last_index - 1) == early
+    for wrong in (PurgeReply(7, 1, 2), PurgeReply(8, 0, 2), PurgeReply(8, 1, 1)):
+        assert told.rule_broken_by(request, wrong) == "a purge says what it settled"
+
+
+def test_a_pause_that_is_shown_wrongly_is_caught() -> None:
+    told = Told()
+    told.script.change(Pause(DEFAULT_GROUP, "night", 0))
+    since_ms = told.script.model.append_ms
+    true = GroupState(DEFAULT_GROUP, 8, 0, 0, 0, Offset(0), 0, 0, True, "night", since_ms, 0)
+    request = StateRequest()
+
+    def told_of(state: GroupState) -> Operation:
+        made = History().begin("c", NodeId(1), GROUP, request, now_us=0, committed=Index(0))
+        made.answer, made.applied_at_reply = StateReply(Offset(0), Offset(8), 0, (state,)), told.script.model.last_index
+        return made
+
+    checker = AnswerChecker(told.script.model)
+    assert checker.check_positions(told_of(true))
+    for wrong in (replace(true, is_paused=False), replace(true, paused_reason="day"), replace(true, paused_until_ms=9)):
+        with pytest.raises(Violation, match="pauses are shown as they are"):
+            checker.check_positions(told_of(wrong))
 
 
 def test_stale_of_what_the_lease_holds_is_caught() -> None:

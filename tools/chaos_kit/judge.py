@@ -13,7 +13,17 @@ from typing import TYPE_CHECKING, final
 
 from logbroker.entry import EntryKind
 from logbroker.ids import GroupName, Index, LeaseId, lease_id
-from logbroker.partition.commands import Ack, Expire, Extend, Lease, Nack, RewindFloor, decode_changes
+from logbroker.partition.commands import (
+    Ack,
+    Cancel,
+    DeliverAt,
+    Expire,
+    Extend,
+    Lease,
+    Nack,
+    RewindFloor,
+    decode_changes,
+)
 from logbroker.record.batch import decode_batch
 from logbroker.testing.model import MessageState, PartitionModel
 from logbroker.testing.violation import Violation
@@ -243,7 +253,8 @@ class _LeaseTimes:
                 # which can only make the check weaker.
                 for held in self._find(change.group, change.ranges):
                     held.lease = 0
-            case RewindFloor():
+            case DeliverAt() | Cancel() | RewindFloor():
+                # Of messages that nobody has held yet.
                 pass
             case _:
                 for (group, _), held in self._held.items():

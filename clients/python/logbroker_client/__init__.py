@@ -28,6 +28,7 @@ from logbroker.errors import (
 from logbroker_client.client import Client, Position, Queue
 from logbroker_client.consumer import Consumer
 from logbroker_client.dead import DeadMessages
+from logbroker_client.delays import Cancelled
 from logbroker_client.messages import Message, MessageBatch, MessageId, NewMessage
 from logbroker_client.peeking import PeekedMessage
 from logbroker_client.producer import Producer
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AlreadyExistsError",
+    "Cancelled",
     "Client",
     "Consumer",
     "CorruptBatchError",

@@ -17,6 +17,7 @@ from logbroker_client.client import Client, Position, Queue
 from logbroker_client.consumer import Consumer
 from logbroker_client.core import ClientCore
 from logbroker_client.dead import DeadMessages
+from logbroker_client.delays import Cancelled
 from logbroker_client.endpoints import checked_urls, options_of, trust_of
 from logbroker_client.messages import Message, MessageBatch, MessageId, NewMessage
 from logbroker_client.peeking import PeekedMessage
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from logbroker_client.waits import RunningTransport
 
 __all__ = [
+    "Cancelled",
     "Client",
     "Consumer",
     "DeadMessages",

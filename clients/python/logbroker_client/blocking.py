@@ -20,6 +20,7 @@ from logbroker.errors import LocalProtocolError, LogBrokerError
 from logbroker_client import asyncio as coroutines
 from logbroker_client.client import Position
 from logbroker_client.dead import DeadMessages
+from logbroker_client.delays import Cancelled
 from logbroker_client.loop_thread import LoopThread
 from logbroker_client.messages import (
     DeliveredBatch,
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
     from logbroker_client.settling import Order
 
 __all__ = [
+    "Cancelled",
     "Client",
     "Consumer",
     "DeadMessages",
@@ -323,10 +325,14 @@ class Queue(_Face[coroutines.Queue]):
     delete = _blocking(coroutines.Queue.delete)
     rewind = _blocking(coroutines.Queue.rewind)
     skip_to = _blocking(coroutines.Queue.skip_to)
+    cancel = _blocking(coroutines.Queue.cancel)
     create_group = _blocking(coroutines.Queue.create_group)
     describe_groups = _blocking(coroutines.Queue.describe_groups)
     describe_group = _blocking(coroutines.Queue.describe_group)
     delete_group = _blocking(coroutines.Queue.delete_group)
+    pause_group = _blocking(coroutines.Queue.pause_group)
+    resume_group = _blocking(coroutines.Queue.resume_group)
+    purge = _blocking(coroutines.Queue.purge)
 
 
 @final
@@ -347,8 +353,12 @@ class Client(_Face[coroutines.Client]):
     describe_groups = _blocking(coroutines.Client.describe_groups)
     describe_group = _blocking(coroutines.Client.describe_group)
     delete_group = _blocking(coroutines.Client.delete_group)
+    pause_group = _blocking(coroutines.Client.pause_group)
+    resume_group = _blocking(coroutines.Client.resume_group)
+    purge = _blocking(coroutines.Client.purge)
     rewind = _blocking(coroutines.Client.rewind)
     skip_to = _blocking(coroutines.Client.skip_to)
+    cancel = _blocking(coroutines.Client.cancel)
     peek = _blocking(coroutines.Client.peek)
     dead = _blocking(coroutines.Client.dead)
     revive = _blocking(coroutines.Client.revive)

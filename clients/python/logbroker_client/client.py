@@ -11,6 +11,7 @@ from logbroker.errors import InvalidArgumentError, NotFoundError, UnavailableErr
 from logbroker.wire.requests import (
     AlterQueue,
     AnyRequest,
+    Cancel,
     CreateGroup,
     CreateQueue,
     CreateToken,
@@ -30,14 +31,18 @@ from logbroker.wire.requests import (
     ListTokens,
     MessageTarget,
     OffsetTarget,
+    PauseGroup,
     Peek,
     Peeked,
+    Purged,
+    PurgeGroup,
     QueueChanges,
     QueueDescription,
     QueueInfo,
     QueueList,
     RelativeTarget,
     Reply,
+    ResumeGroup,
     Revive,
     Revived,
     Rewind,
@@ -50,9 +55,11 @@ from logbroker.wire.requests import (
     TokenInfo,
     TokenList,
 )
+from logbroker.wire.requests import Cancelled as CancelledReply
 from logbroker_client.calls import Anywhere, Call
 from logbroker_client.consumer import Consumer
-from logbroker_client.dead import DEAD_PAGE, DeadMessages, revival_ranges
+from logbroker_client.dead import DEAD_PAGE, DeadMessages, message_ranges
+from logbroker_client.delays import Cancelled
 from logbroker_client.messages import MessageId
 from logbroker_client.options import ConsumerOptions, ProducerOptions, SubscriptionOptions
 from logbroker_client.peeking import PEEK_PAGE, PEEK_PAGE_BYTES, PeekedMessage, opened
@@ -275,6 +282,38 @@ class Client:
     async def delete_group(self, queue: str, group: str) -> None:
         await self._ask(lambda rid: DeleteGroup(rid, queue=queue, group=group), Done, is_repeatable=False)
 
+    async def pause_group(
+        self, queue: str, group: str = "default", *, reason: str = "", duration: timedelta | None = None
+    ) -> None:
+        """Have nothing delivered to a group until it is resumed, or for `duration`, by the broker's clock.
+
+        Consumers stay connected and wait; what they hold they settle as ever. A second pause replaces the first.
+
+        Raises:
+            InvalidArgumentError: `duration` is less than a second or longer than messages can be kept.
+        """
+        duration_ms = 0 if duration is None else milliseconds("duration", duration.total_seconds())
+        await self._ask(
+            lambda rid: PauseGroup(rid, queue=queue, group=group, reason=reason, duration_ms=duration_ms),
+            Done,
+            is_repeatable=True,
+        )
+
+    async def resume_group(self, queue: str, group: str = "default") -> None:
+        """Have a paused group delivered to again; a group that is not paused stays as it is."""
+        await self._ask(lambda rid: ResumeGroup(rid, queue=queue, group=group), Done, is_repeatable=True)
+
+    async def purge(self, queue: str, *, group: str = "default") -> Purged:
+        """Settle all that a group has, the dead too, up to the present end of the log. Leases of it end.
+
+        Every partition does it for itself, and once, however often it is asked under the hood. Where some could not,
+        the error says so; another purge finishes it. The messages stay for other groups, and a rewind brings them back.
+        """
+        purge_id = self.core.env.new_id()
+        return await self._ask(
+            lambda rid: PurgeGroup(rid, queue=queue, group=group, purge_id=purge_id), Purged, is_repeatable=True
+        )
+
     async def rewind(self, queue: str, *, to: Position, group: str = "default", clamp: bool = False) -> Rewound:
         """Make a group's messages from `to` on available again, acked ones too.
 
@@ -405,7 +444,7 @@ class Client:
         await self.load_queue(queue)
         if messages is not None:
             count = 0
-            for partition, ranges in revival_ranges(queue, messages):
+            for partition, ranges in message_ranges(queue, messages):
                 count += await self._revive(queue, partition, group, ranges)
             return count
         count = 0
@@ -417,6 +456,28 @@ class Client:
                 )
                 start_offset = rows[-1].end
         return count
+
+    async def cancel(self, queue: str, messages: Iterable[MessageId]) -> Cancelled:
+        """Never deliver messages that are not due yet, to any consumer group. May be repeated, with the same answer.
+
+        Raises:
+            OffsetOutOfRangeError: one is not there yet.
+        """
+        await self.load_queue(queue)
+        cancelled = late = 0
+        for partition, ranges in message_ranges(queue, messages):
+            reply = await self._cancel(queue, partition, ranges)
+            cancelled += reply.cancelled
+            late += reply.late
+        return Cancelled(cancelled, late)
+
+    async def _cancel(self, queue: str, partition: int, ranges: list[tuple[int, int]]) -> CancelledReply:
+        return await self._ask(
+            lambda rid: Cancel(rid, queue=queue, partition=partition, ranges=ranges),
+            CancelledReply,
+            route=(queue, partition),
+            is_repeatable=True,
+        )
 
     async def _dead_page(
         self, queue: str, partition: int, group: str, start_offset: int, max_count: int
@@ -539,6 +600,10 @@ class Queue:
         """As `Client.skip_to`."""
         return await self._client.skip_to(self.name, to=to, group=group, clamp=clamp)
 
+    async def cancel(self, messages: Iterable[MessageId]) -> Cancelled:
+        """As `Client.cancel`."""
+        return await self._client.cancel(self.name, messages)
+
     async def create_group(self, group: str, *, start: Position = "latest") -> None:
         await self._client.create_group(self.name, group, start=start)
 
@@ -552,6 +617,18 @@ class Queue:
 
     async def delete_group(self, group: str) -> None:
         await self._client.delete_group(self.name, group)
+
+    async def pause_group(self, group: str = "default", *, reason: str = "", duration: timedelta | None = None) -> None:
+        """As `Client.pause_group`."""
+        await self._client.pause_group(self.name, group, reason=reason, duration=duration)
+
+    async def resume_group(self, group: str = "default") -> None:
+        """As `Client.resume_group`."""
+        await self._client.resume_group(self.name, group)
+
+    async def purge(self, *, group: str = "default") -> Purged:
+        """As `Client.purge`."""
+        return await self._client.purge(self.name, group=group)
 
 
 def target_of(position: object) -> Target:

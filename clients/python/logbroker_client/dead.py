@@ -42,7 +42,7 @@ class DeadMessages:
         return cls(partition, row.start, row.end, row.deliveries, row.buried_at_ms, row.cause, row.reason, row.consumer)
 
 
-def revival_ranges(queue: str, messages: Iterable[MessageId]) -> Iterator[tuple[int, list[tuple[int, int]]]]:
+def message_ranges(queue: str, messages: Iterable[MessageId]) -> Iterator[tuple[int, list[tuple[int, int]]]]:
     """Join messages into ranges, partition by partition, as few as a request may have.
 
     Raises:

@@ -9,16 +9,19 @@ from typing import TYPE_CHECKING, Any, Generic, Self, cast, final
 from typing_extensions import TypeVar
 
 from logbroker.errors import InvalidArgumentError, LocalProtocolError
+from logbroker_client.delays import AT_ONCE, delay_of
 from logbroker_client.messages import MessageId, NewMessage
 from logbroker_client.producing import RECORD_OVERHEAD_BYTES, OutgoingBatch, ProducerCore
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
+    from datetime import datetime
     from types import TracebackType
 
     from logbroker.record.batch import Headers
     from logbroker_client.client import Client
     from logbroker_client.codecs import MessageCodec
+    from logbroker_client.delays import Delay
     from logbroker_client.options import ProducerOptions
 
 _B = TypeVar("_B", default=bytes | bytearray | memoryview)
@@ -74,8 +77,19 @@ class Producer(Generic[_B]):
             raise LocalProtocolError(f"the producer of {self.queue} is not open", hint="use it inside `async with`")
         return self._core
 
-    async def send(self, value: _B | None, *, key: bytes | None = None, headers: Headers = ()) -> MessageId:
+    async def send(
+        self,
+        value: _B | None,
+        *,
+        key: bytes | None = None,
+        headers: Headers = (),
+        delay: float = 0.0,
+        deliver_at: datetime | None = None,
+    ) -> MessageId:
         """Send one message and return when it is committed. `value` is for the codec, and bytes without one.
+
+        With `delay`, in seconds, or `deliver_at`, with its zone, nobody gets it before that; at most the queue's
+        retention less a second. It can be cancelled until then.
 
         Messages with the same key stay in order; so do those that one task sends one after another to
         the same partition. The best throughput comes from many tasks sending at once, or `send_many`.
@@ -97,10 +111,11 @@ class Producer(Generic[_B]):
         else:
             data = self._encode(value)
         size_bytes = core.size_of(data, key, headers)
+        later = AT_ONCE if not delay and deliver_at is None else delay_of(delay, deliver_at)
         await self._checkpoint_if_cancelled()
         if not core.reserve(size_bytes):
             await self._wait_for_room(core, size_bytes)
-        batch = core.append(data, key, headers, size_bytes)
+        batch = core.append(data, key, headers, size_bytes, later)
         position = batch.count - 1
         await self._wait_among(batch.waiters)
         if batch.error is not None:
@@ -117,22 +132,27 @@ class Producer(Generic[_B]):
         codec: MessageCodec[Any] | None = self.codec
         return _to_bytes(value) if codec is None else codec.encode(value)
 
-    async def send_many(self, messages: Iterable[_B | NewMessage[_B]]) -> list[MessageId]:
+    async def send_many(
+        self, messages: Iterable[_B | NewMessage[_B]], *, delay: float = 0.0, deliver_at: datetime | None = None
+    ) -> list[MessageId]:
         """Send messages together and return their ids, in order, when all are committed.
+
+        `delay` and `deliver_at` are as in `send`, and of all of them.
 
         They are not one transaction: an error, or being cancelled, leaves some committed and others
         not. Raises the first error, as `send` does.
         """
         core = self._running()
+        later = delay_of(delay, deliver_at)
         spans: list[_Span] = []
         # The caller's list may change while this waits.
         listed = list(messages) if self.codec is None else [self._encoded(message) for message in messages]
         await self._checkpoint_if_cancelled()
         if set(map(type, listed)) == {bytes}:
-            await self._append_values(core, cast("list[bytes]", listed), spans)
+            await self._append_values(core, cast("list[bytes]", listed), spans, later)
         else:
             for message in listed:
-                await self._append(core, message, spans)
+                await self._append(core, message, spans, later)
         for batch, _, _ in spans:
             if not batch.is_done:
                 await self._wait_among(batch.waiters)
@@ -146,38 +166,40 @@ class Producer(Generic[_B]):
         value = None if message.value is None else self._encode(message.value)
         return NewMessage(value, message.key, message.headers)
 
-    async def _append(self, core: ProducerCore, message: object, spans: list[_Span]) -> None:
+    async def _append(self, core: ProducerCore, message: object, spans: list[_Span], later: Delay) -> None:
         if not isinstance(message, NewMessage):
             message = NewMessage(_to_bytes(message))
         size_bytes = core.size_of(message.value, message.key, message.headers)
         if not core.reserve(size_bytes):
             await self._wait_for_room(core, size_bytes)
-        batch = core.append(message.value, message.key, message.headers, size_bytes)
+        batch = core.append(message.value, message.key, message.headers, size_bytes, later)
         spans.append((batch, batch.count - 1, 1))
 
-    async def _append_values(self, core: ProducerCore, values: Sequence[bytes], spans: list[_Span]) -> None:
+    async def _append_values(
+        self, core: ProducerCore, values: Sequence[bytes], spans: list[_Span], later: Delay
+    ) -> None:
         """In pieces that fit into one batch each."""
         sizes = [len(value) + RECORD_OVERHEAD_BYTES for value in values]
         total_bytes = sum(sizes)
         if total_bytes <= core.options.batch_bytes and len(values) <= core.max_count:
-            await self._append_piece(core, values, total_bytes, spans)
+            await self._append_piece(core, values, total_bytes, spans, later)
             return
         start = piece_bytes = 0
         for position, size_bytes in enumerate(sizes):
             core.size_of(values[position], None, ())
             is_full = piece_bytes + size_bytes > core.options.batch_bytes or position - start >= core.max_count
             if is_full and position > start:
-                await self._append_piece(core, values[start:position], piece_bytes, spans)
+                await self._append_piece(core, values[start:position], piece_bytes, spans, later)
                 start, piece_bytes = position, 0
             piece_bytes += size_bytes
-        await self._append_piece(core, values[start:], piece_bytes, spans)
+        await self._append_piece(core, values[start:], piece_bytes, spans, later)
 
     async def _append_piece(
-        self, core: ProducerCore, values: Sequence[bytes], size_bytes: int, spans: list[_Span]
+        self, core: ProducerCore, values: Sequence[bytes], size_bytes: int, spans: list[_Span], later: Delay
     ) -> None:
         if not core.reserve(size_bytes):
             await self._wait_for_room(core, size_bytes)
-        batch = core.append_values(values, size_bytes)
+        batch = core.append_values(values, size_bytes, later)
         spans.append((batch, batch.count - len(values), len(values)))
 
     def _ids(self, spans: list[_Span]) -> list[MessageId]:

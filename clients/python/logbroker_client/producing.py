@@ -36,6 +36,7 @@ from logbroker.wire.failures import error_from_reply
 from logbroker.wire.requests import Error, Produce, Produced
 from logbroker_client.backoff import Backoff
 from logbroker_client.calls import is_certain
+from logbroker_client.delays import AT_ONCE
 from logbroker_client.partitioner import partition_of
 from logbroker_client.pending import Pending
 
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
     from logbroker.record.batch import Headers
     from logbroker.wire.requests import AnyReply
     from logbroker_client.core import ClientCore
+    from logbroker_client.delays import Delay
     from logbroker_client.links import Link
     from logbroker_client.options import ProducerOptions
 
@@ -73,6 +75,7 @@ class OutgoingBatch(Pending):
         "count",
         "data",
         "deadline",
+        "delay",
         "error",
         "holds_clock",
         "is_uncertain",
@@ -88,8 +91,18 @@ class OutgoingBatch(Pending):
         "values",
     )
 
-    def __init__(self, line: PartitionLine, *, opened_at: float, deadline: float, timestamp_ms: int) -> None:
+    def __init__(
+        self,
+        line: PartitionLine,
+        *,
+        opened_at: float,
+        deadline: float,
+        timestamp_ms: int,
+        delay: Delay = AT_ONCE,
+    ) -> None:
         super().__init__()
+        # Of all its messages.
+        self.delay = delay
         self._line = line
         self.partition = line.partition
         self.opened_at = opened_at
@@ -228,9 +241,12 @@ class PartitionLine:
 
     # --- filling ---
 
-    def room_in(self, size_bytes: int) -> OutgoingBatch:
-        """The batch that takes a message of `size_bytes`."""
+    def room_in(self, size_bytes: int, delay: Delay = AT_ONCE) -> OutgoingBatch:
+        """The batch that takes a message of `size_bytes` to be delivered then."""
         batch = self._open
+        if batch is not None and batch.delay != delay:
+            self.close_open(batch, is_full=False)
+            batch = None
         if batch is not None:
             options = self._producer.options
             fits = batch.size_bytes + size_bytes <= options.batch_bytes and batch.count < self._producer.max_count
@@ -243,6 +259,7 @@ class PartitionLine:
             opened_at=now,
             deadline=now + self._producer.options.timeout_s,
             timestamp_ms=self._env.wall_ms(),
+            delay=delay,
         )
         self._open = batch
         return batch
@@ -327,7 +344,14 @@ class PartitionLine:
             return
         batch.link = link
         self._unanswered_count += 1
-        request = Produce(protocol.take_rid(), queue=self.queue, partition=self.partition)
+        delay_ms, deliver_at_ms = batch.delay
+        request = Produce(
+            protocol.take_rid(),
+            queue=self.queue,
+            partition=self.partition,
+            delay_ms=delay_ms,
+            deliver_at_ms=deliver_at_ms,
+        )
         protocol.send(request, batch, batch.data)
 
     # --- answers ---
@@ -565,21 +589,23 @@ class ProducerCore:
 
     # --- messages ---
 
-    def append(self, value: bytes | None, key: bytes | None, headers: Headers, size_bytes: int) -> OutgoingBatch:
-        """Put a message whose room is reserved at the end of a batch."""
+    def append(
+        self, value: bytes | None, key: bytes | None, headers: Headers, size_bytes: int, delay: Delay = AT_ONCE
+    ) -> OutgoingBatch:
+        """Put a message whose room is reserved at the end of a batch, all of which is delivered then."""
         line = self._lines[self._current if key is None else partition_of(key, len(self._lines))]
-        batch = line.room_in(size_bytes)
+        batch = line.room_in(size_bytes, delay)
         batch.add(value, key, headers, size_bytes)
         line.appended(batch)
         return batch
 
-    def append_values(self, values: Sequence[bytes], size_bytes: int) -> OutgoingBatch:
+    def append_values(self, values: Sequence[bytes], size_bytes: int, delay: Delay = AT_ONCE) -> OutgoingBatch:
         """Put messages that are a value each, whose room is reserved, into one batch; they must fit in one."""
         line = self._lines[self._current]
-        batch = line.room_in(size_bytes)
+        batch = line.room_in(size_bytes, delay)
         if batch.count + len(values) > self.max_count:
             line.close_open(batch)
-            return self.append_values(values, size_bytes)
+            return self.append_values(values, size_bytes, delay)
         batch.add_values(values, size_bytes)
         line.appended(batch)
         return batch

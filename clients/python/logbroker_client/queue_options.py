@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal, TypedDict, final
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, final
 
 from logbroker.errors import InvalidArgumentError
 from logbroker.wire.requests import QueueSettings
@@ -42,6 +42,23 @@ class QueueOptions(TypedDict, total=False):
     rewind_window: float
     """How long after it was produced a settled message can be rewound; 0: never. By default, and at the most, as long
     as it is kept. A longer one does not bring back what was outside before."""
+    breaker: float
+    """The share of failed deliveries, 0.01 to 1, at which a consumer group is paused for a while instead of failing on.
+    The default, 0, is never. Each partition counts, and is paused, for itself."""
+    breaker_count: int
+    """How many deliveries must have ended before, 1 to 100,000; 20 by default."""
+    breaker_window: float
+    """In which time they are counted, 1 s to 1 h; 10 s by default."""
+    breaker_pause: float
+    """How long the group is paused, 1 s to 24 h; 30 s by default."""
+    window: int
+    """How many messages of a group and partition are in flight at most, 1 to 10,000; with 1 none is delivered before
+    all that went before it is settled. The default, 0, is any number."""
+    order: Literal["none", "key"]
+    """`key`: of the messages of a key, only those of one `receive` are in flight at once, lowest first. Others flow."""
+    on_failure: Literal["block", "skip"]
+    """What the messages behind a failed one do, where there is a window or an order: wait until it is settled, which is
+    the default, or go on while it waits."""
 
 
 def queue_settings(
@@ -72,16 +89,22 @@ def natural(name: str, value: int) -> int:
     return value
 
 
-def wire_options(options: QueueOptions) -> dict[str, int]:
+def wire_options(options: QueueOptions) -> dict[str, Any]:
     """The fields of QueueSettings and QueueChanges for the options given.
 
     Raises:
-        InvalidArgumentError: one is unknown, or no number of its kind; bounds are the broker's to check.
+        InvalidArgumentError: one is unknown, or of another kind; bounds and words are the broker's to check.
     """
-    fields: dict[str, int] = {}
+    fields: dict[str, Any] = {}
     for name, value in options.items():
+        if name in _WORDS and isinstance(value, str):
+            fields[name] = value
+            continue
         if name not in _FIELDS:
-            raise InvalidArgumentError(f"there is no option {name!r} of a queue; there are {', '.join(_FIELDS)}")
+            if name in _WORDS:
+                raise InvalidArgumentError(f"{name} {value!r} is not a word")
+            known = ", ".join((*_FIELDS, *_WORDS))
+            raise InvalidArgumentError(f"there is no option {name!r} of a queue; there are {known}")
         field, factor = _FIELDS[name]
         if isinstance(value, str) and name == "full" and value in _FULL:
             value = _FULL.index(value)
@@ -104,4 +127,10 @@ _FIELDS = {
     "max_bytes": ("max_bytes", 1),
     "full": ("full", 1),
     "rewind_window": ("rewind_ms", 1000),
+    "breaker": ("breaker_percent", 100),
+    "breaker_count": ("breaker_count", 1),
+    "breaker_window": ("breaker_window_ms", 1000),
+    "breaker_pause": ("breaker_pause_ms", 1000),
+    "window": ("window", 1),
 }
+_WORDS = ("order", "on_failure")

@@ -55,7 +55,7 @@ class Counts:
     available: int
     leased: int
     delayed: int
-    """Nacked with a delay that is not over."""
+    """Sent for later, or nacked with a delay, and not received since that is over."""
 
     @property
     def unsettled(self) -> int:

@@ -14,6 +14,7 @@ from logbroker.errors import CorruptBatchError
 from logbroker.node.catalogue.rows import Number
 from logbroker.partition.failures import DEFAULT_MAX_BACKOFF_MS
 from logbroker.partition.limits import MIN_PARTITION_BYTES
+from logbroker.partition.ordering import MAX_WINDOW
 from logbroker.partition.retention import MAX_AGE_MS, MIN_AGE_MS
 
 if TYPE_CHECKING:
@@ -28,6 +29,8 @@ MAX_MESSAGES = 1 << 48
 MAX_BYTES = 1 << 50
 DROP_OLDEST = 1
 """The value of `full` that lets the oldest messages go."""
+ORDER_NONE, ORDER_KEY = 0, 1
+BLOCK, SKIP = 0, 1
 
 
 @final
@@ -51,6 +54,18 @@ class QueueOptions(msgspec.Struct, frozen=True, kw_only=True):
     """What happens at a bound: 0, nothing more is taken; 1, the oldest messages go."""
     rewind_ms: int = MAX_AGE_MS
     """What is settled so long after it was appended cannot be rewound; as long as it is kept where that is shorter."""
+    breaker_percent: int = 0
+    """A group is paused for a while when so many of a hundred deliveries fail; 0: never."""
+    breaker_count: int = 20
+    """So many deliveries at least must have ended before."""
+    breaker_window_ms: int = 10_000
+    """In this time, that is."""
+    breaker_pause_ms: int = 30_000
+    window: int = 0
+    """How many messages of a group and partition are in flight at most; 0: any number."""
+    order: int = ORDER_NONE
+    on_failure: int = BLOCK
+    """What the messages behind a failed one do."""
 
 
 class _Option(NamedTuple):
@@ -71,6 +86,13 @@ _OPTIONS = {
     "max_bytes": _Option(7, MIN_PARTITION_BYTES, MAX_BYTES, has_none=True),
     "full": _Option(8, 0, DROP_OLDEST),
     "rewind_ms": _Option(9, 0, MAX_AGE_MS),
+    "breaker_percent": _Option(16, 0, 100),
+    "breaker_count": _Option(17, 1, 100_000),
+    "breaker_window_ms": _Option(18, 1_000, 3_600_000),
+    "breaker_pause_ms": _Option(19, 1_000, 86_400_000),
+    "window": _Option(10, 0, MAX_WINDOW),
+    "order": _Option(11, ORDER_NONE, ORDER_KEY),
+    "on_failure": _Option(12, BLOCK, SKIP),
 }
 OPTION_NAMES = tuple(_OPTIONS)
 _NAMES = {option.number: name for name, option in _OPTIONS.items()}

@@ -18,7 +18,7 @@ from logbroker.node.catalogue.bounds import (
     CatalogueLimits,
     name_fault,
 )
-from logbroker.node.catalogue.options import DEFAULT_OPTIONS, QueueOptions, changed, options_fault
+from logbroker.node.catalogue.options import DEFAULT_OPTIONS, ORDER_KEY, QueueOptions, changed, options_fault
 from logbroker.node.catalogue.outcomes import (
     Done,
     Outcome,
@@ -104,6 +104,11 @@ def alter_queue(
     if refusal is not None:
         return refusal
     grows = settings.partitions > present
+    if grows and options.order == ORDER_KEY:
+        return invalid(
+            f"queue {queue.name} is ordered by key and cannot grow from {present} to {settings.partitions} partitions",
+            hint="a key would move to another partition while messages of it wait in the old one; create another queue",
+        )
     epoch = queue.routing_epoch + 1 if grows else queue.routing_epoch
     queue = replace(queue, settings=settings, changed_ms=at_ms, routing_epoch=epoch)
     state.queues[queue.name] = _grow(state, queue, settings.partitions)

@@ -26,8 +26,9 @@ class Rights(IntFlag):
     CONSUME = 2
     """Receive and settle; also look at the queue and its groups."""
     REWIND = 4
-    """Rewind and skip-to, in both directions."""
+    """Rewind and skip-to, in both directions; pause and resume."""
     PURGE = 8
+    """Settle all that a consumer group has."""
     ADMIN = 16
     """Create, alter and delete queues and consumer groups; with the pattern `*` also nodes and tokens."""
 

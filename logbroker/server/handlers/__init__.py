@@ -18,8 +18,9 @@ from logbroker.server.handlers.admin import (
 )
 from logbroker.server.handlers.group_figures import describe_groups
 from logbroker.server.handlers.groups import create_group, delete_group, rewind
+from logbroker.server.handlers.pauses import pause_group, purge_group, resume_group
 from logbroker.server.handlers.peek import peek
-from logbroker.server.handlers.produce import produce
+from logbroker.server.handlers.produce import cancel, produce
 from logbroker.server.handlers.queues import alter_queue, create_queue, delete_queue, describe_queue
 from logbroker.server.handlers.receive import receive, release
 from logbroker.server.handlers.settle import ack, extend, list_dead, nack, reject, revive
@@ -27,6 +28,7 @@ from logbroker.server.handlers.subscribe import credit, subscribe, unsubscribe
 from logbroker.wire.requests import (
     Ack,
     AlterQueue,
+    Cancel,
     CreateGroup,
     CreateQueue,
     CreateToken,
@@ -42,12 +44,15 @@ from logbroker.wire.requests import (
     ListTokens,
     Metadata,
     Nack,
+    PauseGroup,
     Peek,
     Produce,
+    PurgeGroup,
     Receive,
     Reject,
     Release,
     Request,
+    ResumeGroup,
     Revive,
     Rewind,
     Status,
@@ -86,5 +91,9 @@ HANDLERS: dict[type[Request], Handler] = {
     Unsubscribe: unsubscribe,
     DescribeGroups: describe_groups,
     Peek: peek,
+    PauseGroup: pause_group,
+    ResumeGroup: resume_group,
+    PurgeGroup: purge_group,
+    Cancel: cancel,
 }
 """Every kind of request but Hello and Ping, which the session answers by itself."""

@@ -72,10 +72,15 @@ def _partition(name: str, number: int, answer: Reply | LogBrokerError) -> GroupP
         oldest_offset=state.oldest_offset,
         oldest_ms=state.oldest_ms,
         problem="" if is_timed or not lag_count else f"the time of message {state.oldest_offset} cannot be read",
+        is_paused=state.is_paused,
+        paused_reason=state.paused_reason,
+        paused_until_ms=state.paused_until_ms,
     )
 
 
 def _joined(name: str, partitions: list[GroupPartition]) -> GroupDescription:
+    paused = [row for row in partitions if row.is_paused]
+    is_open = any(not row.paused_until_ms for row in paused)
     return GroupDescription(
         name=name,
         available=sum([row.available for row in partitions]),
@@ -86,6 +91,9 @@ def _joined(name: str, partitions: list[GroupPartition]) -> GroupDescription:
         lag_ms=max([row.lag_ms for row in partitions]),
         oldest_ms=min([row.oldest_ms for row in partitions if row.oldest_ms], default=0),
         partitions=partitions,
+        is_paused=bool(paused),
+        paused_reason=paused[0].paused_reason if paused else "",
+        paused_until_ms=0 if is_open else max([row.paused_until_ms for row in paused], default=0),
     )
 
 

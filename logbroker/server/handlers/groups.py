@@ -20,7 +20,8 @@ from logbroker.ids import META_GROUP, GroupName, QueueName
 from logbroker.node import requests as node_requests
 from logbroker.node.catalogue import RewindStands
 from logbroker.node.catalogue.commands import BeginRewind
-from logbroker.node.requests import CreateGroupRequest, DeleteGroupRequest, StateReply, StateRequest
+from logbroker.node.requests import CreateGroupRequest, DeleteGroupRequest, PauseRequest, StateReply, StateRequest
+from logbroker.partition.breaker import is_breaker
 from logbroker.server.fan_out import ask_partitions
 from logbroker.server.targets import describe_target, partition_target
 from logbroker.wire.requests import Done, Rewound, RewoundPartition
@@ -28,6 +29,7 @@ from logbroker.wire.requests import Done, Rewound, RewoundPartition
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from logbroker.ids import GroupId
     from logbroker.node.catalogue.rows import QueueRow, RewindRow
     from logbroker.node.requests import Reply
     from logbroker.server.backend import Backend
@@ -54,7 +56,7 @@ def create_group(exchange: Exchange, request: CreateGroup, body: bytes) -> None:
             for number, raft_group in enumerate(row.groups)
         ]
         answers = await ask_partitions(service.backend, questions)
-        _judge(answers, AlreadyExistsError, f"consumer group {group} of queue {row.name} was not created")
+        judge_answers(answers, AlreadyExistsError, f"consumer group {group} of queue {row.name} was not created")
         return Done(request.rid)
 
     exchange.start(work)
@@ -70,7 +72,7 @@ def delete_group(exchange: Exchange, request: DeleteGroup, body: bytes) -> None:
         answers = await ask_partitions(
             service.backend, [(raft_group, DeleteGroupRequest(group)) for raft_group in row.groups]
         )
-        _judge(answers, NotFoundError, f"consumer group {group} of queue {row.name} was not deleted")
+        judge_answers(answers, NotFoundError, f"consumer group {group} of queue {row.name} was not deleted")
         return Done(request.rid)
 
     exchange.start(work)
@@ -79,9 +81,10 @@ def delete_group(exchange: Exchange, request: DeleteGroup, body: bytes) -> None:
 _EARLIEST = node_requests.EarliestTarget()
 
 
-def _judge(answers: Sequence[Reply | LogBrokerError], is_so: type[LogBrokerError], failure: str) -> None:
-    """Raise what speaks against success; `is_so` says that a partition was as wanted already."""
-    failed = [answer for answer in answers if isinstance(answer, LogBrokerError) and not isinstance(answer, is_so)]
+def judge_answers(answers: Sequence[Reply | LogBrokerError], is_so: type[LogBrokerError] | None, failure: str) -> None:
+    """Raise what speaks against success; `is_so` says that a partition was as wanted already, None: nothing does."""
+    as_wanted = () if is_so is None else is_so
+    failed = [answer for answer in answers if isinstance(answer, LogBrokerError) and not isinstance(answer, as_wanted)]
     if failed and len(answers) == 1:
         raise failed[0]
     if failed:
@@ -91,13 +94,16 @@ def _judge(answers: Sequence[Reply | LogBrokerError], is_so: type[LogBrokerError
             # That leader is one partition's; the sender has come to the right place.
             raise UnavailableError(text, hint=hint)
         raise type(failed[0])(text, hint=hint)
-    already = [answer for answer in answers if isinstance(answer, is_so)]
-    if len(already) == len(answers):
+    already = [answer for answer in answers if isinstance(answer, LogBrokerError)]
+    if already and len(already) == len(answers):
         raise already[0]
 
 
 async def spread_groups(service: ClientService, queue: str) -> None:
-    """Give partitions that a queue has grown the consumer groups that its others have, from their first message on."""
+    """Give partitions that a queue has grown the consumer groups that its others have, from their first message on.
+
+    A group that is paused in the others is paused there too.
+    """
     row = service.backend.catalogue.queue(queue)
     if row is None:
         return
@@ -115,6 +121,29 @@ async def spread_groups(service: ClientService, queue: str) -> None:
         if isinstance(answer, LogBrokerError) and not isinstance(answer, AlreadyExistsError):
             logger.warning(
                 "group_not_spread queue=%s group=%d name=%s reason=%r", queue, group, request.group, answer.message
+            )
+    await _spread_pauses(service, queue, states)
+
+
+async def _spread_pauses(service: ClientService, queue: str, states: dict[GroupId, StateReply]) -> None:
+    """Only where nothing is yet: an older partition may be the one in which a group has been resumed already."""
+    paused: dict[GroupName, tuple[str, int]] = {}
+    for reply in states.values():
+        for state in reply.groups:
+            # A breaker speaks for its own partition alone.
+            if state.is_paused and not is_breaker(state.paused_reason):
+                left_ms = max(state.paused_until_ms - reply.append_ms, 1_000) if state.paused_until_ms else 0
+                paused[state.group] = (state.paused_reason, left_ms)
+    questions = [
+        (group, PauseRequest(name, reason, left_ms))
+        for group, reply in states.items()
+        for name, (reason, left_ms) in sorted(paused.items())
+        if reply.log_end == 0 and name not in {state.group for state in reply.groups if state.is_paused}
+    ]
+    for (group, request), answer in zip(questions, await ask_partitions(service.backend, questions), strict=True):
+        if isinstance(answer, LogBrokerError):
+            logger.warning(
+                "pause_not_spread queue=%s group=%d name=%s reason=%r", queue, group, request.group, answer.message
             )
 
 

@@ -1,16 +1,16 @@
-"""Produce: the batch goes to the partition's leader unopened."""
+"""Produce: the batch goes to the partition's leader unopened; and cancel, of what is to be delivered later."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from logbroker.node.requests import ProduceRequest
-from logbroker.wire.requests import Produced
+from logbroker.node.requests import CancelRequest, ProduceRequest
+from logbroker.wire.requests import Cancelled, Produced
 
 if TYPE_CHECKING:
-    from logbroker.node.requests import ProduceReply
+    from logbroker.node.requests import CancelReply, ProduceReply
     from logbroker.server.session import Exchange
-    from logbroker.wire.requests import Produce
+    from logbroker.wire.requests import Cancel, Produce
 
 
 def produce(exchange: Exchange, request: Produce, body: bytes) -> None:
@@ -25,6 +25,7 @@ def produce(exchange: Exchange, request: Produce, body: bytes) -> None:
                 count=reply.count,
                 append_ms=reply.append_ms,
                 duplicate=reply.duplicate,
+                due_ms=reply.due_ms,
             )
         )
         if not reply.duplicate:
@@ -32,4 +33,13 @@ def produce(exchange: Exchange, request: Produce, body: bytes) -> None:
             traffic.produced_messages += reply.count
             traffic.produced_bytes += size_bytes
 
-    exchange.ask(group, ProduceRequest(body), on_reply)
+    exchange.ask(group, ProduceRequest(body, request.delay_ms, request.deliver_at_ms), on_reply)
+
+
+def cancel(exchange: Exchange, request: Cancel, body: bytes) -> None:
+    group = exchange.service.partition(request.queue, request.partition)
+
+    def on_reply(reply: CancelReply) -> None:
+        exchange.reply(Cancelled(request.rid, cancelled=reply.count, late=reply.late_count))
+
+    exchange.ask(group, CancelRequest(tuple(request.ranges)), on_reply)

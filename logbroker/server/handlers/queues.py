@@ -9,12 +9,13 @@ import trio
 from logbroker.errors import LogBrokerError
 from logbroker.ids import META_GROUP, QueueName
 from logbroker.node.catalogue import commands, rows
-from logbroker.node.catalogue.options import DEFAULT_OPTIONS, OPTION_NAMES, encode_changes
+from logbroker.node.catalogue.options import DEFAULT_OPTIONS, encode_changes
 from logbroker.node.catalogue.rows import ReplicaState
 from logbroker.node.requests import StateReply, StateRequest
 from logbroker.server.fan_out import ask_partitions
 from logbroker.server.handlers.admin import queue_info
 from logbroker.server.handlers.groups import spread_groups
+from logbroker.server.handlers.queue_options import option_numbers
 from logbroker.wire.requests import (
     Done,
     GroupCounts,
@@ -64,7 +65,7 @@ def queue_command(name: str, settings: QueueSettings) -> commands.Command:
             max_delivery_count=settings.max_delivery_count,
         ),
     )
-    given = {name: getattr(settings, name) for name in OPTION_NAMES}
+    given = option_numbers(settings)
     options = encode_changes({name: value for name, value in given.items() if value != getattr(DEFAULT_OPTIONS, name)})
     return commands.CreateQueueWith(queue, options) if options else queue
 
@@ -79,7 +80,7 @@ def alter_queue(exchange: Exchange, request: AlterQueue, body: bytes) -> None:
         max_wait_ms=changes.max_wait_ms,
         max_delivery_count=changes.max_delivery_count,
     )
-    options = encode_changes({name: getattr(changes, name) for name in OPTION_NAMES})
+    options = encode_changes(option_numbers(changes))
     command = commands.AlterQueueWith(queue, options) if options else queue
 
     async def work() -> Done:
@@ -162,6 +163,9 @@ def _partition(
                 dead=state.dead,
                 oldest_offset=state.oldest_offset,
                 oldest_ms=state.oldest_ms,
+                is_paused=state.is_paused,
+                paused_reason=state.paused_reason,
+                paused_until_ms=state.paused_until_ms,
             )
             for state in answer.groups
         ],

@@ -5,17 +5,32 @@
 
 from __future__ import annotations
 
-from logbroker.testing.mutants import catalogue, failures, limits, partition, raft, storage
+from logbroker.testing.mutants import (
+    breakers,
+    catalogue,
+    delays,
+    failures,
+    limits,
+    order,
+    partition,
+    pauses,
+    raft,
+    storage,
+)
 from logbroker.testing.mutants.planting import MUTANTS, Mutant, Patch, planted
 
 __all__ = [
     "MUTANTS",
     "Mutant",
     "Patch",
+    "breakers",
     "catalogue",
+    "delays",
     "failures",
     "limits",
+    "order",
     "partition",
+    "pauses",
     "planted",
     "raft",
     "storage",

@@ -49,7 +49,7 @@ def _(patch: Patch) -> None:
     def greedy(
         group: ConsumerGroup, end: int, *, burial: LeaseId, append_ms: int, next_offset: int
     ) -> Buried | Nothing:
-        end = max([end, *(run.end for run in group.table._waiting.values())])
+        end = max([end, *(run.end for run in group.table._by_start.values())])
         return bury_old(group, end, burial=burial, append_ms=append_ms, next_offset=next_offset)
 
     patch.attribute(ConsumerGroup, "bury_old", greedy)

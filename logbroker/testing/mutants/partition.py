@@ -154,9 +154,9 @@ def _(patch: Patch) -> None:
     expire = PartitionService._expire
     choose = decide._choose
 
-    def first_term_only(service: PartitionService) -> None:
+    def first_term_only(service: PartitionService, now_ms: int) -> None:
         if service._replica.core.term <= 1:
-            expire(service)
+            expire(service, now_ms)
 
     def without_leased(
         state: ConsumerGroup,

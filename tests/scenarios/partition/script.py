@@ -1,7 +1,9 @@
 """Plays a script of commands on one partition, as its leader would, and writes down what came of each.
 
 A line is a command; what it came to follows behind `>`, with a letter for each message: fresh `-`, given back `1`-`9`
-(so often delivered), leased `L`, delayed `D`, acked `.`, dead `X`. Leases are named `a`, `b`, ... in their order.
+(so often delivered), leased `L`, delayed `D`, acked `.`, dead `X`. Leases are named `a`, `b`, ... in their order. Where
+there are other consumer groups than `default`, theirs follow by name. `keys aab-` produces four messages, of which the
+first two have one key and the last has none.
 """
 
 from __future__ import annotations
@@ -9,14 +11,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from logbroker.entry import Entry, EntryKind
-from logbroker.ids import DEFAULT_GROUP, GroupId, Index, LeaseId, Offset, ReplicaId, Term
+from logbroker.ids import DEFAULT_GROUP, GroupId, GroupName, Index, LeaseId, Offset, ReplicaId, Term
 from logbroker.partition import decide
 from logbroker.partition.checkpoint import CheckpointMeta, decode, encode_slices
-from logbroker.partition.commands import Bury, BuryExpired, BuryOld, encode_changes
+from logbroker.partition.commands import Bury, BuryExpired, BuryOld, DeliverAt, encode_changes
 from logbroker.partition.failures import NO_POLICY, FailurePolicy
 from logbroker.partition.machine import PartitionMachine
-from logbroker.partition.outcomes import Leased, RewindFloorMoved, Rewound
-from tests.unit.partition.build import GROUP, move_floor, produce, states
+from logbroker.partition.ordering import NO_ORDER, KeyLocks, order_policy
+from logbroker.partition.outcomes import Cancelled, Leased, Purged, RewindFloorMoved, Rewound
+from logbroker.partition.rewind import FIRST_PURGE_ID
+from tests.unit.partition.build import GROUP, ListedKeys, move_floor, produce, states
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -31,6 +35,9 @@ class Script:
     def __init__(self) -> None:
         self.machine = PartitionMachine.new(GroupId(GROUP))
         self.policy = NO_POLICY
+        self.order = NO_ORDER
+        self.keys = ListedKeys()
+        self.locks = KeyLocks(self.keys)
         self.now_ms = 0
         self.leases: list[LeaseId] = []
         self.moves = 0
@@ -43,8 +50,18 @@ class Script:
         match verb:
             case "policy":
                 self.set_policy(*words)
+            case "order":
+                self.set_order(*words)
             case "produce":
-                produce(self.machine, int(words[0]), append_ms=self.now_ms)
+                self.produce(*map(int, words))
+            case "keys":
+                self.keys.add(words[0])
+                produce(self.machine, len(words[0]), append_ms=self.now_ms)
+            case "cancel":
+                self.decided(decide.decide_cancel(self.machine, ranges=ranges_of(words[0]), now_ms=self.now_ms))
+            case "group":
+                start = int(words[1])
+                self.decided(decide.decide_create_group(self.machine, GroupName(words[0]), start_offset=start))
             case "wait":
                 self.now_ms += int(words[0])
             case "receive":
@@ -65,17 +82,36 @@ class Script:
                 self.move(decide.decide_rewind, int(words[0]), floor=Offset(int(words[1]) if words[1:] else 0))
             case "skip":
                 self.move(decide.decide_skip_to, int(words[0]))
+            case "pause":
+                self.pause(*words)
+            case "resume":
+                self.decided(decide.decide_resume(self.machine, D))
+            case "purge":
+                purge_id = FIRST_PURGE_ID + int(words[0])
+                self.decided(decide.decide_purge(self.machine, D, purge_id=purge_id, requested=""))
             case "floor":
                 move_floor(self.machine, int(words[0]))
             case "checkpoint":
                 self.checkpoint()
             case _:
                 raise ValueError(line)
-        return "  ".join([states(self.machine), *self.notes])
+        others = [f"{name} {states(self.machine, name)}" for name in self.machine.groups if name != D]
+        return "  ".join([states(self.machine), *others, *self.notes])
 
     def set_policy(self, *words: str) -> None:
         given = {name: int(value) for name, _, value in (word.partition("=") for word in words)}
         self.policy = FailurePolicy(**given, jitter=0.0)
+
+    def set_order(self, *words: str) -> None:
+        window = next((int(word.partition("=")[2]) for word in words if word.startswith("window=")), 0)
+        self.order = order_policy(window, by_key="key" in words, blocks="skip" not in words)
+
+    def produce(self, count: int, delay_ms: int = 0) -> None:
+        """Append a batch, behind the entry that says when it is due if it is delayed."""
+        due_ms = decide.due_time(delay_ms=delay_ms, deliver_at_ms=0, now_ms=self.now_ms, retention_s=86_400)
+        if due_ms:
+            self.changed([DeliverAt(due_ms)])
+        produce(self.machine, count, append_ms=self.now_ms)
 
     def receive(self, count: str, hide_ms: str = "30000", not_below: str = "0") -> None:
         decision = decide.decide_receive(
@@ -87,6 +123,8 @@ class Script:
             consumer="till",
             not_below=int(not_below),
             policy=self.policy,
+            order=self.order,
+            locks=self.locks,
         )
         self.decided(decision)
 
@@ -114,6 +152,9 @@ class Script:
         self.moves += 1
         self.decided(choose(self.machine, D, rewind_id=self.moves, start_offset=to, requested="", **floor))
 
+    def pause(self, duration_ms: str = "0") -> None:
+        self.decided(decide.decide_pause(self.machine, D, reason="", duration_ms=int(duration_ms), now_ms=self.now_ms))
+
     def checkpoint(self) -> None:
         data = b"".join(encode_slices(self.machine, CheckpointMeta(ReplicaId(1), b"")))
         digest = self.machine.digest()
@@ -127,10 +168,15 @@ class Script:
         match decision:
             case decide.Propose(changes):
                 self.changed(changes)
+            case decide.Answer(Purged() as outcome):
+                self.notes.append(f"purged before: {outcome.purged_count}")
             case decide.Refused(error):
                 self.notes.append(f"refused: {error.code}")
-            case decide.NothingAvailable():
-                self.notes.append("nothing")
+            case decide.NothingAvailable(next_visible_ms):
+                is_paused = self.machine.group(D).pause_at(self.now_ms) is not None
+                self.notes.append(f"nothing: paused until {next_visible_ms}" if is_paused else "nothing")
+            case decide.Answer(Cancelled() as outcome):
+                self.notes.append(_cancelled(outcome))
             case _:
                 self.notes.append("nothing to do")
 
@@ -147,6 +193,8 @@ class Script:
                 self.leases.append(outcome.lease)
                 told = ", ".join(f"{held.start}-{held.end} try {held.deliveries}" for held in outcome.ranges)
                 self.notes.append(f"lease {chr(ord('a') + len(self.leases) - 1)}: {told}")
+            elif isinstance(outcome, Cancelled):
+                self.notes.append(_cancelled(outcome))
             elif isinstance(change, Bury):
                 self.notes.append(f"buried: {change.cause.name.lower()}")
             elif isinstance(change, BuryExpired):
@@ -157,6 +205,13 @@ class Script:
                 self.notes.append(f"clamped to {outcome.start_offset}")
             elif isinstance(outcome, RewindFloorMoved):
                 self.notes.append(f"rewind floor {outcome.start_offset}")
+            elif isinstance(outcome, Purged):
+                counts = f"{outcome.revoked_count} leased, {outcome.dead_count} dead"
+                self.notes.append(f"purged: {outcome.purged_count}, of which {counts}")
+
+
+def _cancelled(outcome: Cancelled) -> str:
+    return f"cancelled {outcome.count}, too late for {outcome.late_count}"
 
 
 def ranges_of(text: str) -> Ranges:

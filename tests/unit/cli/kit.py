@@ -19,6 +19,7 @@ from logbroker.wire.requests import (
     NodeStatus,
     PartitionDescription,
     PartitionInfo,
+    Purged,
     QueueDescription,
     QueueInfo,
     QueueSettings,
@@ -28,7 +29,7 @@ from logbroker.wire.requests import (
     StatusReply,
     TokenInfo,
 )
-from logbroker_client import DeadMessages, MessageId, PeekedMessage
+from logbroker_client import Cancelled, DeadMessages, MessageId, PeekedMessage
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterable
@@ -99,6 +100,7 @@ class FakeCluster:
         self.asked: list[tuple[Any, ...]] = []
         self.connected: list[tuple[Any, dict[str, Any]]] = []
         self.sent: list[NewMessage] = []
+        self.delays: list[dict[str, Any]] = []
         self.batches: list[list[FakeMessage]] = []
         self.acked: list[int] = []
         self.nacked: list[int] = []
@@ -148,8 +150,9 @@ class FakeCluster:
     async def __aexit__(self, *_: object) -> None:
         await trio.lowlevel.checkpoint()
 
-    async def send_many(self, messages: list[NewMessage]) -> list[MessageId]:
+    async def send_many(self, messages: list[NewMessage], **delay: Any) -> list[MessageId]:  # noqa: ANN401  as the client's
         await trio.lowlevel.checkpoint()
+        self.delays.append(delay)
         if self.fails is not None and len(self.sent) >= self.max_sends:
             raise self.fails
         start = len(self.sent)
@@ -220,9 +223,15 @@ BILLING = GroupDescription(
             lag_ms=90_500,
             oldest_offset=4,
             oldest_ms=1_800_000_000_000,
+            is_paused=True,
+            paused_reason="the ledger is down",
+            paused_until_ms=1_800_000_160_000,
         ),
         GroupPartition(partition=1, problem="no answer within 2 s"),
     ],
+    is_paused=True,
+    paused_reason="the ledger is down",
+    paused_until_ms=1_800_000_160_000,
 )
 
 _ANSWERS: dict[str, Callable[[FakeCluster], object]] = {
@@ -231,6 +240,9 @@ _ANSWERS: dict[str, Callable[[FakeCluster], object]] = {
     "delete_queue": lambda _: None,
     "create_group": lambda _: None,
     "delete_group": lambda _: None,
+    "pause_group": lambda _: None,
+    "resume_group": lambda _: None,
+    "purge": lambda _: Purged(7, purged_count=12, revoked_count=2, dead_count=3),
     "delete_token": lambda _: None,
     "peek": lambda cluster: cluster.peeked,
     "describe_groups": lambda _: [BILLING],
@@ -241,6 +253,7 @@ _ANSWERS: dict[str, Callable[[FakeCluster], object]] = {
     "list_queues": lambda _: [INFO],
     "dead": lambda _: [DeadMessages(0, 12, 14, 5, 1_800_000_000_000, "rejected", "no account", "till-3")],
     "revive": lambda _: 2,
+    "cancel": lambda _: Cancelled(2, 1),
     "rewind": lambda cluster: cluster.rewound,
     "skip_to": lambda cluster: cluster.rewound,
     "status": lambda _: StatusReply(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 import pytest
@@ -69,6 +69,32 @@ def test_options_of_a_queue_are_told_in_the_units_of_the_client(cluster: FakeClu
     assert cluster.asked[-1][2]["rewind_window"] == 3600.0
 
 
+def test_a_breaker_is_told_in_the_units_of_the_client(cluster: FakeCluster) -> None:
+    options = ("--breaker", "0.5", "--breaker-count", "50", "--breaker-window", "1m", "--breaker-pause", "5m")
+    assert run("queue", "create", "orders", *options).code == 0
+    (_, _, created) = cluster.asked[0]
+    assert {name: value for name, value in created.items() if name.startswith("breaker")} == {
+        "breaker": 0.5,
+        "breaker_count": 50,
+        "breaker_window": 60.0,
+        "breaker_pause": 300.0,
+    }
+    for wrong in (("--breaker", "50%"), ("--breaker", "1.1"), ("--breaker-count", "0"), ("--breaker-window", "long")):
+        assert run("queue", "create", "orders", *wrong).code == 2
+
+
+def test_the_order_of_a_queue_is_told_in_words(cluster: FakeCluster) -> None:
+    assert run("queue", "create", "orders", "--window", "1", "--order", "key", "--on-failure", "skip").code == 0
+    ((_, _, created),) = cluster.asked
+    assert {name: created.get(name) for name in ("window", "order", "on_failure")} == {
+        "window": 1,
+        "order": "key",
+        "on_failure": "skip",
+    }
+    assert run("queue", "create", "orders", "--order", "strict").code == 2
+    assert run("queue", "alter", "orders", "--window", "10001").code == 2
+
+
 def test_a_queue_that_exists_is_a_conflict_unless_that_is_fine(cluster: FakeCluster) -> None:
     cluster.fails = AlreadyExistsError("queue orders exists")
     assert run("queue", "create", "orders").code == 8
@@ -126,12 +152,14 @@ def test_groups_are_listed_with_their_lag_in_messages_and_time(
     monkeypatch.setattr("logbroker.cli.groups.time.time_ns", lambda: 1_800_000_100_000 * 1_000_000)
     listed = run("group", "list", "orders")
     head, row = [line.split() for line in listed.out.splitlines()]
-    assert head == ["group", "lag", "lag_s", "oldest_age_s", "available", "leased", "delayed", "dead"]
-    assert row == ["billing", "10", "90.5", "100.0", "7", "2", "1", "3"]
+    assert head == ["group", "lag", "lag_s", "oldest_age_s", "available", "leased", "delayed", "dead", "paused"]
+    paused = "until 2027-01-15T08:02:40.000Z: the ledger is down"
+    assert row == ["billing", "10", "90.5", "100.0", "7", "2", "1", "3", *paused.split()]
     assert listed.err == "warning: partition 1: no answer within 2 s\n"
     assert cluster.asked == [("describe_groups", "orders", {})]
     [found] = run("group", "list", "orders", "-o", "json").json()
     assert (found["group"], found["lag_s"], found["oldest"]) == ("billing", 90.5, "2027-01-15T08:00:00.000Z")
+    assert (found["is_paused"], found["paused"], found["paused_until_ms"]) == (True, paused, 1_800_000_160_000)
 
 
 def test_a_group_is_described_as_a_whole_and_by_partition(
@@ -143,10 +171,33 @@ def test_a_group_is_described_as_a_whole_and_by_partition(
     assert (found["group"], found["lag"], found["oldest_age_s"], found["dead"]) == ("billing", 10, 100.0, 3)
     first, second = found["partitions"]
     assert (first["lag"], first["oldest_offset"], first["problem"]) == (10, 4, None)
+    assert (first["paused_reason"], second["is_paused"], second["paused"]) == ("the ledger is down", False, None)
     assert (second["lag"], second["oldest_age_s"], second["problem"]) == (0, 0.0, "no answer within 2 s")
     table = run("group", "describe", "orders", "billing")
     assert "lag           10\n" in table.out
     assert table.err == "warning: partition 1: no answer within 2 s\n"
+
+
+def test_a_group_is_paused_for_a_while_or_until_it_is_resumed(cluster: FakeCluster) -> None:
+    ran = run("group", "pause", "orders", "billing", "--for", "10m", "--reason", "the ledger is down")
+    assert (ran.code, ran.err) == (0, "group billing of queue orders paused\n")
+    run("group", "pause", "orders")
+    assert run("group", "resume", "orders", "billing").err == "group billing of queue orders resumed\n"
+    assert cluster.asked == [
+        ("pause_group", "orders", "billing", {"reason": "the ledger is down", "duration": timedelta(minutes=10)}),
+        ("pause_group", "orders", "default", {"reason": "", "duration": None}),
+        ("resume_group", "orders", "billing", {}),
+    ]
+
+
+def test_a_group_is_purged_once_that_is_confirmed(cluster: FakeCluster) -> None:
+    refused = run("group", "purge", "orders", "billing")
+    assert (refused.code, "dead ones too, undelivered? Give --yes" in refused.err) == (2, True)
+    assert cluster.asked == []
+    ran = run("group", "purge", "orders", "billing", "--yes", "-o", "json")
+    assert ran.json() == {"queue": "orders", "group": "billing", "purged": 12, "revoked": 2, "dead": 3}
+    assert ran.err == "group billing of queue orders: 12 messages settled\n"
+    assert cluster.asked == [("purge", "orders", {"group": "billing"})]
 
 
 def peeked(offset: int, content: Record | CorruptBatchError) -> PeekedMessage:
@@ -233,6 +284,24 @@ def test_an_error_in_the_middle_says_how_many_are_committed(
     ran = run("produce", "orders", stdin=b"a\nb\nc\nd\n")
     assert ran.code == 7
     assert "no answer in time; 2 messages before that are committed" in ran.err
+
+
+def test_messages_may_be_for_later(cluster: FakeCluster) -> None:
+    assert run("produce", "orders", "--delay", "1h30m", "one").code == 0
+    assert run("produce", "orders", "--at", "2027-01-02T03:04:05.500Z", "two").code == 0
+    later = datetime(2027, 1, 2, 3, 4, 5, 500_000, tzinfo=UTC)
+    assert cluster.delays == [{"delay": 5_400.0, "deliver_at": None}, {"delay": 0.0, "deliver_at": later}]
+    assert run("produce", "orders", "--delay", "1s", "--at", "now", "three").code == 2
+    assert run("produce", "orders", "--at", "soon", "three").code == 2
+
+
+def test_what_it_was_too_late_to_cancel_is_said(cluster: FakeCluster) -> None:
+    ran = run("cancel", "orders", "orders/0/3", "orders/0/4", "orders/1/3")
+    assert (ran.code, ran.err) == (9, "2 messages cancelled, too late for 1\n")
+    chosen = [MessageId("orders", 0, 3), MessageId("orders", 0, 4), MessageId("orders", 1, 3)]
+    assert cluster.asked == [("cancel", "orders", chosen, {})]
+    assert run("cancel", "orders").code == 2
+    assert run("cancel", "orders", "3").code == 2
 
 
 def test_a_line_has_a_largest_size(cluster: FakeCluster, monkeypatch: pytest.MonkeyPatch) -> None:

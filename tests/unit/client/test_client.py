@@ -41,12 +41,15 @@ from logbroker.wire.requests import (
     MessageTarget,
     Nack,
     OffsetTarget,
+    PauseGroup,
     Produce,
+    PurgeGroup,
     QueueChanges,
     Receive,
     Received,
     RelativeTarget,
     Release,
+    ResumeGroup,
     TimeTarget,
 )
 from logbroker_client import Client, Message, MessageId, NewMessage, connect
@@ -738,6 +741,29 @@ async def test_groups_tokens_and_status(autojump_clock: MockClock) -> None:
         assert [token.name for token in await client.list_tokens()] == ["till"]
         await client.delete_token("till")
         assert (await client.status()).problems == ["none"]
+
+
+async def test_groups_are_paused_resumed_and_purged(autojump_clock: MockClock) -> None:
+    cluster = cluster_of(2)
+    cluster.meta_leader = 2
+    node = cluster.nodes[2]
+    async with connected(cluster) as client:
+        await client.pause_group("orders", "audit", reason="night", duration=timedelta(minutes=5))
+        queue = client.queue("orders")
+        await queue.pause_group()
+        assert [(asked.group, asked.reason, asked.duration_ms) for asked in node.of(PauseGroup)] == [
+            ("audit", "night", 300_000),
+            ("default", "", 0),
+        ]
+        await queue.resume_group("audit")
+        assert [asked.group for asked in node.of(ResumeGroup)] == ["audit"]
+        assert (await queue.purge(group="audit")).purged_count == 5
+        await client.purge("orders")
+        first, second = node.of(PurgeGroup)
+        assert (first.group, second.group) == ("audit", "default")
+        assert first.purge_id != second.purge_id
+        with pytest.raises(InvalidArgumentError, match="duration is 0"):
+            await client.pause_group("orders", duration=timedelta(0))
 
 
 @pytest.mark.parametrize(

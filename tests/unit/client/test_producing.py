@@ -97,6 +97,26 @@ def test_what_comes_while_a_batch_is_on_its_way_fills_the_next() -> None:
     assert [batch.base_offset + position for batch, position in later] == [1, 2, 3]
 
 
+def test_a_batch_holds_messages_of_one_due_time_alone() -> None:
+    world = World(cluster_of())
+    world.node(1).on_request = Script(Hold())
+    producer = world.producer()
+    send(producer, b"held")
+    world.settle()
+    delays = [(0, 0), (5_000, 0), (5_000, 0), (0, 9_000), (0, 9_000), (0, 0)]
+    for number, delay in enumerate(delays):
+        assert producer.reserve(100)
+        producer.append(b"%d" % number, None, (), 100, delay)
+    assert producer.reserve(100)
+    producer.append_values([b"6", b"7"], 100, (700, 0))
+    connection = world.connection(1)
+    connection.answer(*connection.held[0])
+    world.settle()
+    assert stored(world.cluster) == [[b"held"], [b"0"], [b"1", b"2"], [b"3", b"4"], [b"5"], [b"6", b"7"]]
+    sent = [(request.delay_ms, request.deliver_at_ms) for request in world.node(1).of(Produce)]
+    assert sent == [(0, 0), (0, 0), (5_000, 0), (0, 9_000), (0, 0), (700, 0)]
+
+
 def test_a_full_batch_does_not_wait_up_to_five_on_their_way() -> None:
     world = World(cluster_of())
     world.node(1).on_request = Script(*[Hold()] * 10)

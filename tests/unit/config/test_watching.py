@@ -25,6 +25,8 @@ WANTED = {
     "LogbrokerReplicationLag",
     "LogbrokerFailOversOften",
     "LogbrokerConsumerLagGrowing",
+    "LogbrokerGroupPaused",
+    "LogbrokerBreakerTripped",
     "LogbrokerProduceRefused",
     "LogbrokerClockNotFollowed",
 }

@@ -157,7 +157,7 @@ def test_a_node_that_does_not_lead_says_so() -> None:
 def test_the_first_leader_proposes_the_record_once() -> None:
     service, leader = leading(Catalogue.new(), first=bootstrap(1, 2, 3))
     service.on_leading()
-    service.on_tick()
+    service.on_tick(0)
     (proposed,) = leader.proposed
     assert decode_commands(proposed[0].payload) == (bootstrap(1, 2, 3),)
     leader.commit()
@@ -168,7 +168,7 @@ def test_a_later_leader_proposes_nothing() -> None:
     for catalogue, first in ((cluster(), bootstrap(1, 2, 3)), (Catalogue.new(), None)):
         service, leader = leading(catalogue, first=first)
         service.on_leading()
-        service.on_tick()
+        service.on_tick(0)
         assert leader.proposed == []
 
 
@@ -176,8 +176,8 @@ def test_a_long_log_is_cut_and_a_good_part_of_it_kept() -> None:
     catalogue = cluster()
     catalogue.applied_index = Index(MAX_LOG_ENTRIES + 5)
     service, leader = leading(catalogue)
-    service.on_tick()
-    service.on_tick()
+    service.on_tick(0)
+    service.on_tick(0)
     (proposed,) = leader.proposed
     assert proposed[0].kind is EntryKind.FLOOR
     assert decode_floor(proposed[0].payload).start_index == MAX_LOG_ENTRIES + 5 - KEPT_LOG_ENTRIES

@@ -278,6 +278,24 @@ def test_a_group_comes_back_under_a_new_replica_id_with_nothing_of_the_old() -> 
     assert cluster.produce(b"b").base_offset == 1
 
 
+def test_what_is_born_and_what_dies_counts_as_a_change_once_it_is_stored() -> None:
+    cluster = KitCluster(1)
+    cluster.elect()
+    node = cluster.nodes[1]
+    other = ReplicaId(9)
+    for is_born in (True, False):
+        cluster.tick(20)
+        if is_born:
+            node.engine.create_replica(GroupId(2), other, replace(cluster.conf, voters=(other,)))
+        else:
+            node.engine.remove_replica(other)
+        changes = node.engine.changes
+        assert (other in node.store.replicas) is not is_born
+        assert node.commit()
+        assert (other in node.store.replicas) is is_born
+        assert node.engine.changes > changes
+
+
 def test_a_lost_replica_is_not_started_and_can_be_removed() -> None:
     cluster = flushed(KitCluster(1).elect().cluster)
     disk = cluster.leader.disk.kill()

@@ -33,7 +33,11 @@ from logbroker.node.requests import (
     GroupState,
     LatestTarget,
     OffsetTarget,
+    PauseRequest,
     ProduceRequest,
+    PurgeReply,
+    PurgeRequest,
+    ResumeRequest,
     RewindReply,
     RewindRequest,
     StateReply,
@@ -47,7 +51,12 @@ if TYPE_CHECKING:
 
 GROUP = GroupId(7)
 BILLING = GroupName("billing")
-STATE = StateReply(Offset(1), Offset(9), 1_000, (GroupState(DEFAULT_GROUP, 3, 2, 1, 0, Offset(4), 900),))
+STATE = StateReply(
+    Offset(1),
+    Offset(9),
+    1_000,
+    (GroupState(DEFAULT_GROUP, 3, 2, 1, 0, Offset(4), 900, 0, True, "night", 800, 2_000, 3),),
+)
 
 
 @pytest.mark.parametrize(
@@ -60,13 +69,19 @@ STATE = StateReply(Offset(1), Offset(9), 1_000, (GroupState(DEFAULT_GROUP, 3, 2,
         RewindRequest(BILLING, 5, TimeTarget(-60_000)),
         RewindRequest(BILLING, 5, OffsetTarget(Offset(12)), forward=True),
         RewindRequest(BILLING, 5, CountTarget(100), clamp=True),
+        PauseRequest(BILLING, "night", 60_000),
+        ResumeRequest(BILLING),
+        PurgeRequest(BILLING, 9),
     ],
 )
 def test_a_request_comes_back_from_its_bytes(request_: Request) -> None:
     assert decode_asked(encode_asked(3, GROUP, request_)) == (3, GROUP, request_)
 
 
-@pytest.mark.parametrize("reply", [STATE, GroupReply(BILLING, Offset(4)), RewindReply(5, Offset(3), 10, 2, 1, True)])
+@pytest.mark.parametrize(
+    "reply",
+    [STATE, GroupReply(BILLING, Offset(4)), RewindReply(5, Offset(3), 10, 2, 1, True), PurgeReply(3, 2, 1)],
+)
 def test_a_reply_comes_back_from_its_bytes(reply: Reply) -> None:
     assert decode_answered(encode_answered(3, reply)) == (3, reply)
 

@@ -330,7 +330,7 @@ def test_a_window_that_changes_is_written_down_once_and_nothing_comes_back(first
     cluster.tick(1)
     assert machine_of(cluster).rewind_floor == 0
     cluster.leader.service.settings = PartitionSettings(rewind_ms=then)
-    cluster.tick(12)
+    cluster.tick(22)
     floor = machine_of(cluster).rewind_floor
     assert floor in (3, 6)
     index = machine_of(cluster).applied_index

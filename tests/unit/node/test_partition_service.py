@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -23,9 +24,11 @@ from logbroker.errors import (
     UnknownOutcomeError,
 )
 from logbroker.ids import DEFAULT_GROUP, GroupName, LeaseId, NodeId, Offset, ReplicaId
+from logbroker.node import key_index
 from logbroker.node.partition_service import PartitionService, PartitionSettings
 from logbroker.node.requests import (
     AckRequest,
+    CancelRequest,
     CountTarget,
     CreateGroupRequest,
     DeadRange,
@@ -38,14 +41,18 @@ from logbroker.node.requests import (
     LatestTarget,
     NackRequest,
     OffsetTarget,
+    PauseRequest,
     PeekRequest,
     ProduceReply,
     ProduceRequest,
+    PurgeReply,
+    PurgeRequest,
     ReceiveReply,
     ReceiveRequest,
     RejectRequest,
     ReleaseRequest,
     Request,
+    ResumeRequest,
     ReviveReply,
     ReviveRequest,
     RewindReply,
@@ -59,7 +66,9 @@ from logbroker.partition import decide
 from logbroker.partition.commands import Cause
 from logbroker.partition.failures import FailurePolicy
 from logbroker.partition.machine import PartitionMachine
-from logbroker.record.batch import BatchLimits, Record, decode_batch, encode_batch
+from logbroker.partition.ordering import order_policy
+from logbroker.record.batch import BatchLimits, Codec, Record, decode_batch, encode_batch
+from logbroker.record.checksum import crc32c
 from tests.unit.node.engine_kit import ENGINE, STORE, KitCluster, batch, ranges_of, values
 
 if TYPE_CHECKING:
@@ -106,6 +115,11 @@ BAD: list[tuple[Request, type[LogBrokerError]]] = [
         ProduceRequest(encode_batch([Record(b"a")], producer_id=8, producer_epoch=0, base_sequence=2)),
         ProducerFencedError,
     ),
+    (ProduceRequest(batch(b"a"), 1, 1), InvalidArgumentError),
+    (ProduceRequest(batch(b"a"), 1 << 60), InvalidArgumentError),
+    (ProduceRequest(batch(b"a"), 0, 1 << 60), InvalidArgumentError),
+    (CancelRequest(()), InvalidArgumentError),
+    (CancelRequest(((0, 99),)), OffsetOutOfRangeError),
     (receive(NOBODY), NotFoundError),
     (receive(count=0), InvalidArgumentError),
     (receive(count=1_001), InvalidArgumentError),
@@ -152,6 +166,15 @@ BAD: list[tuple[Request, type[LogBrokerError]]] = [
     (CreateGroupRequest(OTHER, OffsetTarget(Offset(-5))), InvalidArgumentError),
     (DeleteGroupRequest(DEFAULT_GROUP), InvalidArgumentError),
     (DeleteGroupRequest(NOBODY), NotFoundError),
+    (PauseRequest(NOBODY), NotFoundError),
+    (PauseRequest(DEFAULT_GROUP, "r" * 257), InvalidArgumentError),
+    (PauseRequest(DEFAULT_GROUP, "", 999), InvalidArgumentError),
+    (PauseRequest(DEFAULT_GROUP, "", -1_000), InvalidArgumentError),
+    (PauseRequest(DEFAULT_GROUP, "", 1_296_000_001), InvalidArgumentError),
+    (ResumeRequest(NOBODY), NotFoundError),
+    (PurgeRequest(NOBODY, 1), NotFoundError),
+    (PurgeRequest(DEFAULT_GROUP, -1), InvalidArgumentError),
+    (PurgeRequest(DEFAULT_GROUP, 1 << 63), InvalidArgumentError),
 ]
 
 
@@ -223,7 +246,7 @@ def test_a_duplicate_that_only_apply_finds_out_gets_the_log_time_of_the_first(
     first = cluster.produce(b"a", b"b", producer=7, sequence=0)
     cluster.tick(5)
     # As a leader of another version may decide that does not recognise it.
-    monkeypatch.setattr(decide, "decide_produce", lambda *_: decide.ProposeBatch(Offset(2), Offset(4)))
+    monkeypatch.setattr(decide, "decide_produce", lambda *_, **__: decide.ProposeBatch(Offset(2), Offset(4)))
     assert cluster.produce(b"a", b"b", producer=7, sequence=0) == replace(first, duplicate=True)
     assert cluster.leader.machine.next_offset == 4
     assert cluster.leader.service.void_batches == 1
@@ -313,6 +336,20 @@ def test_a_long_poll_ends_at_its_deadline_and_not_before() -> None:
     cluster.tick(1)
     assert asked.reply(ReceiveReply).parts == ()
     assert cluster.leader.service.poll_count == 0
+
+
+def test_a_partition_is_left_alone_again_after_its_last_long_poll(monkeypatch: pytest.MonkeyPatch) -> None:
+    cluster = single()
+    looks: list[int] = []
+    monkeypatch.setattr(PartitionService, "_tidy", lambda *_: looks.append(1))
+    ended = cluster.submit(receive(wait_ms=1_000))
+    gone = cluster.submit(receive(wait_ms=60_000))
+    cluster.leader.service.forget(gone.answers.append)
+    cluster.tick(10)
+    assert ended.reply(ReceiveReply).parts == ()
+    looks.clear()
+    cluster.tick(50)
+    assert 2 <= len(looks) <= 3, "every two seconds; a tick is 100 ms"
 
 
 def test_long_polls_are_served_in_the_order_they_came() -> None:
@@ -749,18 +786,178 @@ def test_what_is_revived_wakes_whoever_waits() -> None:
     assert rows(cluster) == ()
 
 
+# Order.
+
+
+def keyed(*letters: str) -> KitCluster:
+    """Ordered by key, with batches of messages that have these keys."""
+    cluster = single(settings=PartitionSettings(order=order_policy(0, by_key=True, blocks=True)))
+    for batch_letters in letters:
+        produce_keys(cluster, batch_letters)
+    return cluster
+
+
+def produce_keys(cluster: KitCluster, letters: str) -> None:
+    records = [Record(b"v" * 40, None if letter == "-" else letter.encode()) for letter in letters]
+    assert isinstance(cluster.ask(ProduceRequest(encode_batch(records))), ProduceReply)
+
+
+def test_a_key_in_flight_is_passed_over_within_batches_and_between_them() -> None:
+    cluster = keyed("aab", "ab-", "ca")
+    first = cluster.receive(1)
+    assert ranges_of(first) == ((0, 1),)
+    second = cluster.receive()
+    assert ranges_of(second) == ((2, 3), (4, 7))
+    assert [(part.base_offset, [share[:2] for share in part.ranges]) for part in second.parts] == [
+        (0, [(2, 3)]),
+        (3, [(4, 6)]),
+        (6, [(6, 7)]),
+    ]
+    cluster.ack(first.lease, (0, 1))
+    assert ranges_of(cluster.receive()) == ((1, 2), (3, 4), (7, 8))
+
+
+def test_what_is_settled_wakes_whoever_waits_for_its_key_or_for_room() -> None:
+    for cluster in (keyed("aa"), single(settings=PartitionSettings(order=order_policy(1, by_key=False, blocks=True)))):
+        if not cluster.leader.machine.next_offset:
+            cluster.produce(*values(2))
+        held = cluster.receive(1)
+        asked = cluster.submit(receive(wait_ms=20_000))
+        cluster.settle()
+        assert asked.answer is None
+        cluster.ack(held.lease, (0, 1))
+        cluster.settle()
+        assert ranges_of(asked.reply(ReceiveReply)) == ((1, 2),)
+
+
+def test_another_order_wakes_whoever_waits() -> None:
+    cluster = keyed("aa")
+    cluster.receive(1)
+    asked = cluster.submit(receive(wait_ms=20_000))
+    cluster.settle()
+    assert asked.answer is None
+    cluster.leader.service.settings = PartitionSettings()
+    cluster.tick()
+    assert ranges_of(asked.reply(ReceiveReply)) == ((1, 2),)
+
+
+def test_nothing_begins_while_the_order_is_not_known() -> None:
+    cluster = keyed("aa")
+    cluster.leader.service.settings = PartitionSettings(order=None)
+    assert isinstance(cluster.submit(receive()).answer, UnavailableError)
+
+
+def test_a_new_leader_reads_the_keys_that_are_in_flight() -> None:
+    cluster = KitCluster(3, settings=PartitionSettings(order=order_policy(0, by_key=True, blocks=True)))
+    cluster.elect()
+    produce_keys(cluster, "abab")
+    held = cluster.receive(1)
+    old = cluster.leader
+    cluster.stop(old.number)
+    cluster.elect()
+    assert ranges_of(cluster.receive()) == ((1, 2), (3, 4))
+    cluster.stopped.discard(old.number)
+    cluster.tick(3)
+    assert old.service._locks is None
+    cluster.ack(held.lease, (0, 1))
+    assert ranges_of(cluster.receive()) == ((2, 3),)
+
+
+def test_who_waits_is_served_once_all_keys_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(key_index, "MAX_READ_KEYS", 100)
+    monkeypatch.setattr(key_index, "BLOCK", 100)
+    cluster = keyed("a")
+    cluster.receive(1)
+    for _ in range(10):
+        produce_keys(cluster, "a" * 100)
+    produce_keys(cluster, "b")
+    asked = cluster.submit(receive(wait_ms=20_000))
+    cluster.settle()
+    assert asked.answer is None
+    cluster.tick(12)
+    assert ranges_of(asked.reply(ReceiveReply)) == ((1_001, 1_002),)
+
+
+def test_a_batch_that_nobody_can_open_is_handed_out_and_holds_up_nothing() -> None:
+    cluster = keyed("a")
+    torn = bytearray(encode_batch([Record(b"v" * 40, b"a"), Record(b"v" * 40, b"a")], codec=Codec.NONE))
+    torn[61:64] = b"\xff\xff\xff"
+    struct.pack_into(">I", torn, 17, crc32c(bytes(torn[21:])))
+    assert isinstance(cluster.ask(ProduceRequest(bytes(torn))), ProduceReply)
+    cluster.receive(1)
+    assert ranges_of(cluster.receive()) == ((1, 3),)
+
+
+# Pauses and purges.
+
+
+def paused(cluster: KitCluster) -> tuple[bool, str, int]:
+    state = cluster.ask(StateRequest())
+    assert isinstance(state, StateReply)
+    return (state.groups[0].is_paused, state.groups[0].paused_reason, state.groups[0].paused_until_ms)
+
+
+def test_a_paused_group_leases_nothing_until_it_is_resumed() -> None:
+    cluster = filled(3)
+    held = cluster.receive(1).lease
+    assert cluster.ask(PauseRequest(DEFAULT_GROUP, "the shop is closed")) == GroupReply(DEFAULT_GROUP, Offset(0))
+    assert paused(cluster) == (True, "the shop is closed", 0)
+    waiting = cluster.submit(receive(wait_ms=20_000))
+    cluster.tick(20)
+    assert waiting.answer is None
+    cluster.ack(held, (0, 1))
+    nothing = cluster.ask(receive())
+    assert isinstance(nothing, ReceiveReply)
+    assert nothing.parts == ()
+    assert cluster.ask(ResumeRequest(DEFAULT_GROUP)) == GroupReply(DEFAULT_GROUP, Offset(0))
+    cluster.settle()
+    assert ranges_of(waiting.reply(ReceiveReply)) == ((1, 3),)
+    assert paused(cluster) == (False, "", 0)
+    assert cluster.ask(ResumeRequest(DEFAULT_GROUP)) == GroupReply(DEFAULT_GROUP, Offset(0))
+
+
+def test_who_waits_is_served_when_the_pause_ends() -> None:
+    cluster = filled(1)
+    cluster.ask(PauseRequest(DEFAULT_GROUP, "breaker", 2_000))
+    since_ms = cluster.leader.replica.machine.append_ms
+    assert paused(cluster) == (True, "breaker", since_ms + 2_000)
+    waiting = cluster.submit(receive(wait_ms=20_000))
+    cluster.tick(15)
+    assert waiting.answer is None
+    cluster.tick(10)
+    assert ranges_of(waiting.reply(ReceiveReply)) == ((0, 1),)
+
+
+def test_a_pause_that_is_over_is_not_told_of_though_nothing_was_written_since() -> None:
+    cluster = filled(1)
+    cluster.ask(PauseRequest(DEFAULT_GROUP, "breaker", 2_000))
+    cluster.tick(30)
+    assert paused(cluster) == (False, "", 0)
+
+
+def test_a_purge_settles_everything_once_for_each_id() -> None:
+    cluster = filled(4)
+    held = cluster.receive(2).lease
+    cluster.ask(RejectRequest(DEFAULT_GROUP, ((held, ((0, 1),)),)))
+    assert cluster.ask(PurgeRequest(DEFAULT_GROUP, 7)) == PurgeReply(4, 1, 1)
+    cluster.produce(b"later")
+    assert cluster.ask(PurgeRequest(DEFAULT_GROUP, 7)) == PurgeReply(4, 1, 1)
+    assert ranges_of(cluster.receive()) == ((4, 5),)
+    assert cluster.ask(PurgeRequest(DEFAULT_GROUP, (1 << 63) - 1)) == PurgeReply(1, 1, 0)
+
+
 # Retention.
 
 
-def test_an_idle_partition_is_looked_at_once_a_second_also_while_no_floor_may_move(
+def test_an_idle_partition_is_looked_at_every_two_seconds_also_while_no_floor_may_move(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     cluster = single()
     monkeypatch.setattr(type(cluster.leader.engine), "may_floor", lambda _: False)
     looks: list[int] = []
-    monkeypatch.setattr(PartitionService, "_tidy", lambda _: looks.append(1))
+    monkeypatch.setattr(PartitionService, "_tidy", lambda *_: looks.append(1))
     cluster.tick(50)
-    assert 4 <= len(looks) <= 6, "a tick is 100 ms"
+    assert 2 <= len(looks) <= 3, "every two seconds; a tick is 100 ms"
 
 
 def test_the_floor_moves_exactly_when_a_message_has_outlived_its_time() -> None:

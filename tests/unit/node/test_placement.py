@@ -19,7 +19,10 @@ from logbroker.node.catalogue.commands import (
     StopMove,
 )
 from logbroker.node.placement import (
+    BALANCE_AFTER_MS,
+    LOOK_EVERY_MS,
     MAX_LEARNER_LAG,
+    REPORT_EVERY_MS,
     Creation,
     GroupStep,
     Placement,
@@ -29,7 +32,7 @@ from logbroker.node.placement import (
 )
 from logbroker.raft.config_change import ChangeKind, ConfigChange, ConfigProposal, Transition, change_config
 from logbroker.raft.core import ProgressStatus
-from logbroker.raft.messages import ConfState
+from logbroker.raft.messages import ConfState, Role
 from logbroker.raft.progress import ProgressState
 from tests.unit.node.catalogue.kit import apply, cluster, create, join, life, node
 
@@ -37,6 +40,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from logbroker.node.catalogue import Catalogue
+    from logbroker.node.catalogue.commands import Command
     from logbroker.node.engine import Engine
     from logbroker.node.placement import Duties
     from logbroker.node.replica import Replica
@@ -357,6 +361,7 @@ class Log:
 
     def __init__(self, last: int, term: int) -> None:
         self._last, self._term = Index(last), Term(term)
+        self.is_damaged = False
 
     def last_index(self) -> Index:
         return self._last
@@ -401,3 +406,122 @@ def test_a_replica_that_came_in_place_of_a_lost_one_counts_once_it_is_a_voter() 
 
 def test_a_founder_acts_from_the_first_entry_on() -> None:
     assert placement().is_current(meta(1, 1, log=Log(0, 0)))
+
+
+# When all groups are looked at.
+
+
+class Node:
+    """A placement of node 1 on as much of an engine as it looks at. `changes` counts as the engine's does."""
+
+    def __init__(self, catalogue: Catalogue) -> None:
+        self.reported: list[Command] = []
+        self.campaigns: list[int] = []
+        self.transfers: list[int] = []
+        self.replicas = {META_GROUP: self.replica(1, (1, 2, 3), machine=catalogue)}
+        self.lost: dict[ReplicaId, str] = {}
+        self.engine = SimpleNamespace(
+            changes=0,
+            replicas=self.replicas,
+            services={},
+            store=SimpleNamespace(replicas={}),
+            lost=self.lost,
+            set_route=lambda replica, node: None,
+            create_replica=lambda *_: None,
+            others_with_room=lambda replica: replica.conf.voters,
+        )
+        for group, row in catalogue.replicas_on(NodeId(1), life(1)):
+            held = SimpleNamespace(log=SimpleNamespace(replica=row.replica, group=group.group))
+            self.engine.store.replicas[row.replica] = held
+        self.placement = Placement(
+            cast("Engine", self.engine), node(1), self.reported.extend, lambda node, address: None
+        )
+
+    def replica(
+        self, replica: int, voters: tuple[int, ...], *, machine: object = None, serves: bool = False
+    ) -> SimpleNamespace:
+        return SimpleNamespace(
+            id=ReplicaId(replica),
+            log=Log(0, 0),
+            machine=machine,
+            conf=conf(*voters),
+            is_serving=serves,
+            leader=0,
+            core=SimpleNamespace(role=Role.FOLLOWER, progress=lambda: [progress(voter) for voter in voters]),
+            campaign=lambda: self.campaigns.append(replica),
+            transfer_leadership=self.transfers.append,
+        )
+
+    def looks(self, now_ms: int) -> bool:
+        """Whether a round at this time compares everything: then it takes back what is written here."""
+        self.placement.problems = ("not looked at",)
+        self.placement.reconcile(now_ms)
+        return not self.placement.problems
+
+
+def test_nothing_is_compared_again_while_nothing_changed_but_after_a_while_it_is() -> None:
+    held = Node(with_queue())
+    assert held.looks(0)
+    assert not held.looks(250)
+    assert not held.looks(LOOK_EVERY_MS - 1)
+    assert held.looks(LOOK_EVERY_MS)
+    assert not held.looks(LOOK_EVERY_MS + 1)
+
+
+def test_what_changed_is_compared_with_the_next_round() -> None:
+    held = Node(with_queue())
+    assert held.looks(0)
+    held.engine.changes += 1
+    assert held.looks(1)
+    assert not held.looks(2)
+
+
+def test_what_a_catalogue_not_yet_current_says_is_not_taken_for_all() -> None:
+    held = Node(with_queue())
+    held.replicas[META_GROUP].conf = conf(2, 3)
+    assert not held.looks(0)
+    held.replicas[META_GROUP].conf = conf(1, 2, 3)
+    assert held.looks(1)
+
+
+def test_a_report_is_repeated_though_nothing_changed() -> None:
+    held = Node(with_queue())
+    lost = on(with_queue(), 1)
+    held.lost[ReplicaId(lost)] = "bits flipped"
+    for now_ms in range(0, 3 * REPORT_EVERY_MS, 250):
+        held.placement.reconcile(now_ms)
+    assert held.reported == [StartMove(PARTITION, ReplicaId(lost), NodeId(1))] * 3
+
+
+def test_a_replica_that_is_missing_is_asked_for_until_it_is_there() -> None:
+    held = Node(with_queue())
+    held.engine.store.replicas.clear()
+    assert held.looks(0)
+    assert held.looks(1)
+
+
+def test_leadership_goes_to_the_first_replica_though_nothing_changed() -> None:
+    catalogue = with_queue()
+    row = catalogue.group(PARTITION)
+    assert row is not None
+    voters = tuple(replica.replica for replica in row.replicas)
+    held = Node(catalogue)
+    held.replicas[PARTITION] = held.replica(voters[1], voters, serves=True)
+    for now_ms in range(0, BALANCE_AFTER_MS, 250):
+        held.placement.reconcile(now_ms)
+    assert held.transfers == []
+    held.placement.reconcile(BALANCE_AFTER_MS)
+    assert held.transfers == [voters[0]]
+
+
+def test_a_sole_voter_is_asked_to_campaign_again_once_something_changed_or_after_a_while() -> None:
+    held = Node(with_queue())
+    held.replicas[PARTITION] = held.replica(9, (9,))
+    held.placement.first_leaders(0)
+    held.placement.first_leaders(1)
+    assert held.campaigns == [9]
+    held.engine.changes += 1
+    held.placement.first_leaders(2)
+    assert held.campaigns == [9, 9]
+    held.placement.first_leaders(2 + LOOK_EVERY_MS)
+    assert held.campaigns == [9, 9, 9]

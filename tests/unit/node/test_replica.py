@@ -9,9 +9,9 @@ import pytest
 
 from logbroker.entry import EntryKind
 from logbroker.errors import InvariantError, LogBrokerError, NotLeaderError, UnknownOutcomeError
-from logbroker.ids import GroupId, Index, NodeId, ReplicaId, Term
+from logbroker.ids import DEFAULT_GROUP, GroupId, Index, NodeId, ReplicaId, Term
 from logbroker.node.peer_messages import EntryCopy, RaftMessage
-from logbroker.node.requests import ProduceReply, ProduceRequest, StateReply, StateRequest
+from logbroker.node.requests import ProduceReply, ProduceRequest, ReceiveRequest, StateReply, StateRequest
 from logbroker.raft.config_change import ChangeKind, ConfigChange, ConfigProposal
 from logbroker.raft.messages import Message, MessageKind
 from logbroker.raft.refusal import ProposalRefused
@@ -19,6 +19,8 @@ from logbroker.storage.entry_codec import seal_entry
 from tests.unit.node.engine_kit import ENGINE, GROUP, KitCluster, KitNode, batch, values
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from logbroker.node.peer_messages import PeerMessage
 
 
@@ -351,8 +353,8 @@ def test_a_broken_invariant_stops_the_group_and_nothing_else() -> None:
     cluster.settle()
     assert isinstance(taken[0], ProduceReply)
     for act in (
-        node.replica.tick,
         node.replica.pump,
+        lambda: node.replica.tick(0),
         lambda: node.replica.step(Message(MessageKind.HEARTBEAT, ReplicaId(1), ReplicaId(2), Term(99))),
         lambda: node.replica.peer_lost(ReplicaId(2)),
         lambda: node.replica.campaign_against(ReplicaId(2)),
@@ -360,6 +362,39 @@ def test_a_broken_invariant_stops_the_group_and_nothing_else() -> None:
         act()
     assert not node.replica.has_writes
     assert not node.replica.checkpoint_due(1 << 60)
+
+
+def test_a_replica_rests_while_nothing_is_due_and_is_up_with_whatever_is_done_to_it() -> None:
+    cluster = trio()
+    cluster.tick(5)
+    node = cluster.leader
+
+    def rests() -> bool:
+        return node.replica.due_tick > node.engine.ticks.count + 1 and node.replica.due_ms > node.engine.monotonic_ms()
+
+    acts: list[Callable[[], object]] = [
+        lambda: cluster.submit(ReceiveRequest(DEFAULT_GROUP, 1, 1_000, wait_ms=1_000)),
+        lambda: cluster.produce(b"a"),
+        lambda: node.engine.peer_disconnected(NodeId(2)),
+        node.replica.campaign,
+        lambda: cluster.submit(StateRequest()),
+    ]
+    for act in acts:
+        while not rests():
+            cluster.tick()
+        act()
+        assert not rests()
+
+
+def test_a_replica_that_waits_for_its_clock_or_a_copy_does_not_rest() -> None:
+    cluster = trio()
+    cluster.tick(5)
+    replica = cluster.leader.replica
+    replica.tick(0, may_campaign=False)
+    assert (replica.due_tick, replica.core.can_campaign) == (0, False)
+    replica.tick(0)
+    assert replica.core.can_campaign
+    assert replica.due_tick > cluster.leader.engine.ticks.count
 
 
 def test_a_checkpoint_is_due_by_bytes_or_by_time_and_only_after_a_change() -> None:

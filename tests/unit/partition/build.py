@@ -10,10 +10,13 @@ from logbroker.ids import DEFAULT_GROUP, GroupId, Index, LeaseId, Offset, Term
 from logbroker.partition.commands import Floor, encode_changes, encode_floor
 from logbroker.partition.decide import Propose, Refused, decide_receive
 from logbroker.partition.machine import PartitionMachine
+from logbroker.partition.ordering import NO_KEY
 from logbroker.partition.outcomes import Leased
 from logbroker.record.batch import encode_values, stamp
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from logbroker.ids import GroupName
     from logbroker.partition.commands import Change
     from logbroker.partition.decide import Decision
@@ -81,6 +84,29 @@ def receive(
     outcome = change(machine, *decision.changes, append_ms=now_ms)[-1]
     assert isinstance(outcome, Leased)
     return outcome.lease
+
+
+class ListedKeys:
+    """The keys of a partition's messages, a letter each, `-` for none."""
+
+    def __init__(self, letters: str = "") -> None:
+        self._keys: list[int] = []
+        self.add(letters)
+
+    def add(self, letters: str) -> None:
+        self._keys += [NO_KEY if letter == "-" else ord(letter) for letter in letters]
+
+    def key(self, offset: int) -> int:
+        return self._keys[offset]
+
+    def keys(self, start: int, end: int) -> Sequence[int] | None:
+        return self._keys[start:end]
+
+    def few(self, start: int) -> tuple[int, frozenset[int]] | None:
+        return None
+
+    def held(self, start: int, end: int) -> tuple[int, ...] | None:
+        return tuple(self._keys[start:end])
 
 
 def with_messages(count: int) -> PartitionMachine:

@@ -11,10 +11,24 @@ from logbroker.errors import CorruptBatchError
 from logbroker.ids import DEFAULT_GROUP, GroupName, ReplicaId
 from logbroker.partition import state_form
 from logbroker.partition.checkpoint import FORMAT_VERSION, CheckpointMeta, decode, encode_slices
-from logbroker.partition.commands import Ack, Bury, Cause, CreateGroup, Nack, Rewind, SkipTo
+from logbroker.partition.commands import (
+    Ack,
+    Bury,
+    Cancel,
+    Cause,
+    CreateGroup,
+    DeliverAt,
+    Nack,
+    Pause,
+    Purge,
+    Rewind,
+    SkipTo,
+)
 from logbroker.partition.leases import LeaseRecord
+from logbroker.partition.pause import PauseRecord
+from logbroker.partition.rewind import FIRST_PURGE_ID
 from logbroker.partition.runs import Run, RunState
-from logbroker.partition.state_form import GroupHead, Head, LeaseSlice, RunSlice, Section, VoidSlice
+from logbroker.partition.state_form import GroupHead, Head, LeaseSlice, PauseSlice, RunSlice, Section, VoidSlice
 from tests.unit.partition.build import change, move_floor, produce, receive, states, with_messages
 
 if TYPE_CHECKING:
@@ -34,7 +48,13 @@ def worked_on() -> PartitionMachine:
     change(machine, Ack(D, lease, ((2, 4),)), Nack(D, lease, ((4, 5),), 900, "r"), Nack(D, lease, ((6, 7),), 0, ""))
     change(machine, Bury(D, lease, ((5, 6),), Cause.REJECTED, "r"), append_ms=60)
     change(machine, Rewind(GroupName("audit"), 1, 7, "-1h"), SkipTo(GroupName("audit"), 2, 8, "8"))
+    change(machine, Purge(GroupName("audit"), FIRST_PURGE_ID, 9, "all"), Pause(GroupName("audit"), "night", 900))
     move_floor(machine, 1)
+    for due_ms in (5_000, 6_000):
+        change(machine, DeliverAt(due_ms))
+        produce(machine, 3, append_ms=70)
+    change(machine, Cancel(((machine.next_offset - 2, machine.next_offset - 1),)))
+    change(machine, DeliverAt(7_000))
     return machine
 
 
@@ -56,6 +76,7 @@ def test_a_checkpoint_gives_back_state_and_meta() -> None:
     for name in machine.groups:
         assert states(copy, name) == states(machine, name)
         assert copy.status(name) == machine.status(name)
+        assert copy.group(name).pause == machine.group(name).pause
 
 
 def test_a_retry_finds_its_lease_after_a_restart() -> None:
@@ -166,6 +187,9 @@ HELD = LeaseRecord(5, ((0, 2),), 2, "c", 1, 1)
             [HEAD, DEFAULT, LeaseSlice((HELD, LeaseRecord(6, ((2, 3),), 1, "c", 1, 1)))],
             "lease 6 repeats request 1",
         ),
+        ([HEAD, PauseSlice(PauseRecord("r", 3, 0)), DEFAULT], "stand before the first group"),
+        ([HEAD, DEFAULT, PauseSlice(PauseRecord("r", 3, 0)), PauseSlice(PauseRecord("r", 3, 0))], "two pauses"),
+        ([HEAD, DEFAULT, PauseSlice(PauseRecord("r", 3, 3))], "a pause from 3 ends at 3, before it began"),
         ([HEAD, DEFAULT], "does not have the digest that it states"),
     ],
 )

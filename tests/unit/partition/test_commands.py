@@ -19,7 +19,10 @@ from logbroker.partition.commands import (
     Floor,
     Lease,
     Nack,
+    Pause,
+    Purge,
     Release,
+    Resume,
     Revive,
     Rewind,
     RewindFloor,
@@ -49,6 +52,9 @@ GOLDEN: list[tuple[Change, str]] = [
     (Revive(G, ((2, 4),)), "930da16791920204"),
     (BuryOld(G, 300), "9314a167cd012c"),
     (RewindFloor(300), "9215cd012c"),
+    (Pause(G, "bad", 3), "940ea167a3626164" + "03"),
+    (Resume(G), "920fa167"),
+    (Purge(G, 1 << 62, 2, "all"), "9510a167cf4000000000000000" + "02a3616c6c"),
 ]
 
 

@@ -33,6 +33,7 @@ from logbroker.partition.decide import (
 )
 from logbroker.partition.machine import MAX_GROUPS, MAX_OFFSET
 from logbroker.partition.outcomes import Leased, LeasedRange, Produced, Rewound, Settled, Skipped
+from logbroker.partition.rewind import FIRST_PURGE_ID
 from logbroker.record.batch import read_header
 from tests.unit.partition.build import batch, change, move_floor, produce, receive, refusal, states, with_messages
 
@@ -454,7 +455,7 @@ def test_the_default_group_stays() -> None:
 @pytest.mark.parametrize(
     ("fields", "refused"),
     [
-        ({"rewind_id": 0}, f"invalid_argument: rewind_id 0 is not in 1..{BAD - 1}"),
+        ({"rewind_id": 0}, f"invalid_argument: rewind_id 0 is not in 1..{FIRST_PURGE_ID - 1}"),
         ({"start_offset": -1}, f"invalid_argument: start_offset -1 is not in 0..{MAX_OFFSET}"),
         ({"requested": "x" * 257}, "invalid_argument: requested has 257 characters; the most is 256"),
     ],
@@ -551,6 +552,7 @@ def test_leases_that_have_run_out_are_ended_in_every_group_by_turns() -> None:
     )
     every = decide_expire(machine, now_ms=1000)
     assert [change.group for change in every if isinstance(change, Expire)] == [AUDIT, D]
+    assert [getattr(change, "group", None) for change in every] == [AUDIT, D]
     change(machine, *every, append_ms=1000)
     assert states(machine) == "1.1.1.1.1."
     assert decide_expire(machine, now_ms=1000) == ()

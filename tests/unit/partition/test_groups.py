@@ -9,9 +9,11 @@ from logbroker.ids import DEFAULT_GROUP, LeaseId
 from logbroker.partition.commands import Extend, Rewind, SkipTo
 from logbroker.partition.groups import ConsumerGroup
 from logbroker.partition.leases import LeaseRecord, LeaseTable
+from logbroker.partition.offset_ranges import OffsetRanges
 from logbroker.partition.outcomes import Misfit, Nothing, Rewound, Settled, Skipped
 from logbroker.partition.rewind import RewindHistory, RewindRecord
 from logbroker.partition.runs import Run, RunState, RunTable
+from logbroker.partition.schedule import Schedule
 
 D = DEFAULT_GROUP
 
@@ -50,7 +52,9 @@ def test_a_partition_of_settled_messages_has_none_that_is_unsettled() -> None:
 def test_a_rewind_does_not_wake_the_dead() -> None:
     group = with_dead_ones()
     change = Rewind(D, 1, 1, "")
-    outcome = group.rewind(change, index=5, append_ms=0, log_start=0, next_offset=6, voids=())
+    outcome = group.rewind(
+        change, index=5, append_ms=0, log_start=0, next_offset=6, voids=OffsetRanges(), schedule=Schedule()
+    )
     assert isinstance(outcome, Rewound)
     assert outcome.reopened_count == 1
     assert drawn(group) == "dedeavavdeav"

@@ -8,8 +8,11 @@ from logbroker.errors import InvariantError
 from logbroker.ids import Index, ReplicaId, Term
 from logbroker.raft.log import CompactedError
 from logbroker.raft.messages import HardState, MessageKind, PersistToken, Role, SnapshotMeta, SoftState
+from logbroker.raft.state import Ticks
 from logbroker.raft.trace import TraceKind
 from tests.raft_kit import Cluster, MemoryLog, Peer, Replica, conf_of, lead, make_entry
+
+ELECTION = 10
 
 
 def test_every_public_name_is_there() -> None:
@@ -207,3 +210,90 @@ def test_the_trace_tells_what_a_follower_takes_over() -> None:
     kinds = [event.kind for event in subject.core.take_trace()]
     assert kinds.count(TraceKind.COMMITTED) == 1
     assert kinds.count(TraceKind.RESTORED) == 1
+
+
+# Rest: ticks at which the core need not be asked.
+
+
+@pytest.mark.parametrize("jitter", [0, 7])
+def test_a_follower_rests_until_its_election_timeout(jitter: int) -> None:
+    ticks = Ticks()
+    subject = Replica(1, conf_of(1, 2, 3), hard_state=HardState(Term(1)), random_ticks=lambda _: jitter, ticks=ticks)
+    rest = subject.core.rest_ticks
+    assert rest == ELECTION + jitter - 1
+    ticks.count += rest
+    assert (subject.core.on_tick(), subject.core.rest_ticks) == (False, 0)
+    ticks.count += 1
+    assert subject.core.on_tick()
+    assert subject.core.role is Role.PRE_CANDIDATE
+    assert subject.core.rest_ticks == ELECTION + jitter - 1
+
+
+def test_a_follower_that_hears_its_leader_rests_longer() -> None:
+    ticks = Ticks()
+    subject = Replica(1, conf_of(1, 2, 3), disk=MemoryLog.of_terms(1), hard_state=HardState(Term(1)), ticks=ticks)
+    subject.core.step(Peer(2).heartbeat(1, commit=1))
+    ticks.count += ELECTION - 1
+    assert subject.core.rest_ticks == 0
+    assert subject.core.on_beat(ReplicaId(2), Term(1), Index(1))
+    assert subject.core.rest_ticks == ELECTION - 1
+    ticks.count += 3
+    subject.core.on_same_beat()
+    assert subject.core.rest_ticks == ELECTION - 1
+
+
+def test_who_rested_refuses_votes_in_the_lease_and_answers_after_it() -> None:
+    """Raft 6, thesis 4.2.3: also where nobody asked the core in between."""
+    ticks = Ticks()
+    subject = Replica(1, conf_of(1, 2, 3), hard_state=HardState(Term(1)), random_ticks=lambda _: 5, ticks=ticks)
+    subject.step(Peer(2).heartbeat(1))
+    subject.take_outbox()
+    ticks.count += ELECTION - 1
+    subject.step(Peer(3).vote_request(2, (0, 0)))
+    assert (subject.take_outbox(), subject.core.term) == ([], 1)
+    ticks.count += 1
+    subject.step(Peer(3).vote_request(2, (0, 0)))
+    assert [message.kind for message in subject.take_outbox()] == [MessageKind.VOTE_RESPONSE]
+
+
+def test_a_leader_rests_until_it_asks_for_its_majority_and_its_heartbeats_are_due_all_the_while() -> None:
+    ticks = Ticks()
+    subject = Replica(1, conf_of(1, 2, 3), packs_heartbeats=True, ticks=ticks)
+    lead(subject, 2, 3)
+    for number in (2, 3):
+        subject.step(Peer(number).accepted(1, 1))
+    subject.settle()
+    for is_heard in (True, True, False):
+        rest = subject.core.rest_ticks
+        assert rest == ELECTION - 1
+        ticks.count += rest
+        assert subject.core.take_beats() == [(2, 1), (3, 1)]
+        if is_heard:
+            subject.core.on_same_answer(ReplicaId(2))
+        assert subject.core.is_leader
+        ticks.count += 1
+        assert subject.core.on_tick() is not is_heard
+    assert not subject.core.is_leader
+    assert subject.core.statistics().quorum_losses == 1
+
+
+@pytest.mark.parametrize("why", ["not packed", "not at every tick", "a read", "an entry"])
+def test_a_leader_with_something_due_at_every_tick_does_not_rest(why: str) -> None:
+    subject = Replica(
+        1,
+        conf_of(1, 2, 3),
+        packs_heartbeats=why != "not packed",
+        heartbeat_ticks=2 if why == "not at every tick" else 1,
+        gather_appends=True,
+    )
+    lead(subject, 2, 3)
+    for number in (2, 3):
+        subject.step(Peer(number).accepted(1, 1))
+    subject.settle()
+    if why == "a read":
+        subject.core.read_index(7)
+        subject.settle()
+    if why == "an entry":
+        subject.core.propose((make_entry(EntryKind.DATA, Index(2), Term(1), b"a"),))
+    assert subject.core.is_leader
+    assert subject.core.rest_ticks == 0

@@ -154,11 +154,11 @@ def test_packed_heartbeats_do_what_the_messages_would() -> None:
     subject.propose(b"a")
     subject.step(SECOND.accepted(2, 2))
     subject.take_outbox()
-    due = [subject.core.beat_due]
+    due = [subject.core.claim_beats()]
     subject.core.tick()
-    due.append(subject.core.beat_due)
+    due.append(subject.core.claim_beats())
     assert subject.core.take_beats() == [(2, 2), (3, 1)], "never beyond what the follower acknowledged"
-    due.append(subject.core.beat_due)
+    due.append(subject.core.claim_beats())
     assert due == [False, True, False]
     assert subject.core.on_beat_answer(ReplicaId(2), Term(2))
     assert not subject.core.on_beat_answer(ReplicaId(3), Term(2)), "it lacks an entry"
@@ -167,7 +167,7 @@ def test_packed_heartbeats_do_what_the_messages_would() -> None:
     subject.core.read_index(7)
     subject.take_outbox()
     subject.core.tick()
-    assert not subject.core.beat_due, "a heartbeat that confirms a read is a message of its own"
+    assert not subject.core.claim_beats(), "a heartbeat that confirms a read is a message of its own"
 
 
 def test_answers_to_packed_heartbeats_keep_a_leader_in_office() -> None:

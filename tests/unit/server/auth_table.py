@@ -9,6 +9,7 @@ from logbroker.wire.requests import (
     Ack,
     AlterQueue,
     AnyRequest,
+    Cancel,
     CreateGroup,
     CreateQueue,
     CreateToken,
@@ -25,14 +26,17 @@ from logbroker.wire.requests import (
     ListTokens,
     Metadata,
     Nack,
+    PauseGroup,
     Peek,
     Produce,
+    PurgeGroup,
     QueueChanges,
     QueueSettings,
     Receive,
     Reject,
     Release,
     Request,
+    ResumeGroup,
     Revive,
     Rewind,
     Status,
@@ -43,7 +47,7 @@ from logbroker.wire.requests import (
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-PRODUCE, CONSUME, REWIND, ADMIN = Rights.PRODUCE, Rights.CONSUME, Rights.REWIND, Rights.ADMIN
+PRODUCE, CONSUME, REWIND, PURGE, ADMIN = Rights.PRODUCE, Rights.CONSUME, Rights.REWIND, Rights.PURGE, Rights.ADMIN
 
 
 def about(queue: str, rid: Callable[[], int] = lambda: 1) -> dict[type[Request], AnyRequest]:
@@ -85,7 +89,11 @@ def about(queue: str, rid: Callable[[], int] = lambda: 1) -> dict[type[Request],
         ),
         Credit: Credit(rid(), queue=queue, subscription=1),
         Unsubscribe: Unsubscribe(rid(), queue=queue, subscription=1),
+        Cancel: Cancel(rid(), queue=queue, partition=0, ranges=[(0, 1)]),
         Peek: Peek(rid(), queue=queue, partition=0, group="default", max_count=1, max_bytes=1),
+        PauseGroup: PauseGroup(rid(), queue=queue, group="default"),
+        ResumeGroup: ResumeGroup(rid(), queue=queue, group="default"),
+        PurgeGroup: PurgeGroup(rid(), queue=queue, group="default", purge_id=1),
         CreateQueue: CreateQueue(rid(), name=queue, settings=QueueSettings()),
         AlterQueue: AlterQueue(rid(), name=queue, changes=QueueChanges()),
         DeleteQueue: DeleteQueue(rid(), name=queue),
@@ -119,6 +127,10 @@ WANTED: dict[type[Request], tuple[tuple[Rights, ...], bool] | None] = {
     Credit: ((CONSUME,), False),
     Unsubscribe: ((CONSUME,), False),
     Peek: ((CONSUME,), False),
+    PauseGroup: ((REWIND,), False),
+    ResumeGroup: ((REWIND,), False),
+    PurgeGroup: ((PURGE,), False),
+    Cancel: ((PRODUCE,), False),
     CreateQueue: ((ADMIN,), False),
     AlterQueue: ((ADMIN,), False),
     DeleteQueue: ((ADMIN,), False),

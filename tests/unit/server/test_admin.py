@@ -95,7 +95,7 @@ async def test_the_status_names_groups_by_queue_and_partition() -> None:
 
 async def test_metrics_begin_at_zero_and_can_leave_partitions_out() -> None:
     world = World.make()
-    state = GroupState(GroupName("default"), 5, 2, 1, 0, Offset(3), 1_000)
+    state = GroupState(GroupName("default"), 5, 2, 1, 0, Offset(3), 1_000, is_paused=True)
     world.backend.replies[StateRequest] = StateReply(Offset(3), Offset(11), 4_000, (state,))
     async with serving(world) as port:
         _, text = await call(port, "/metrics")
@@ -116,10 +116,28 @@ async def test_metrics_begin_at_zero_and_can_leave_partitions_out() -> None:
     place = (("group", "default"), ("partition", "0"), ("queue", "orders"))
     assert found["logbroker_consumergroup_lag", place] == 8
     assert found["logbroker_consumergroup_lag_seconds", place] == 3
+    assert found["logbroker_consumergroup_paused", (("cause", "operator"), *place)] == 1
+    assert found["logbroker_consumergroup_paused", (("cause", "breaker"), *place)] == 0
+    assert found["logbroker_consumergroup_breaker_trips_total", place] == 0
     assert found["logbroker_queue_messages", (*place, ("state", "leased"))] == 2
     assert "logbroker_raft_term" in text
     assert 'partition="' not in without
     assert "logbroker_queue_bytes_in_total" in without
+
+
+async def test_metrics_tell_a_breakers_pause_from_an_operators() -> None:
+    world = World.make()
+    reason = "breaker: 45 of 50 deliveries failed in 10 s"
+    state = GroupState(
+        GroupName("default"), 5, 0, 0, 0, Offset(3), 1_000, is_paused=True, paused_reason=reason, breaker_trips=3
+    )
+    world.backend.replies[StateRequest] = StateReply(Offset(3), Offset(8), 4_000, (state,))
+    async with serving(world) as port:
+        _, text = await call(port, "/metrics")
+    place = 'group="default",partition="0",queue="orders"'
+    assert f'logbroker_consumergroup_paused{{cause="breaker",{place}}} 1.0' in text
+    assert f'logbroker_consumergroup_paused{{cause="operator",{place}}} 0.0' in text
+    assert f"logbroker_consumergroup_breaker_trips_total{{{place}}} 3.0" in text
 
 
 async def test_metrics_say_how_groups_stand_and_what_is_wrong_by_kind() -> None:

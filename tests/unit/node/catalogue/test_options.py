@@ -21,6 +21,8 @@ from logbroker.node.catalogue.commands import (
 from logbroker.node.catalogue.options import (
     DROP_OLDEST,
     OPTION_NAMES,
+    ORDER_KEY,
+    ORDER_NONE,
     QueueOptions,
     changed,
     encode_changes,
@@ -122,6 +124,19 @@ def test_every_option_comes_back_from_its_pairs(name: str) -> None:
     options = msgspec.structs.replace(QueueOptions(), **{name: getattr(QueueOptions(), name) + 1})
     assert changed(QueueOptions(), encode_options(options)) == options
     assert len(encode_options(options)) == 1
+
+
+def test_a_queue_ordered_by_key_does_not_grow() -> None:
+    catalogue = cluster()
+    run(catalogue, PLAIN)
+    by_key, grow = encode_changes({"order": ORDER_KEY}), AlterQueue(Q, partitions=2)
+    run(catalogue, AlterQueueWith(AlterQueue(Q), by_key))
+    for command in (grow, AlterQueueWith(grow, encode_changes({"window": 5}))):
+        refused = expect(Refused, run(catalogue, command))
+        assert "ordered by key and cannot grow from 1 to 2 partitions" in refused.message
+    run(catalogue, AlterQueueWith(AlterQueue(Q, partitions=1, hide_ms=6_000), by_key))
+    grown = expect(QueueStands, run(catalogue, AlterQueueWith(grow, encode_changes({"order": ORDER_NONE})))).queue
+    assert len(grown.groups) == 2
 
 
 @pytest.mark.parametrize("pairs", [((99_999, 1),), ((2, 1), (1, 1)), ((1, 1), (1, 2)), ((0, 0),)])
