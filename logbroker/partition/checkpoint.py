@@ -24,6 +24,7 @@ from logbroker.partition.groups import ConsumerGroup
 from logbroker.partition.leases import LeaseTable
 from logbroker.partition.machine import PartitionMachine
 from logbroker.partition.offset_ranges import OffsetRanges
+from logbroker.partition.outbox import Inbox, Outbox
 from logbroker.partition.producers import Producers
 from logbroker.partition.rewind import RewindHistory
 from logbroker.partition.runs import RunState, RunTable
@@ -31,7 +32,9 @@ from logbroker.partition.schedule import Schedule
 from logbroker.partition.state_form import (
     GroupHead,
     Head,
+    InboxSlice,
     LeaseSlice,
+    OutboxSlice,
     PauseSlice,
     ProducerSlice,
     RunSlice,
@@ -45,6 +48,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from logbroker.partition.leases import LeaseRecord
+    from logbroker.partition.outbox import Owed, SourceRow
     from logbroker.partition.outcomes import Range
     from logbroker.partition.pause import PauseRecord
     from logbroker.partition.producers import ProducerState
@@ -160,6 +164,8 @@ class _Builder:
         self._voids: list[Range] = []
         self._scheduled: list[tuple[int, int, int]] = []
         self._armed: Armed | None = None
+        self._owed: list[Owed] = []
+        self._sources: list[SourceRow] = []
         self._groups: dict[GroupName, ConsumerGroup] = {}
         self._group: GroupHead | None = None
         self._runs: list[Run] = []
@@ -178,6 +184,10 @@ class _Builder:
                 self._scheduled += runs
             case Armed():
                 self._armed = section
+            case OutboxSlice(rows):
+                self._owed += rows
+            case InboxSlice(sources):
+                self._sources += sources
             case GroupHead():
                 self._close_group()
                 self._group = section
@@ -217,6 +227,9 @@ class _Builder:
         machine.log_start_offset = Offset(head.log_start_offset)
         machine.log_start_index = Index(head.log_start_index)
         machine.append_ms = head.append_ms
+        machine.outbox = Outbox.decode(self._owed)
+        machine.inbox = Inbox.decode(self._sources)
+        self._check_owed(machine)
         return machine
 
     def _add_pause(self, pause: PauseRecord) -> None:
@@ -241,6 +254,19 @@ class _Builder:
         if armed is not None and ((armed.index, armed.term) != (head.index, head.term) or not armed.changes):
             raise CorruptBatchError(f"entry {armed.index} is said to prepare the batch after entry {head.index}")
         return armed
+
+    def _check_owed(self, machine: PartitionMachine) -> None:
+        """What is owed, and nothing else, is on its way."""
+        owed = {name: 0 for name in machine.groups}
+        for row in machine.outbox.rows():
+            group = self._groups.get(row.group)
+            runs = [run for start, end in row.ranges for run in group.table.overlap(start, end)] if group else []
+            if not runs or any(run.state is not RunState.MOVING for run in runs):
+                raise CorruptBatchError(f"what is owed as number {row.number} is not on its way")
+            owed[GroupName(row.group)] += sum(run.end - run.start for run in runs)
+        for name, count in owed.items():
+            if machine.group(name).table.count(RunState.MOVING) != count:
+                raise CorruptBatchError(f"messages of group {name!r} are on their way and not owed")
 
     def _close_group(self) -> None:
         head = self._group

@@ -9,7 +9,7 @@ does not know.
 from __future__ import annotations
 
 from enum import IntEnum
-from typing import TYPE_CHECKING, Annotated, TypeAlias, TypeVar, final
+from typing import TYPE_CHECKING, Annotated, TypeAlias, TypeGuard, TypeVar, final
 
 import msgspec
 
@@ -190,11 +190,53 @@ class Cancel(QueueChange, frozen=True, tag=18):
     ranges: Ranges
 
 
-Arming: TypeAlias = DeliverAt
+@final
+class MoveIn(QueueChange, frozen=True, tag=24):
+    """The batch of the very next entry, as with `DeliverAt`, is what the Raft group `source` owes under `number`.
+
+    With `is_refused` there is none, and `number` is never taken: a source may keep what it owes on this word alone.
+    """
+
+    source: Number
+    number: Number
+    is_refused: bool
+
+
+@final
+class ForgetSource(QueueChange, frozen=True, tag=25):
+    """The Raft group `source` was deleted: it owes nothing any more."""
+
+    source: Number
+
+
+Arming: TypeAlias = DeliverAt | MoveIn
 """Changes that say something of the next entry's batch, and nothing if the next entry is none of the same term.
 
 An entry that has some begins with one.
 """
+
+
+def arms(change: object) -> TypeGuard[Arming]:
+    """Whether a change says something of the next entry's batch."""
+    return isinstance(change, DeliverAt) or (isinstance(change, MoveIn) and not change.is_refused)
+
+
+@final
+class MoveOut(_Change, frozen=True, tag=22):
+    """All of the ranges, which are available or dead, go to the Raft group `target`; named as a lease is."""
+
+    ranges: Ranges
+    target: Number
+
+
+@final
+class Moved(_Change, frozen=True, tag=23):
+    """What `number` names has arrived in `target`; or, with `is_refused`, it never will and is as it was before."""
+
+    target: Number
+    number: Number
+    is_refused: bool
+
 
 GroupChange: TypeAlias = (
     CreateGroup
@@ -213,8 +255,10 @@ GroupChange: TypeAlias = (
     | Pause
     | Resume
     | Purge
+    | MoveOut
+    | Moved
 )
-Change: TypeAlias = GroupChange | DeliverAt | Cancel
+Change: TypeAlias = GroupChange | DeliverAt | Cancel | MoveIn | ForgetSource
 
 
 @final
@@ -247,7 +291,7 @@ def decode_changes(payload: bytes) -> tuple[Change, ...]:
     if len(changes) > MAX_CHANGES_PER_ENTRY:
         raise CorruptBatchError(f"{len(changes)} changes in one entry; the most is {MAX_CHANGES_PER_ENTRY}")
     for change in changes:
-        if isinstance(change, (Lease, Ack, Nack, Extend, Expire, Bury, BuryExpired, Revive, Cancel)):
+        if isinstance(change, (Lease, Ack, Nack, Extend, Expire, Bury, BuryExpired, Revive, MoveOut, Cancel)):
             fault = range_fault(change.ranges)
             if fault is not None:
                 whose = "" if isinstance(change, Cancel) else f" of group {change.group}"

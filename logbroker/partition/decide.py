@@ -169,7 +169,7 @@ P = ParamSpec("P")
 D = TypeVar("D")
 
 
-def _refusing(decide: Callable[P, D]) -> Callable[P, D | Refused]:
+def refusing(decide: Callable[P, D]) -> Callable[P, D | Refused]:
     """Turn errors that are the caller's to see into a decision."""
 
     @wraps(decide)
@@ -182,7 +182,7 @@ def _refusing(decide: Callable[P, D]) -> Callable[P, D | Refused]:
     return decided
 
 
-@_refusing
+@refusing
 def decide_produce(
     machine: PartitionMachine,
     header: BatchHeader,
@@ -217,16 +217,14 @@ def decide_produce(
             raise ProducerFencedError(f"epoch {header.producer_epoch} of {who} is below its newest epoch {epoch}")
         case None:
             pass
-    end = machine.next_offset + count
-    if end > MAX_OFFSET:
-        raise OffsetOutOfRangeError(f"offset {end} is above the last possible offset {MAX_OFFSET}")
+    end = check_log_end(machine, count)
     if due_ms and (len(machine.schedule) + 1) * len(machine.groups) > max_delayed_runs:
         raise OverloadedError(
             f"partition group {machine.group_id} has {len(machine.schedule)} runs of delayed messages of one due time"
             f" in each of {len(machine.groups)} consumer groups; the most is {max_delayed_runs} together",
             hint="send more messages in a batch, or batches with due times on the same 100 ms",
         )
-    return ProposeBatch(machine.next_offset, Offset(end), due_ms)
+    return ProposeBatch(machine.next_offset, end, due_ms)
 
 
 def due_time(*, delay_ms: int, deliver_at_ms: int, now_ms: int, retention_s: int) -> int:
@@ -244,7 +242,7 @@ def due_time(*, delay_ms: int, deliver_at_ms: int, now_ms: int, retention_s: int
     return rounded_up(due_ms) if due_ms > now_ms else 0
 
 
-@_refusing
+@refusing
 def decide_cancel(
     machine: PartitionMachine,
     *,
@@ -278,7 +276,7 @@ def decide_cancel(
     return Propose((Cancel(ranges),))
 
 
-@_refusing
+@refusing
 def decide_receive(
     machine: PartitionMachine,
     group: GroupName,
@@ -347,7 +345,7 @@ def decide_receive(
     return Propose((*ended.changes(), lease) if ended.range_count else (lease,))
 
 
-@_refusing
+@refusing
 def decide_ack(
     machine: PartitionMachine,
     group: GroupName,
@@ -366,7 +364,7 @@ def decide_ack(
     return _settled_already(machine, state, lease, chosen)
 
 
-@_refusing
+@refusing
 def decide_nack(
     machine: PartitionMachine,
     group: GroupName,
@@ -402,7 +400,7 @@ def decide_nack(
     return Propose(tuple(changes))
 
 
-@_refusing
+@refusing
 def decide_reject(
     machine: PartitionMachine,
     group: GroupName,
@@ -420,7 +418,7 @@ def decide_reject(
     return _settled_already(machine, state, lease, chosen)
 
 
-@_refusing
+@refusing
 def decide_revive(
     machine: PartitionMachine,
     group: GroupName,
@@ -443,7 +441,7 @@ def decide_revive(
     return Propose((Revive(group, found),)) if found else Answer(Revived(group, 0), machine.applied_index)
 
 
-@_refusing
+@refusing
 def decide_extend(
     machine: PartitionMachine,
     group: GroupName,
@@ -469,7 +467,7 @@ def decide_extend(
     return Propose((Extend(group, lease, ranges, visible_at_ms),))
 
 
-@_refusing
+@refusing
 def decide_release(machine: PartitionMachine, group: GroupName, *, lease: LeaseId) -> Propose:
     """Take back a lease whose reply could not be written; the delivery does not count."""
     check_range("lease", lease, least=1, most=MAX_NUMBER)
@@ -478,7 +476,7 @@ def decide_release(machine: PartitionMachine, group: GroupName, *, lease: LeaseI
     return Propose((Release(group, lease),))
 
 
-@_refusing
+@refusing
 def decide_create_group(
     machine: PartitionMachine,
     group: GroupName,
@@ -502,7 +500,7 @@ def decide_create_group(
     return Propose((CreateGroup(group, start_offset),))
 
 
-@_refusing
+@refusing
 def decide_delete_group(machine: PartitionMachine, group: GroupName) -> Propose:
     if group == DEFAULT_GROUP:
         raise InvalidArgumentError(f"consumer group {DEFAULT_GROUP!r} always exists and cannot be deleted")
@@ -510,7 +508,7 @@ def decide_delete_group(machine: PartitionMachine, group: GroupName) -> Propose:
     return Propose((DeleteGroup(group),))
 
 
-@_refusing
+@refusing
 def decide_rewind(
     machine: PartitionMachine, group: GroupName, *, rewind_id: int, start_offset: int, requested: str
 ) -> Propose | Answer:
@@ -524,7 +522,7 @@ def decide_rewind(
     return Propose((Rewind(group, rewind_id, start_offset, requested),))
 
 
-@_refusing
+@refusing
 def decide_skip_to(
     machine: PartitionMachine, group: GroupName, *, rewind_id: int, start_offset: int, requested: str
 ) -> Propose | Answer:
@@ -538,7 +536,7 @@ def decide_skip_to(
     return Propose((SkipTo(group, rewind_id, start_offset, requested),))
 
 
-@_refusing
+@refusing
 def decide_pause(machine: PartitionMachine, group: GroupName, *, reason: str, duration_ms: int, now_ms: int) -> Propose:
     """Lease nothing for `duration_ms`, 0 is until it is resumed; a pause that there is already is replaced."""
     check_text("reason", reason)
@@ -549,14 +547,14 @@ def decide_pause(machine: PartitionMachine, group: GroupName, *, reason: str, du
     return Propose((Pause(group, reason, until_ms),))
 
 
-@_refusing
+@refusing
 def decide_resume(machine: PartitionMachine, group: GroupName) -> Propose | Answer:
     if machine.group(group).pause is None:
         return Answer(Resumed(group), machine.applied_index)
     return Propose((Resume(group),))
 
 
-@_refusing
+@refusing
 def decide_purge(machine: PartitionMachine, group: GroupName, *, purge_id: int, requested: str) -> Propose | Answer:
     """Ack everything up to the log end, the dead too. `purge_id` is whoever asks's own, from FIRST_PURGE_ID on."""
     check_range("purge_id", purge_id, least=FIRST_PURGE_ID, most=MAX_NUMBER)
@@ -570,7 +568,7 @@ def decide_purge(machine: PartitionMachine, group: GroupName, *, purge_id: int, 
     return Propose((Purge(group, purge_id, machine.next_offset, requested),))
 
 
-@_refusing
+@refusing
 def decide_floor(machine: PartitionMachine, *, start_offset: Offset, start_index: Index) -> ProposeFloor:
     """Raise the log start; refused with OffsetOutOfRangeError where it would go back, stay, or pass the log end."""
     floor = Floor(start_offset, start_index)
@@ -638,6 +636,14 @@ def check_text(field: str, text: str) -> None:
 def check_group_name(name: str) -> None:
     if _NAME.match(name) is None:
         raise InvalidArgumentError(f"consumer group {name[:200]!r} is not 1..128 of the characters A-Z a-z 0-9 . _ -")
+
+
+def check_log_end(machine: PartitionMachine, count: int) -> Offset:
+    """Where the log ends with `count` messages more. Raises OffsetOutOfRangeError."""
+    end = machine.next_offset + count
+    if end > MAX_OFFSET:
+        raise OffsetOutOfRangeError(f"offset {end} is above the last possible offset {MAX_OFFSET}")
+    return Offset(end)
 
 
 def check_offset(field: str, offset: int, machine: PartitionMachine) -> None:

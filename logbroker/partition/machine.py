@@ -16,7 +16,6 @@ from logbroker.ids import DEFAULT_GROUP, GroupId, GroupName, Index, LeaseId, Off
 from logbroker.partition.armed import Armed
 from logbroker.partition.commands import (
     Ack,
-    Arming,
     Bury,
     BuryExpired,
     Cancel,
@@ -25,7 +24,11 @@ from logbroker.partition.commands import (
     Expire,
     Extend,
     Floor,
+    ForgetSource,
     Lease,
+    Moved,
+    MoveIn,
+    MoveOut,
     Nack,
     Pause,
     Purge,
@@ -35,11 +38,13 @@ from logbroker.partition.commands import (
     Revive,
     Rewind,
     SkipTo,
+    arms,
     decode_changes,
     decode_floor,
 )
 from logbroker.partition.groups import ConsumerGroup
 from logbroker.partition.offset_ranges import OffsetRanges
+from logbroker.partition.outbox import MAX_OWED, Inbox, Outbox, Owed
 from logbroker.partition.outcomes import (
     Applied,
     Cancelled,
@@ -47,6 +52,8 @@ from logbroker.partition.outcomes import (
     GroupCreated,
     GroupDeleted,
     Misfit,
+    MoveEnded,
+    MovingOut,
     Nothing,
     Prepared,
     Produced,
@@ -93,9 +100,11 @@ class PartitionMachine:
         "applied_index",
         "applied_term",
         "group_id",
+        "inbox",
         "log_start_index",
         "log_start_offset",
         "next_offset",
+        "outbox",
     )
 
     def __init__(
@@ -128,6 +137,9 @@ class PartitionMachine:
         self._schedule = Schedule() if schedule is None else schedule
         # Only while the last entry applied is one that says something of the next one's batch.
         self._armed = armed
+        # What this partition owes to others, and has got from them.
+        self.outbox = Outbox()
+        self.inbox = Inbox()
 
     @classmethod
     def new(cls, group_id: GroupId) -> PartitionMachine:
@@ -149,6 +161,8 @@ class PartitionMachine:
         other.log_start_offset = self.log_start_offset
         other.log_start_index = self.log_start_index
         other.append_ms = self.append_ms
+        other.outbox = self.outbox.clone()
+        other.inbox = self.inbox.clone()
         return other
 
     def digest(self) -> bytes:
@@ -252,8 +266,8 @@ class PartitionMachine:
                 )
                 woken = self._woken_by(changes, outcomes)
                 # Only the first is looked at: most entries have none, and some have thousands of changes.
-                if changes and isinstance(changes[0], Arming):
-                    arming = tuple([change for change in changes if isinstance(change, Arming)])
+                if changes and arms(changes[0]):
+                    arming = tuple([change for change in changes if arms(change)])
                     armed = Armed(entry.index, entry.term, arming)
             case EntryKind.FLOOR:
                 outcomes = (self._apply_floor(decode_floor(entry.payload), entry.index),)
@@ -290,6 +304,12 @@ class PartitionMachine:
         fault = _header_fault(header, entry)
         if fault is not None:
             return self._void(entry, Misfit.UNREADABLE, fault)
+        armed = self._armed if self._armed is not None and self._armed.holds_for(entry) else None
+        move = None if armed is None else armed.move
+        if move is not None:
+            misfit = self._move_in_fault(move)
+            if misfit is not None:
+                return self._void(entry, misfit, f"number {move.number} of group {move.source} is not the next")
         match self.judge_batch(header):
             case Duplicate(base_offset):
                 detail = f"sequence {header.base_sequence} stands at offset {base_offset}"
@@ -310,7 +330,9 @@ class PartitionMachine:
                 base_offset=entry.base_offset,
                 append_ms=append_ms,
             )
-        due_ms = 0 if self._armed is None or not self._armed.holds_for(entry) else self._armed.due_ms
+        if move is not None:
+            self.inbox.take(move.source, move.number)
+        due_ms = 0 if armed is None else armed.due_ms
         if due_ms <= append_ms:
             return Produced(entry.base_offset, count)
         run = self._schedule.add(entry.base_offset, entry.next_offset, due_ms)
@@ -325,10 +347,19 @@ class PartitionMachine:
             group.void(start, end)
         return Void(start, end - start, why, detail, duplicate_of)
 
+    def _apply_queue_change(self, change: QueueChange, append_ms: int) -> Outcome:
+        if isinstance(change, Cancel):
+            return self._cancel(change, append_ms)
+        if isinstance(change, MoveIn) and change.is_refused:
+            return self._refuse_move_in(change)
+        if isinstance(change, ForgetSource):
+            self.inbox.forget(change.source)
+        return Prepared()
+
     def _apply_change(self, change: Change, name: LeaseId, append_ms: int) -> Outcome:
         """Apply one change; `name` is that of the lease or burial it makes, and carries the entry's index."""
         if isinstance(change, QueueChange):
-            return self._cancel(change, append_ms) if isinstance(change, Cancel) else Prepared()
+            return self._apply_queue_change(change, append_ms)
         if isinstance(change, CreateGroup):
             return self._create_group(change, append_ms)
         group = self._groups.get(change.group)
@@ -359,6 +390,10 @@ class PartitionMachine:
                 return group.resume()
             case Purge():
                 return group.purge(change, index=name >> 16, next_offset=self.next_offset)
+            case MoveOut():
+                return self._move_out(group, change, number=name)
+            case Moved():
+                return self._end_move(group, change)
             case Rewind():
                 return group.rewind(
                     change,
@@ -377,6 +412,35 @@ class PartitionMachine:
                 return self._delete_group(change)
             case _:
                 assert_never(change)
+
+    def _move_out(self, group: ConsumerGroup, change: MoveOut, *, number: int) -> MovingOut | Nothing:
+        if len(self.outbox) >= MAX_OWED:
+            return Nothing(Misfit.OUTBOX_FULL, f"{len(self.outbox)} moves are under way; the most is {MAX_OWED}")
+        count = group.move_out(change.ranges, next_offset=self.next_offset)
+        if isinstance(count, Nothing):
+            return count
+        self.outbox.add(Owed(number, change.target, group.name, change.ranges))
+        return MovingOut(group.name, change.target, number, count)
+
+    def _end_move(self, group: ConsumerGroup, change: Moved) -> MoveEnded | Nothing:
+        row = self.outbox.head(change.target)
+        if row is None or (row.number, row.group) != (change.number, group.name):
+            return Nothing(Misfit.STALE, f"number {change.number} is not what is owed to group {change.target} next")
+        self.outbox.remove(row.number)
+        count = group.end_move(row.ranges, refused=change.is_refused)
+        return MoveEnded(group.name, change.target, change.number, count, change.is_refused)
+
+    def _refuse_move_in(self, change: MoveIn) -> Prepared | Nothing:
+        misfit = self._move_in_fault(change)
+        if misfit is not None:
+            return Nothing(misfit, f"number {change.number} of group {change.source} is not the next")
+        self.inbox.refuse(change.source, change.number)
+        return Prepared()
+
+    def _move_in_fault(self, move: MoveIn) -> Misfit | None:
+        if self.inbox.has(move.source, move.number):
+            return Misfit.DUPLICATE
+        return Misfit.INBOX_FULL if self.inbox.is_full_for(move.source) else None
 
     def _create_group(self, change: CreateGroup, append_ms: int) -> GroupCreated | Nothing:
         if change.group in self._groups:
@@ -414,6 +478,7 @@ class PartitionMachine:
         if change.group == DEFAULT_GROUP:
             return Nothing(Misfit.DEFAULT_GROUP, f"consumer group {DEFAULT_GROUP!r} always exists")
         self._set_groups({name: group for name, group in self._groups.items() if name != change.group})
+        self.outbox.drop_group(change.group)
         return GroupDeleted(change.group)
 
     def _set_groups(self, groups: dict[GroupName, ConsumerGroup]) -> None:
@@ -429,6 +494,7 @@ class PartitionMachine:
         self.log_start_index = Index(floor.start_index)
         self._voids.drop_below(start)
         self._schedule.drop_below(start)
+        self.outbox.drop_below(start)
         expired = tuple([(name, group.drop_below(start)) for name, group in self._groups.items()])
         return FloorMoved(self.log_start_offset, self.log_start_index, expired)
 
@@ -444,9 +510,9 @@ class PartitionMachine:
         """Name each group once in which these changes may have made something available."""
         woken: dict[GroupName, None] = {}
         for change, outcome in zip(changes, outcomes, strict=True):
-            if isinstance(change, (Expire, Nack, Release, Resume, Revive, Rewind, CreateGroup)) and not isinstance(
-                outcome, Nothing
-            ):
+            if isinstance(
+                change, (Expire, Nack, Release, Resume, Revive, Rewind, CreateGroup, Moved)
+            ) and not isinstance(outcome, Nothing):
                 woken[change.group] = None
         return tuple(woken)
 

@@ -27,6 +27,8 @@ class Misfit(Enum):
     REQUEST_IN_USE = "request_in_use"
     NOT_DUE = "not_due"
     STALE = "stale"
+    OUTBOX_FULL = "outbox_full"
+    INBOX_FULL = "inbox_full"
     OLD_REWIND = "old_rewind"
     OLD_FLOOR = "old_floor"
     PAUSED = "paused"
@@ -156,6 +158,29 @@ class Revived:
 
 @final
 @dataclass(frozen=True, slots=True)
+class MovingOut:
+    """So many messages are owed to `target` under this number."""
+
+    group: GroupName
+    target: int
+    number: int
+    count: int
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class MoveEnded:
+    """So many messages have been moved, or with `refused` are as they were before."""
+
+    group: GroupName
+    target: int
+    number: int
+    count: int
+    refused: bool
+
+
+@final
+@dataclass(frozen=True, slots=True)
 class Rewound:
     """`start_offset` is the effective one, `clamped` if it is not the one asked for; `end_offset` was the log end.
 
@@ -270,6 +295,8 @@ Outcome: TypeAlias = (
     | Expired
     | Buried
     | Revived
+    | MovingOut
+    | MoveEnded
     | Rewound
     | Skipped
     | Paused

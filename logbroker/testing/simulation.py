@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from time import process_time
 from typing import TYPE_CHECKING, final
 
+from logbroker.ids import GroupId
 from logbroker.node.requests import StateRequest
 from logbroker.partition.breaker import BreakerPolicy
 from logbroker.partition.failures import NO_POLICY, FailurePolicy
@@ -14,6 +15,7 @@ from logbroker.partition.ordering import NO_ORDER, OrderPolicy, order_policy
 from logbroker.testing.checkers import compare_states, machine_of
 from logbroker.testing.cluster import ClusterOptions, SimulatedCluster
 from logbroker.testing.faults import FaultInjector, FaultKind, FaultPlan, draw_plan
+from logbroker.testing.moves_model import check_moves
 from logbroker.testing.network import LinkQuality
 from logbroker.testing.node import NodeOptions, quick_engine, small_store
 from logbroker.testing.scheduler import US_PER_MS, US_PER_S, Scheduler
@@ -24,7 +26,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from random import Random
 
-    from logbroker.ids import GroupId
     from logbroker.testing.model import PartitionModel
 
 _LEADER_WITHIN_US = 15 * US_PER_S
@@ -117,6 +118,8 @@ class Simulation:
                     failures=draw_failures(self.scheduler.random("failures")),
                     breaker=draw_breaker(self.scheduler.random("breaker")),
                     order=self._order,
+                    dead_letters=draw_dead_letters(self.scheduler.random("dead letters"), group_count),
+                    give_up_share=self.scheduler.random("moves given up").choice((0.0, 0.0, 0.1, 0.4)),
                 ),
                 clock_offset_ms=self.plan.clock_offset_ms,
                 drift_ppm=self.plan.drift_ppm,
@@ -124,7 +127,11 @@ class Simulation:
             ),
         )
         self.ledger = Ledger()
-        self.workloads = [Workload(self.cluster, self.ledger, group, profile) for group in self.cluster.groups]
+        groups = self.cluster.groups
+        self.workloads = [
+            Workload(self.cluster, self.ledger, group, profile, others=[other for other in groups if other != group])
+            for group in groups
+        ]
         self.injector = FaultInjector(self.cluster, self.plan)
 
     def run(self) -> None:
@@ -151,7 +158,11 @@ class Simulation:
         self._wait("a leader serves every group", _LEADER_WITHIN_US, self._without_leader)
         self._wait("every batch is answered", _ANSWERED_WITHIN_US, self._unanswered_batches)
         delays_us = max(self._delay_ms(group) for group in self.cluster.groups) * US_PER_MS
-        self._wait("every message is delivered and acked", _DRAINED_WITHIN_US + delays_us, self._undrained)
+        self._wait(
+            "every message is delivered and acked",
+            _DRAINED_WITHIN_US + delays_us,
+            lambda: self._undrained() or self._owed(),
+        )
         self._wait("every node catches up", _LEADER_WITHIN_US, self._behind)
         # Long enough for every poll that waits now to end.
         self.scheduler.run_for(_POLLS_END_US)
@@ -205,6 +216,21 @@ class Simulation:
                     )
         return ""
 
+    def _owed(self) -> str:
+        """What is on its way to another partition, or has to go there."""
+        for workload in self.workloads:
+            model = self.cluster.checker.history(workload.partition).model
+            rows = model.moves.owed()
+            if rows:
+                return f"{len(rows)} moves out of group {workload.partition}, the first {rows[0]}"
+            node = self.cluster.options.node
+            # A message that could not be copied stays where it is while its leader leads.
+            if node.dead_letters.get(workload.partition) and not node.give_up_share:
+                for group in model.groups.values():
+                    if group.has_dead(model.log_start_offset, model.next_offset):
+                        return f"dead messages of {group.name} in group {workload.partition} that should be moved"
+        return ""
+
     def _behind(self) -> str:
         for group in self.cluster.groups:
             committed = self.cluster.checker.committed(group)
@@ -224,6 +250,7 @@ class Simulation:
     # At the end.
 
     def _check_end(self) -> None:
+        check_moves({group: self.cluster.checker.history(group).model.moves for group in self.cluster.groups})
         for workload in self.workloads:
             self._check_states(workload.partition)
             self._check_ledger(workload.partition)
@@ -276,10 +303,10 @@ class Simulation:
             self._check_due(model, value)
 
     def _check_due(self, model: PartitionModel, value: bytes) -> None:
-        """A message is due when its producer asked for, to the next full 100 ms of log time."""
+        """A message is due when its producer asked for, to the next full 100 ms of log time; a moved one at once."""
         offset = model.offset_of[value]
         append_ms = model.entry_at(offset)[1]
-        asked = self.ledger.delays.get(value, [(0, 0)])
+        asked = self.ledger.delays.get(value, [(0, 0)]) if offset not in model.copies else [(0, 0)]
         wanted = [append_ms + delay_ms if delay_ms else deliver_at_ms for delay_ms, deliver_at_ms in asked]
         due = [-(-time_ms // 100) * 100 if time_ms > append_ms else 0 for time_ms in wanted]
         if model.schedule.due_ms.get(offset, 0) not in due:
@@ -314,6 +341,7 @@ class Simulation:
             add("", history.model.failure_counts)
             add("", history.model.order.counts if history.model.order is not None else {})
             add("", history.model.delay_counts)
+            add("", history.model.moves.counts)
             add("judged: ", history.answers.judged_counts)
             add("", {"leaders": len(history.leaders), "digests compared": history.compared_digests})
             add("", {"messages": len(history.model.values)})
@@ -380,6 +408,11 @@ def draw_delays(profile: WorkloadProfile, random: Random) -> WorkloadProfile:
         max_delay_ms=random.choice((2_000, 8_000, 20_000)),
         cancel_share=random.choice((0.0, 0.3, 0.6)),
     )
+
+
+def draw_dead_letters(random: Random, group_count: int) -> dict[GroupId, GroupId]:
+    """Where dead messages of each partition go: in half of the runs with two, those of the first to the second."""
+    return {GroupId(1): GroupId(2)} if random.random() < 0.5 and group_count > 1 else {}
 
 
 def draw_profile(random: Random) -> WorkloadProfile:

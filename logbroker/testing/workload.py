@@ -25,6 +25,7 @@ from logbroker.node.requests import (
     EarliestTarget,
     ExtendRequest,
     LatestTarget,
+    MoveRequest,
     NackRequest,
     OffsetTarget,
     PauseRequest,
@@ -49,7 +50,7 @@ from logbroker.testing.history import Verdict
 from logbroker.testing.scheduler import US_PER_MS, US_PER_S
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from random import Random
 
     from logbroker.node.requests import Request, Target
@@ -106,6 +107,8 @@ class WorkloadProfile:
     extra_groups: int = 1
     key_count: int = 0
     """Of all producers of a partition; then every eighth message has none. 0: no message has one."""
+    move_share: float = 0.1
+    """Of those actions, where there is another partition: messages are moved there."""
     has_vandal: bool = True
     has_watcher: bool = True
 
@@ -556,7 +559,13 @@ class Operator:
     """Rewinds, skips, makes and deletes consumer groups, and asks how things stand."""
 
     def __init__(
-        self, cluster: Cluster, partition: GroupId, name: str, profile: WorkloadProfile, groups: list[GroupName]
+        self,
+        cluster: Cluster,
+        partition: GroupId,
+        name: str,
+        profile: WorkloadProfile,
+        groups: list[GroupName],
+        others: Sequence[GroupId],
     ) -> None:
         self._cluster = cluster
         self._scheduler = cluster.scheduler
@@ -565,6 +574,8 @@ class Operator:
         self._failures = self._scheduler.random(f"failures {name}")
         self._pauses = self._scheduler.random(f"pauses {name}")
         self._delays = self._scheduler.random(f"delays {name}")
+        self._moves = self._scheduler.random(f"moves {name}")
+        self._others = others
         self._seen_dead: list[tuple[GroupName, tuple[tuple[int, int], ...]]] = []
         self._route = Route(cluster, name, partition, self._random)
         self._started_ms = cluster.wall_ms()
@@ -615,6 +626,8 @@ class Operator:
 
     def _choose(self) -> Request:
         draw = self._random.random()
+        if self._others and self._moves.random() < self._profile.move_share:
+            return self._move_away()
         if self._failures.random() < self._profile.revive_share:
             return self._choose_of_dead()
         if self._pauses.random() < self._profile.pause_share:
@@ -664,6 +677,13 @@ class Operator:
             self._purge_id = random.getrandbits(62)
         # Or one that was done already, perhaps in the other group.
         return PurgeRequest(group, self._purge_id)
+
+    def _move_away(self) -> MoveRequest:
+        """Some messages to another partition, whatever they are; all that is available of them goes."""
+        start = self._moves.randrange(self._last_end + 1)
+        end = max(start, min(start + self._moves.choice((1, 5, 40)), self._last_end)) or 1
+        group = self._moves.choice(self._groups)
+        return MoveRequest(group, ((min(start, end - 1), end),), self._moves.choice(self._others))
 
     def _move(self, *, forward: bool) -> RewindRequest:
         return self._moved(self._random.choice([*self._groups, *self._temporary]), self._target(), forward=forward)
@@ -798,7 +818,14 @@ def _bomb() -> bytes:
 class Workload:
     """All clients of one partition."""
 
-    def __init__(self, cluster: Cluster, ledger: Ledger, partition: GroupId, profile: WorkloadProfile) -> None:
+    def __init__(
+        self,
+        cluster: Cluster,
+        ledger: Ledger,
+        partition: GroupId,
+        profile: WorkloadProfile,
+        others: Sequence[GroupId] = (),
+    ) -> None:
         self.partition = partition
         self._profile = profile
         self.groups = [DEFAULT_GROUP, *(GroupName(f"group-{number}") for number in range(profile.extra_groups))]
@@ -810,7 +837,7 @@ class Workload:
             Consumer(cluster, partition, self.groups[number % len(self.groups)], f"c{partition}.{number}", profile)
             for number in range(profile.consumers)
         ]
-        self.operator = Operator(cluster, partition, f"o{partition}", profile, self.groups)
+        self.operator = Operator(cluster, partition, f"o{partition}", profile, self.groups, others)
         self.watcher = Watcher(cluster, partition, f"w{partition}")
         self.vandal = Vandal(cluster, partition, f"{partition}")
 

@@ -25,6 +25,7 @@ MAX_BACKOFF_MS = 43_200_000
 MAX_BACKOFF_FACTOR = 10
 ORDER_NONE, ORDER_KEY = 0, 1
 BLOCK, SKIP = 0, 1
+MAX_QUEUE_ID = (1 << 48) - 1
 
 
 @final
@@ -50,6 +51,8 @@ class QueueOptions(msgspec.Struct, frozen=True, kw_only=True):
     order: int = ORDER_NONE
     on_failure: int = BLOCK
     """What the messages behind a failed one do."""
+    dead_letter_queue: int = 0
+    """The id of the queue to which dead messages are moved; 0: they stay where they are."""
 
 
 class _Option(NamedTuple):
@@ -70,8 +73,10 @@ _OPTIONS = {
     "window": _Option(10, 0, MAX_WINDOW),
     "order": _Option(11, ORDER_NONE, ORDER_KEY),
     "on_failure": _Option(12, BLOCK, SKIP),
+    "dead_letter_queue": _Option(15, 0, MAX_QUEUE_ID),
 }
-OPTION_NAMES = tuple(_OPTIONS)
+OPTION_NAMES = tuple([name for name in _OPTIONS if name != "dead_letter_queue"])
+"""Those that users give and see as they are kept; a queue they know by its name."""
 _NAMES = {option.number: name for name, option in _OPTIONS.items()}
 
 DEFAULT_OPTIONS = QueueOptions()

@@ -5,7 +5,18 @@
 
 from __future__ import annotations
 
-from logbroker.testing.mutants import breakers, catalogue, delays, failures, order, partition, pauses, raft, storage
+from logbroker.testing.mutants import (
+    breakers,
+    catalogue,
+    delays,
+    failures,
+    moves,
+    order,
+    partition,
+    pauses,
+    raft,
+    storage,
+)
 from logbroker.testing.mutants.planting import MUTANTS, Mutant, Patch, planted
 
 __all__ = [
@@ -16,6 +27,7 @@ __all__ = [
     "catalogue",
     "delays",
     "failures",
+    "moves",
     "order",
     "partition",
     "pauses",
