@@ -23,6 +23,7 @@ _OPTIONS = (
     click.option("--backoff", type=DURATION, help="Wait after a first failed delivery, unless the nack says. [0s]"),
     click.option("--max-backoff", type=DURATION, help="The longest such wait. [1h]"),
     click.option("--backoff-factor", type=click.IntRange(1, 10), help="Growth with each further failure. [2]"),
+    click.option("--dead-letter", metavar="QUEUE", help="Where dead messages are moved to; '' for nowhere. ['']"),
     click.option("--jitter", type=click.FloatRange(0, 1), help="The share of a wait that is left to chance. [0.2]"),
     click.option(
         "--breaker", type=click.FloatRange(0, 1), help="Pause a group when this share of deliveries fails. [0: never]"
@@ -67,4 +68,5 @@ def option_rows(settings: QueueSettings) -> dict[str, object]:
         "window": settings.window or None,
         "order": settings.order,
         "on_failure": settings.on_failure,
+        "dead_letter": settings.dead_letter or None,
     }

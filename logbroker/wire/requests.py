@@ -97,6 +97,9 @@ class QueueSettings(Struct, frozen=True, array_like=True, gc=False, kw_only=True
     """`key`: of the messages of a key, only those of one lease are in flight at once."""
     on_failure: Name = "block"
     """What messages behind a failed one do, where there is a window or an order: `block` or `skip`."""
+    dead_letter: Name = ""
+    """The queue to which messages are moved when they are dead; empty: they stay where they are. One that was deleted
+    is told as empty."""
 
 
 @final
@@ -119,6 +122,8 @@ class QueueChanges(Struct, frozen=True, array_like=True, gc=False, kw_only=True)
     window: Number | None = None
     order: Name | None = None
     on_failure: Name | None = None
+    dead_letter: Name | None = None
+    """Empty: none from now on."""
 
 
 @final
@@ -198,6 +203,8 @@ class GroupCounts(Struct, frozen=True, array_like=True, gc=False, kw_only=True):
     paused_reason: Name = ""
     paused_until_ms: Number = 0
     """In log time; 0 where it is paused until it is resumed, and where it is not paused."""
+    moved: Number = 0
+    """Moved to another queue, but above the floor; those on their way count as dead."""
 
 
 @final
@@ -224,6 +231,8 @@ class GroupPartition(Struct, frozen=True, array_like=True, gc=False, kw_only=Tru
     paused_reason: Name = ""
     paused_until_ms: Number = 0
     """In log time; 0 where it is paused until it is resumed, and where it is not paused."""
+    moved: Number = 0
+    """Moved to another queue, but above the floor; those on their way count as dead."""
 
 
 @final
@@ -254,7 +263,7 @@ class PeekedRange(Struct, frozen=True, array_like=True, gc=False, kw_only=True):
     start: Number
     end: Number
     state: Name
-    """`available`, `leased`, `delayed`, `acked` or `dead`."""
+    """`available`, `leased`, `delayed`, `acked`, `dead`, `moving` to another queue, or `moved`."""
     visible_at_ms: Number = 0
     """When a lease or delay ends, in log time; else 0."""
 
@@ -579,6 +588,21 @@ class Revive(Request, frozen=True, gc=False, tag=24, kw_only=True):
 
 
 @final
+class MoveMessages(Request, frozen=True, gc=False, tag=34, kw_only=True):
+    """Move what is available or dead of the ranges to another partition; it is safe to repeat.
+
+    Each message gets there once, with headers that say where it was first, and is never delivered here again.
+    """
+
+    queue: Name
+    partition: Number
+    group: Name
+    ranges: list[Range]
+    to_queue: Name
+    to_partition: Number
+
+
+@final
 class Subscribe(Request, frozen=True, gc=False, tag=25, kw_only=True):
     """Have leased messages pushed, as Delivered with this rid, while there is credit for them.
 
@@ -814,6 +838,14 @@ class Revived(Reply, frozen=True, gc=False, tag=79, kw_only=True):
 
 
 @final
+class Moving(Reply, frozen=True, gc=False, tag=86, kw_only=True):
+    """So many messages are on their way. Where that is less than all that could be moved, asking again goes on; 0:
+    nothing is left. One that turns out not to be readable stays where it was."""
+
+    count: Number
+
+
+@final
 class Delivered(Reply, frozen=True, gc=False, tag=80, kw_only=True):
     """One lease of a stream, whose rid is that of the Subscribe; more may follow. Parts and body are as in Received."""
 
@@ -893,6 +925,7 @@ AnyRequest: TypeAlias = (
     | Reject
     | ListDead
     | Revive
+    | MoveMessages
     | Subscribe
     | Credit
     | Unsubscribe
@@ -921,6 +954,7 @@ AnyReply: TypeAlias = (
     | StatusReply
     | DeadList
     | Revived
+    | Moving
     | Delivered
     | Unsubscribed
     | GroupDescriptions
@@ -954,6 +988,7 @@ REPLY_OF: dict[type[Request], type[Reply]] = {
     Reject: Settled,
     ListDead: DeadList,
     Revive: Revived,
+    MoveMessages: Moving,
     Subscribe: Unsubscribed,
     Credit: Done,
     Unsubscribe: Done,

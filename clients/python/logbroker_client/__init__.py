@@ -28,7 +28,9 @@ from logbroker_client.client import Client, Position, Queue
 from logbroker_client.consumer import Consumer
 from logbroker_client.dead import DeadMessages
 from logbroker_client.delays import Cancelled
+from logbroker_client.histories import MessageHistory
 from logbroker_client.messages import Message, MessageBatch, MessageId, NewMessage
+from logbroker_client.moves import RedriveProgress
 from logbroker_client.peeking import PeekedMessage
 from logbroker_client.producer import Producer
 from logbroker_client.queue_options import QueueOptions
@@ -48,6 +50,7 @@ __all__ = [
     "LogBrokerError",
     "Message",
     "MessageBatch",
+    "MessageHistory",
     "MessageId",
     "NewMessage",
     "NotFoundError",
@@ -57,6 +60,7 @@ __all__ = [
     "Producer",
     "Queue",
     "QueueOptions",
+    "RedriveProgress",
     "RequestError",
     "RequestTooLargeError",
     "StaleLeaseError",

@@ -14,6 +14,7 @@ from typing_extensions import TypeVar
 
 from logbroker.errors import CorruptBatchError, InvalidArgumentError, LogBrokerError, RequestTooLargeError
 from logbroker.record.batch import DEFAULT_LIMITS, Record, read_batch
+from logbroker.record.records import with_history_room
 from logbroker_client.settling import ACK, Order, Verb, join_ranges
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from logbroker.record.batch import Headers
     from logbroker.wire.requests import BatchPart
     from logbroker_client.codecs import MessageCodec
+    from logbroker_client.histories import MessageHistory
     from logbroker_client.inbox import Delivery
 
 # What a codec makes of the value of a message; without a codec it is the value.
@@ -30,6 +32,7 @@ _B_co = TypeVar("_B_co", covariant=True, default=bytes)
 _M = TypeVar("_M", bound="DeliveredMessage[Any]")
 
 _OFFSET_BITS = 48
+_READ_LIMITS = with_history_room(DEFAULT_LIMITS)
 MAX_REASON_LENGTH = 256
 """In characters. Nodes refuse a longer one, and a message must not stay hidden because an error was long."""
 
@@ -170,6 +173,18 @@ class DeliveredMessage(Generic[_B_co]):
     @property
     def headers(self) -> Headers:
         return self._record().headers
+
+    @property
+    def history(self) -> MessageHistory | None:
+        """Where it was first and how it died, if it was moved here from another queue, as the dead are.
+
+        Raises:
+            CorruptBatchError: it cannot be read.
+        """
+        # Which needs the ids of this module.
+        from logbroker_client.histories import history_of
+
+        return history_of(self._record().headers)
 
     @property
     def timestamp_ms(self) -> int:
@@ -408,7 +423,7 @@ def contents_of(
 def _read_part(part: BatchPart, data: bytes) -> tuple[range | list[int], list[Record]]:
     if not data:
         raise CorruptBatchError("the log has lost it", hint="`logbroker status` tells of damage")
-    header, offsets, records = read_batch(data, DEFAULT_LIMITS)
+    header, offsets, records = read_batch(data, _READ_LIMITS)
     if header.base_offset != part.base_offset:
         raise CorruptBatchError(f"the batch sent for offset {part.base_offset} says {header.base_offset}")
     return offsets if isinstance(offsets, range) else list(offsets), records

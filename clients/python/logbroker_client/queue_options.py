@@ -44,6 +44,8 @@ class QueueOptions(TypedDict, total=False):
     on_failure: Literal["block", "skip"]
     """What the messages behind a failed one do, where there is a window or an order: wait until it is settled, which is
     the default, or go on while it waits."""
+    dead_letter: str
+    """The queue to which messages are moved when they are dead. The default, empty, is none: they stay, as dead."""
 
 
 def queue_settings(
@@ -78,17 +80,22 @@ def wire_options(options: QueueOptions) -> dict[str, Any]:
     """The fields of QueueSettings and QueueChanges for the options given.
 
     Raises:
-        InvalidArgumentError: one is unknown, or of another kind; bounds and words are the broker's to check.
+        InvalidArgumentError: one is unknown, or of another kind; bounds, words and queues are the broker's to check.
     """
     fields: dict[str, Any] = {}
     for name, value in options.items():
+        if name in _NAMES:
+            if not isinstance(value, str):
+                raise InvalidArgumentError(f"{name} {value!r} is not the name of a queue")
+            fields[name] = value
+            continue
         if name in _WORDS and isinstance(value, str):
             fields[name] = value
             continue
         if name not in _FIELDS:
             if name in _WORDS:
                 raise InvalidArgumentError(f"{name} {value!r} is not a word")
-            known = ", ".join((*_FIELDS, *_WORDS))
+            known = ", ".join((*_FIELDS, *_WORDS, *_NAMES))
             raise InvalidArgumentError(f"there is no option {name!r} of a queue; there are {known}")
         field, factor = _FIELDS[name]
         if not isinstance(value, (int, float)) or not 0 <= value < _TOO_LARGE:
@@ -98,6 +105,8 @@ def wire_options(options: QueueOptions) -> dict[str, Any]:
 
 
 _TOO_LARGE = 1e12
+# Options that are names, and called alike on the wire.
+_NAMES = ("dead_letter",)
 # Of each option its field on the wire, and how many of the field's units one of its own has.
 _FIELDS = {
     "backoff": ("backoff_ms", 1000),

@@ -508,3 +508,61 @@ def test_a_ca_file_that_is_none_is_refused_by_name(cluster: FakeCluster) -> None
     ran = run("status", "--ca-file", "none.pem")
     assert ran.code == 1
     assert "none.pem" in ran.err
+
+
+def letter(offset: int, cause: str, reason: str, consumer: str, *, shop: bytes = b"north") -> PeekedMessage:
+    headers = (
+        ("shop", shop),
+        ("logbroker-origin-id", b"orders/2/%d" % offset),
+        ("logbroker-attempts", b"3"),
+        ("logbroker-cause", cause.encode()),
+        ("logbroker-reason", reason.encode()),
+        ("logbroker-consumer", consumer.encode()),
+    )
+    record = Record(b"v", None, headers)
+    return PeekedMessage(MessageId("dead", 0, offset), "available", 0, 1_800_000_000_000, 0, record)
+
+
+LETTERS = [
+    letter(0, "rejected", "no account", "till-1"),
+    letter(1, "max_deliveries", "timeout of bank", "till-2"),
+    letter(2, "max_deliveries", "timeout of mail", "till-1", shop=b"south"),
+    PeekedMessage(MessageId("dead", 0, 3), "available", 0, 1_800_000_000_000, 0, Record(b"never moved")),
+]
+
+
+@pytest.mark.parametrize(
+    ("options", "moved"),
+    [
+        ([], 4),
+        (["--cause", "max_deliveries"], 2),
+        (["--reason-contains", "timeout"], 2),
+        (["--consumer", "till-1"], 2),
+        (["--header", "shop=south"], 1),
+        (["--header", "shop=south", "--cause", "rejected"], 0),
+    ],
+)
+def test_a_redrive_takes_what_is_wanted_and_sums_up(cluster: FakeCluster, options: list[str], moved: int) -> None:
+    cluster.peeked = LETTERS
+    ran = run("dead", "redrive", "dead", *options, "-o", "json")
+    assert ran.json() == {"queue": "dead", "dry_run": False, "moved": moved, "skipped": 4 - moved, "left": 0}
+    assert ran.err == f"{moved} moved, {4 - moved} skipped, 0 left\n"
+    asked = cluster.asked[-1][2]
+    assert (asked["rate"], asked["to"], asked["group"]) == (100.0, None, "default")
+
+
+def test_a_dry_run_counts_and_moves_nothing(cluster: FakeCluster) -> None:
+    cluster.peeked = LETTERS
+    ran = run("dead", "redrive", "dead", "--to", "orders", "--cause", "rejected", "--dry-run", "-o", "json")
+    assert ran.json() == {"queue": "dead", "dry_run": True, "moved": 1, "skipped": 3, "left": 0}
+    assert not any(cluster.asked[-1][2]["where"](message) for message in LETTERS)
+    assert cluster.asked[-1][2]["to"] == "orders"
+    for wrong in (["--header", "shop"], ["--header", "=north"], ["--rate", "0"], ["--cause", "other"]):
+        assert run("dead", "redrive", "dead", *wrong).code == 2
+
+
+def test_messages_that_were_moved_are_shown_with_where_they_came_from(cluster: FakeCluster) -> None:
+    cluster.peeked = LETTERS[:1]
+    head, row = run("peek", "dead").out.splitlines()
+    assert head.split() == ["id", "state", "deliveries", "append_time", "value", "origin", "cause", "reason"]
+    assert row.split()[-4:] == ["orders/2/0", "rejected", "no", "account"]
