@@ -19,7 +19,11 @@ from logbroker.partition.commands import (
     DeliverAt,
     Expire,
     Extend,
+    ForgetSource,
     Lease,
+    Moved,
+    MoveIn,
+    MoveOut,
     Nack,
     Pause,
     Purge,
@@ -49,7 +53,9 @@ class Message:
 
 FRESH = Message()
 ACKED = Message("acked")
-SETTLED = ("acked", "dead")
+SETTLED = ("acked", "dead", "moving", "moved")
+KEPT = ("dead", "moving", "moved")
+MOVED = Message("moved")
 
 
 @dataclass
@@ -97,6 +103,10 @@ class Model:
         self.voids: set[int] = set()
         # When each message that was ever delayed is due, whatever the groups; what is due stays here.
         self.due: dict[int, int] = {}
+        # What is owed by number: target, group and what each message was before, which retention shortens.
+        self.owed: dict[int, tuple[int, str, dict[int, Message]]] = {}
+        # What others owed, by source: the highest number, and whether it was taken.
+        self.taken: dict[int, tuple[int, bool]] = {}
         self.next_offset = 0
         self.log_start = 0
         self.now_ms = 0
@@ -122,6 +132,15 @@ class Model:
                 known = self.producers[producer_id] = Producer(epoch, [])
             known.batches = [*known.batches, (sequence, sequence + count - 1, base)][-5:]
         return ("produced", base, count, first.visible_at_ms)
+
+    def void(self, count: int) -> tuple[object, ...]:
+        """Append what was moved here before, as nobody should."""
+        base = self.next_offset
+        self.next_offset += count
+        for group in self.groups.values():
+            group.messages |= dict.fromkeys(range(base, base + count), ACKED)
+        self.voids |= set(range(base, base + count))
+        return ("void", "duplicate")
 
     def scheduled(self) -> dict[int, int]:
         """When each message that is not due yet is."""
@@ -152,6 +171,11 @@ class Model:
             gone = [group.messages.pop(offset) for offset in range(self.log_start, start)]
             expired[name] = sum(message.state not in SETTLED for message in gone)
         self.log_start = start
+        for number, (target, name, before) in list(self.owed.items()):
+            left = {offset: message for offset, message in before.items() if offset >= start}
+            self.owed[number] = (target, name, left)
+            if not left:
+                del self.owed[number]
         self.voids = {offset for offset in self.voids if offset >= start}
         self.due = {offset: due for offset, due in self.due.items() if offset >= start}
         return expired
@@ -163,6 +187,16 @@ class Model:
             return ("prepared",)
         if isinstance(change, Cancel):
             return self._cancel(change)
+        if isinstance(change, MoveIn):
+            if not change.is_refused:
+                return ("prepared",)
+            if self.is_settled(change.source, change.number):
+                return ("nothing",)
+            self.taken[change.source] = (change.number, False)
+            return ("prepared",)
+        if isinstance(change, ForgetSource):
+            self.taken.pop(change.source, None)
+            return ("prepared",)
         if change.group not in self.groups:
             return ("nothing",)
         group = self.groups[change.group]
@@ -171,6 +205,7 @@ class Model:
                 if change.group == "default":
                     return ("nothing",)
                 del self.groups[change.group]
+                self.owed = {number: row for number, row in self.owed.items() if row[1] != change.group}
                 return ("deleted",)
             case Lease():
                 return self._lease(group, change, lease)
@@ -208,6 +243,10 @@ class Model:
                 dead = [o for o in offsets(change.ranges) if o in group.messages and group.messages[o].state == "dead"]
                 group.messages |= dict.fromkeys(dead, FRESH)
                 return ("revived", len(dead))
+            case MoveOut():
+                return self._move_out(group, change, lease)
+            case Moved():
+                return self._end_move(group, change)
             case Rewind() | SkipTo():
                 return self._move(group, change)
             case Pause():
@@ -230,6 +269,34 @@ class Model:
             if message.state == "available"
             or (message.state in ("leased", "delayed") and message.visible_at_ms <= past)
         ]
+
+    def head(self, target: int) -> int | None:
+        """The number that is owed to a target next."""
+        return min((number for number, row in self.owed.items() if row[0] == target), default=None)
+
+    def is_settled(self, source: int, number: int) -> bool:
+        return self.taken.get(source, (0, True))[0] >= number
+
+    def movable(self, name: str, ranges: Ranges) -> list[int]:
+        messages = self.groups[name].messages
+        return [o for o in offsets(ranges) if o in messages and messages[o].state in ("available", "dead")]
+
+    def _move_out(self, group: Group, change: MoveOut, number: int) -> tuple[object, ...]:
+        wanted = offsets(change.ranges)
+        if self.movable(change.group, change.ranges) != wanted:
+            return ("nothing",)
+        before = {offset: group.messages[offset] for offset in wanted}
+        self.owed[number] = (change.target, change.group, before)
+        for offset, message in before.items():
+            group.messages[offset] = replace(message, state="moving")
+        return ("moving", len(wanted))
+
+    def _end_move(self, group: Group, change: Moved) -> tuple[object, ...]:
+        if self.head(change.target) != change.number or self.owed[change.number][1] != change.group:
+            return ("nothing",)
+        _, _, before = self.owed.pop(change.number)
+        group.messages |= before if change.is_refused else dict.fromkeys(before, MOVED)
+        return ("ended", len(before))
 
     def _create(self, change: CreateGroup) -> tuple[object, ...]:
         if change.group in self.groups:
@@ -334,7 +401,7 @@ class Model:
         due = self.scheduled()
         for offset in range(start, self.next_offset):
             message = group.messages[offset]
-            if offset in self.voids or message.state == "dead":
+            if offset in self.voids or message.state in KEPT:
                 continue
             if offset in due or (message.state == "delayed" and message.visible_at_ms > self.now_ms):
                 delayed += 1
@@ -349,7 +416,7 @@ class Model:
         skipped = revoked = 0
         for offset in range(self.log_start, start):
             message = group.messages[offset]
-            if message.state == "dead":
+            if message.state in KEPT:
                 continue
             skipped += message.state != "acked"
             revoked += message.state == "leased"
@@ -361,8 +428,9 @@ class Model:
             return ("nothing",)
         if change.rewind_id not in group.rewinds:
             end = min(change.end_offset, self.next_offset)
-            states = [group.messages[offset].state for offset in range(self.log_start, end)]
-            group.messages |= dict.fromkeys(range(self.log_start, end), ACKED)
+            passed = [o for o in range(self.log_start, end) if group.messages[o].state not in ("moving", "moved")]
+            states = [group.messages[offset].state for offset in passed]
+            group.messages |= dict.fromkeys(passed, ACKED)
             counts = (len(states) - states.count("acked"), states.count("leased"), states.count("dead"))
             group.rewinds[change.rewind_id] = ("Purge", (end, *counts))
         return ("Purge", *group.rewinds[change.rewind_id][1])

@@ -16,7 +16,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from logbroker.entry import Entry, EntryKind
 from logbroker.errors import StaleLeaseError
 from logbroker.ids import GroupId, GroupName, Index, LeaseId, Offset, ReplicaId, Term, lease_id
-from logbroker.partition import blocked_map, decide, state_form
+from logbroker.partition import blocked_map, decide, moving, state_form
 from logbroker.partition.checkpoint import CheckpointMeta, decode, encode_slices
 from logbroker.partition.commands import (
     Ack,
@@ -31,7 +31,11 @@ from logbroker.partition.commands import (
     Expire,
     Extend,
     Floor,
+    ForgetSource,
     Lease,
+    Moved,
+    MoveIn,
+    MoveOut,
     Nack,
     Pause,
     Purge,
@@ -55,6 +59,8 @@ from logbroker.partition.outcomes import (
     GroupCreated,
     GroupDeleted,
     Leased,
+    MoveEnded,
+    MovingOut,
     Nothing,
     Outcome,
     Paused,
@@ -85,6 +91,7 @@ RANGES: st.SearchStrategy[Ranges] = st.lists(
     st.tuples(SMALL, st.integers(1, 8)), min_size=1, max_size=4, unique_by=lambda part: part[0]
 ).map(lambda parts: _apart(sorted(parts)))
 MOVES = st.tuples(st.integers(1, 6), SMALL)
+TARGETS = st.sampled_from([GroupId(8), GroupId(10)])
 
 
 def _apart(parts: list[tuple[int, int]]) -> Ranges:
@@ -144,6 +151,10 @@ def plain(outcome: Outcome) -> tuple[object, ...]:
             return ("floor", dict(outcome.expired))
         case Prepared():
             return ("prepared",)
+        case MovingOut():
+            return ("moving", outcome.count)
+        case MoveEnded():
+            return ("ended", outcome.count)
         case Cancelled():
             return ("cancelled", outcome.count, outcome.late_count)
 
@@ -481,6 +492,54 @@ class PartitionAgainstModel(RuleBasedStateMachine):
             assert isinstance(decision, Answer)
             assert dead == []
 
+    @rule(group=NAMES, ranges=RANGES, every=st.booleans(), to=TARGETS, most=st.integers(1, 6))
+    def move_out(self, group: GroupName, ranges: Ranges, every: bool, to: GroupId, most: int) -> None:
+        if every and self.model.next_offset:
+            ranges = ((0, self.model.next_offset),)
+        decision = moving.decide_move_out(self.machine, group, ranges=ranges, target=to, max_count=most)
+        if group not in self.model.groups or ranges[-1][1] > self.model.next_offset:
+            assert isinstance(decision, Refused)
+            return
+        movable = self.model.movable(group, ranges)[:most]
+        if not movable:
+            assert isinstance(decision, Answer)
+            return
+        assert isinstance(decision, Propose)
+        (change,) = decision.changes
+        assert isinstance(change, MoveOut)
+        assert offsets(change.ranges) == movable
+        self.change(change)
+
+    @rule(to=TARGETS, refused=st.booleans())
+    def end_move(self, to: GroupId, refused: bool) -> None:
+        head = self.model.head(to)
+        number = 1 if head is None else head
+        change = moving.decide_moved(self.machine, target=to, number=number, is_refused=refused)
+        assert (change is None) == (head is None)
+        if change is not None:
+            self.change(change)
+
+    @rule(source=TARGETS, number=st.integers(1, 6), count=st.integers(0, 3), forced=st.booleans())
+    def take_moved(self, source: GroupId, number: int, count: int, forced: bool) -> None:
+        """With a count of 0 it is asked that the number is never taken."""
+        batch = encode_values([b"v"] * count, timestamp_ms=5) if count else b""
+        header = read_header(batch) if count else None
+        decision = moving.decide_move_in(self.machine, header, source=source, number=number)
+        is_settled = self.model.is_settled(source, number)
+        assert isinstance(decision, Answer) == is_settled
+        if is_settled and not forced:
+            return
+        self.change(MoveIn(source, number, is_refused=not count))
+        if count:
+            armed_ms = self.armed_ms
+            (outcome,) = self.append(EntryKind.DATA, stamp(batch, self.machine.next_offset, 3), count)
+            if is_settled:
+                assert isinstance(outcome, Void)
+                assert self.model.void(count) == plain(outcome)
+            else:
+                self.model.taken[source] = (number, True)
+                assert plain(outcome) == self.model.produce(None, count, armed_ms)
+
     @rule(data=st.data(), hide=st.sampled_from([1000, 4321, TWELVE_HOURS_MS]))
     def extend(self, data: st.DataObject, hide: int) -> None:
         group, lease = self.a_lease(data)
@@ -596,7 +655,8 @@ class PartitionAgainstModel(RuleBasedStateMachine):
         if done is None:
             assert isinstance(decision, Propose)
             self.change(*decision.changes)
-            assert all(message.state == "acked" for message in self.model.groups[group].messages.values())
+            left = {message.state for message in self.model.groups[group].messages.values()}
+            assert left <= {"acked", "moving", "moved"}
         else:
             assert isinstance(decision, Answer)
             assert plain(decision.outcome) == (done[0], *done[1])
@@ -646,6 +706,9 @@ class PartitionAgainstModel(RuleBasedStateMachine):
                 Purge,
                 Cancel,
                 DeliverAt,
+                MoveOut,
+                Moved,
+                ForgetSource,
             ]
         ),
         move=MOVES,
@@ -690,6 +753,12 @@ class PartitionAgainstModel(RuleBasedStateMachine):
                 made = Purge(group, data.draw(st.sampled_from([0, FIRST_PURGE_ID])) + move[0], move[1], "r")
             case "Cancel":
                 made = Cancel(ranges)
+            case "MoveOut":
+                made = MoveOut(group, ranges, 8)
+            case "Moved":
+                made = Moved(group, 8, lease, is_refused=bool(at % 2))
+            case "ForgetSource":
+                made = ForgetSource(8)
             case "DeliverAt":
                 made = DeliverAt(until // 100 * 100)
             case "Rewind":
@@ -745,6 +814,10 @@ class PartitionAgainstModel(RuleBasedStateMachine):
         due = {o: at for o, at in self.model.due.items() if o not in self.model.voids}
         assert scheduled == sorted((o, at) for o, at in due.items() if at > self.machine.append_ms)
         assert self.machine.schedule.first_ms == min((at for _, at in scheduled), default=1 << 63)
+        owed = {row.number: (row.target, row.group, spread(row.ranges)) for row in self.machine.outbox.rows()}
+        assert owed == {number: (*row[:2], sorted(row[2])) for number, row in self.model.owed.items()}
+        taken = {row.source: (row.number, not row.is_refused) for row in self.machine.inbox.rows()}
+        assert taken == self.model.taken
         for name, expected in self.model.groups.items():
             self._compare(GroupName(name), expected.messages)
             group = self.machine.group(GroupName(name))
@@ -772,8 +845,9 @@ class PartitionAgainstModel(RuleBasedStateMachine):
         assert status.available_count == states.count("available")
         assert status.leased_count == states.count("leased")
         assert status.delayed_count == states.count("delayed")
-        assert status.lag_count == len(states) - states.count("acked") - states.count("dead")
-        assert status.dead_count == states.count("dead")
+        assert status.lag_count == sum(state not in SETTLED for state in states)
+        assert status.dead_count == states.count("dead") + states.count("moving")
+        assert status.moved_count == states.count("moved")
         dead = [o for run in table.dead(0, self.model.next_offset) for o in range(run.start, run.end)]
         assert dead == sorted(offset for offset, message in expected.items() if message.state == "dead")
         unsettled = [offset for offset, message in expected.items() if message.state not in SETTLED]

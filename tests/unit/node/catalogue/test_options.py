@@ -5,13 +5,14 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from logbroker.errors import AlreadyExistsError, CorruptBatchError, InvalidArgumentError
+from logbroker.errors import AlreadyExistsError, CorruptBatchError, InvalidArgumentError, LogBrokerError, NotFoundError
 from logbroker.ids import QueueName
 from logbroker.node.catalogue import Catalogue, QueueStands, Refused
 from logbroker.node.catalogue.checkpoint import decode, encode_slices
 from logbroker.node.catalogue.commands import (
     AlterQueue,
     AlterQueueWith,
+    Command,
     CreateQueue,
     CreateQueueWith,
     DeleteQueue,
@@ -124,3 +125,39 @@ def test_pairs_that_are_unknown_or_out_of_order_are_no_options(pairs: tuple[tupl
         changed(QueueOptions(), pairs)
     with pytest.raises(CorruptBatchError):
         decode_commands(encode_commands([CreateQueueWith(PLAIN, pairs)]))
+
+
+def letters(queue_id: int) -> tuple[tuple[int, int], ...]:
+    return encode_changes({"dead_letter_queue": queue_id})
+
+
+def test_dead_messages_go_to_a_queue_that_exists_and_is_another() -> None:
+    catalogue = cluster()
+    dead = create(catalogue, "dead")
+    queue = expect(QueueStands, run(catalogue, CreateQueueWith(PLAIN, letters(dead.queue_id)))).queue
+    assert catalogue.options(queue).dead_letter_queue == dead.queue_id
+    assert catalogue.queue_of_id(dead.queue_id) == dead
+    refused: list[tuple[Command, type[LogBrokerError]]] = [
+        (CreateQueueWith(CreateQueue(QueueName("new"), QueueSettings()), letters(99)), NotFoundError),
+        (AlterQueueWith(AlterQueue(Q), letters(99)), NotFoundError),
+        (AlterQueueWith(AlterQueue(Q), letters(queue.queue_id)), InvalidArgumentError),
+    ]
+    for command, kind in refused:
+        assert expect(Refused, run(catalogue, command)).kind is kind
+        assert catalogue.options(queue).dead_letter_queue == dead.queue_id
+
+
+def test_a_queue_outlives_the_one_for_its_dead_messages() -> None:
+    catalogue = cluster()
+    dead = create(catalogue, "dead")
+    run(catalogue, CreateQueueWith(PLAIN, letters(dead.queue_id)))
+    run(catalogue, DeleteQueue(QueueName("dead")))
+    assert catalogue.queue_of_id(dead.queue_id) is None
+    alter = AlterQueueWith(AlterQueue(Q, hide_ms=7_000), encode_changes({"backoff_ms": 5}))
+    queue = expect(QueueStands, run(catalogue, alter)).queue
+    assert catalogue.options(queue) == QueueOptions(backoff_ms=5, dead_letter_queue=dead.queue_id)
+    create(catalogue, "dead")
+    assert catalogue.queue_of_id(dead.queue_id) is None, "another queue of the same name is another queue"
+    run(catalogue, AlterQueueWith(AlterQueue(Q), letters(0)))
+    assert catalogue.options(queue) == QueueOptions(backoff_ms=5)
+    assert restored(catalogue).digest() == catalogue.digest()
