@@ -90,6 +90,7 @@ from logbroker.partition.breaker import REASON_START, BreakerPolicy, is_breaker
 from logbroker.partition.commands import (
     MAX_NUMBER,
     Change,
+    Dedupe,
     DeliverAt,
     Floor,
     ForgetSource,
@@ -105,13 +106,15 @@ from logbroker.partition.outcomes import Applied
 from logbroker.partition.retention import first_kept_ms
 from logbroker.partition.rewind import FIRST_PURGE_ID
 from logbroker.raft.refusal import ProposalRefused
-from logbroker.record.batch import BatchHeader, BatchLimits, check_batch, repack, stamp
+from logbroker.record.batch import BatchHeader, BatchLimits, check_batch, decode_batch, repack, stamp
+from logbroker.record.dedup_ids import check_count, hash_records
 from logbroker.record.records import with_history_room
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from logbroker.node.replica import Replica
+    from logbroker.record.batch import BatchHeader
 
 MAX_WAIT_MS = 30_000
 REPACK_WASTE_BYTES = 64 << 10
@@ -142,6 +145,9 @@ class PartitionSettings:
     place: QueuePlace = NO_PLACE
     dead_letters: GroupId | None = None
     """The partition to which dead messages are moved."""
+    dedup_window_ms: int = 300_000
+    """How long the ids of messages are remembered; 0: not at all."""
+    dedup_count: int = 1_000_000
 
 
 class PartitionHost(Protocol):
@@ -399,6 +405,7 @@ class PartitionService:
     def _produce(self, request: ProduceRequest, answer: Answer) -> None:
         try:
             header = check_batch(request.batch, self._limits)
+            ids = self._ids_of(request.batch, header) if request.dedup else None
         except CorruptBatchError as fault:
             # The sender's bytes are at fault, not this node's disk.
             answer(fault)
@@ -418,7 +425,7 @@ class PartitionService:
                 now_ms=append_ms,
                 retention_s=self.settings.retention_s,
             )
-        decision = decide.decide_produce(ahead, header, due_ms=due_ms)
+        decision = decide.decide_produce(ahead, header, due_ms=due_ms, ids=ids, now_ms=append_ms)
         match decision:
             case decide.Refused(error):
                 raise error
@@ -437,33 +444,49 @@ class PartitionService:
                     payload,
                     record_count=header.record_count,
                     append_ms=append_ms,
-                    on_committed=lambda applied: answer(self._produced(_as_applied(applied), append_ms)),
+                    on_committed=lambda applied: answer(self._produced(_as_applied(applied), append_ms, ids)),
                     on_lost=answer,
-                    preparation=encode_changes((DeliverAt(due_ms),)) if due_ms else None,
+                    preparation=_preparation(due_ms, ids),
                 )
 
-    def _produced(self, applied: Applied, append_ms: int) -> ProduceReply | LogBrokerError:
+    def _ids_of(self, batch: bytes, header: BatchHeader) -> Dedupe | None:
+        """The ids of a batch's messages; None where there are none.
+
+        A queue that remembers none, with a window of 0, has them looked at all the same: a batch that is sent again
+        may be from before it was so.
+
+        Raises:
+            CorruptBatchError: the batch cannot be opened. So do InvalidArgumentError and RequestTooLargeError.
+            UnavailableError: it is not known yet for how long ids are to be remembered.
+        """
+        self._policy()
+        check_count(header.record_count)
+        found = hash_records(decode_batch(batch, self._limits))
+        return None if found is None else Dedupe(self.settings.dedup_window_ms, self.settings.dedup_count, *found)
+
+    def _produced(self, applied: Applied, append_ms: int, ids: Dedupe | None) -> ProduceReply | LogBrokerError:
         outcome = applied.outcomes[0]
         if isinstance(outcome, outcomes.Produced):
-            return ProduceReply(outcome.base_offset, outcome.count, append_ms, due_ms=outcome.due_ms)
+            return _produce_reply(outcome, append_ms)
         if not isinstance(outcome, outcomes.Void):
             return UnknownOutcomeError(f"a batch came to {outcome}")
         if outcome.duplicate_of is not None:
             # It was answered with the log time of the first, and every repeat of it is.
-            first_ms = self._append_ms_of(outcome.duplicate_of)
-            machine = self._applied()
-            due_ms = machine.schedule.due_ms_at(outcome.duplicate_of, after_ms=machine.append_ms)
-            return ProduceReply(outcome.duplicate_of, outcome.count, first_ms, duplicate=True, due_ms=due_ms)
+            again = decide.repeated(self._applied(), outcome.duplicate_of, outcome.count, ids)
+            return _produce_reply(again, self._append_ms_of(outcome.duplicate_of))
         if outcome.why is outcomes.Misfit.FENCED:
             return ProducerFencedError(outcome.detail)
         return OutOfOrderSequenceError(outcome.detail)
 
     def _answer_duplicate(self, outcome: outcomes.Produced, after_index: Index, answer: Answer) -> None:
         def tell() -> None:
-            first_ms = self._append_ms_of(outcome.base_offset)
-            answer(ProduceReply(outcome.base_offset, outcome.count, first_ms, duplicate=True, due_ms=outcome.due_ms))
+            answer(_produce_reply(outcome, self._append_ms_of(outcome.base_offset)))
 
-        self._replica.when_applied(after_index, tell, answer)
+        if outcome.duplicates or outcome.conflicts:
+            # What a sequence says of a batch stays true for ever, what is known of an id does not.
+            self._confirm(after_index, tell, answer)
+        else:
+            self._replica.when_applied(after_index, tell, answer)
 
     # Receive.
 
@@ -1155,6 +1178,26 @@ class PartitionService:
             tuple(groups),
             self._moves.figures(machine),
         )
+
+
+def _preparation(due_ms: int, ids: Dedupe | None) -> bytes | None:
+    """What goes before a batch, if anything does."""
+    changes: list[Change] = [DeliverAt(due_ms)] if due_ms else []
+    if ids is not None and ids.window_ms:
+        changes.append(ids)
+    return encode_changes(changes) if changes else None
+
+
+def _produce_reply(outcome: outcomes.Produced, append_ms: int) -> ProduceReply:
+    return ProduceReply(
+        outcome.base_offset,
+        outcome.count,
+        append_ms,
+        outcome.duplicate,
+        outcome.due_ms,
+        outcome.duplicates,
+        outcome.conflicts,
+    )
 
 
 def _leased_ranges(changes: Sequence[Change]) -> Sequence[tuple[int, int]]:

@@ -173,6 +173,8 @@ def partition_settings(catalogue: Catalogue, queue: QueueRow, partition: int) ->
         order=order_policy(options.window, by_key=options.order == ORDER_KEY, blocks=options.on_failure == BLOCK),
         place=QueuePlace(queue.name, partition),
         dead_letters=None if letters is None else letters.groups[partition % len(letters.groups)],
+        dedup_window_ms=min(options.dedup_window_ms, settings.retention_ms),
+        dedup_count=options.dedup_count,
     )
 
 

@@ -25,12 +25,14 @@ MAX_RECEIVE_BYTES = 4 << 20
 class ProduceRequest:
     """`batch` is one record batch as the client made it.
 
-    It is delivered `delay_ms` after it is appended, or at `deliver_at_ms` of log time; 0 and 0: at once.
+    It is delivered `delay_ms` after it is appended, or at `deliver_at_ms` of log time; 0 and 0: at once. With `dedup`
+    some of its messages have ids of their own, and it is opened to look at them.
     """
 
     batch: bytes
     delay_ms: int = 0
     deliver_at_ms: int = 0
+    dedup: bool = False
 
 
 @final
@@ -299,6 +301,11 @@ class ProduceReply:
 
     `append_ms` is 0 for a duplicate whose first copy has expired. `due_ms` is when they may be delivered, 0 if that is
     at once, or for a duplicate if it is by now.
+
+    Of messages with ids: `duplicates` are (position in the batch, offset of the first message of this id), `conflicts`
+    the positions of those whose id was used for another body. Neither has an offset of its own that is ever delivered,
+    and where there is nothing else the batch may not be in the log at all: then `base_offset` is that of the first
+    duplicate.
     """
 
     base_offset: Offset
@@ -306,6 +313,8 @@ class ProduceReply:
     append_ms: int
     duplicate: bool = False
     due_ms: int = 0
+    duplicates: tuple[tuple[int, int], ...] = ()
+    conflicts: tuple[int, ...] = ()
 
 
 @final

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, final
 
 import msgspec
 
-from logbroker.partition.commands import Arming, DeliverAt, MoveIn, Number
+from logbroker.partition.commands import Arming, Dedupe, DeliverAt, MoveIn, Number
 
 if TYPE_CHECKING:
     from logbroker.entry import Entry
@@ -37,3 +37,8 @@ class Armed(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=
     def move(self) -> MoveIn | None:
         """From where the batch was moved, if it was."""
         return next((change for change in self.changes if isinstance(change, MoveIn)), None)
+
+    @property
+    def dedupe(self) -> Dedupe | None:
+        """The ids of the batch's messages, if they have any."""
+        return next((change for change in self.changes if isinstance(change, Dedupe)), None)

@@ -19,7 +19,8 @@ import msgspec
 from logbroker.errors import CorruptBatchError
 from logbroker.ids import DEFAULT_GROUP, GroupId, GroupName, Index, Offset, ReplicaId, Term
 from logbroker.partition.armed import Armed
-from logbroker.partition.commands import Number, decode_with, range_fault
+from logbroker.partition.commands import Dedupe, Number, check_hashes, decode_with, range_fault
+from logbroker.partition.dedupe import DedupeWindow
 from logbroker.partition.groups import ConsumerGroup
 from logbroker.partition.leases import LeaseTable
 from logbroker.partition.machine import PartitionMachine
@@ -30,6 +31,7 @@ from logbroker.partition.rewind import RewindHistory
 from logbroker.partition.runs import RunState, RunTable
 from logbroker.partition.schedule import Schedule
 from logbroker.partition.state_form import (
+    DedupeSlice,
     GroupHead,
     Head,
     InboxSlice,
@@ -164,6 +166,7 @@ class _Builder:
         self._voids: list[Range] = []
         self._scheduled: list[tuple[int, int, int]] = []
         self._armed: Armed | None = None
+        self._ids: list[bytes] = []
         self._owed: list[Owed] = []
         self._sources: list[SourceRow] = []
         self._groups: dict[GroupName, ConsumerGroup] = {}
@@ -184,6 +187,8 @@ class _Builder:
                 self._scheduled += runs
             case Armed():
                 self._armed = section
+            case DedupeSlice(packed):
+                self._ids.append(packed)
             case OutboxSlice(rows):
                 self._owed += rows
             case InboxSlice(sources):
@@ -227,6 +232,7 @@ class _Builder:
         machine.log_start_offset = Offset(head.log_start_offset)
         machine.log_start_index = Index(head.log_start_index)
         machine.append_ms = head.append_ms
+        machine.dedupe = DedupeWindow.decode(self._ids, append_ms=head.append_ms, next_offset=head.next_offset)
         machine.outbox = Outbox.decode(self._owed)
         machine.inbox = Inbox.decode(self._sources)
         self._check_owed(machine)
@@ -253,6 +259,9 @@ class _Builder:
         armed = self._armed
         if armed is not None and ((armed.index, armed.term) != (head.index, head.term) or not armed.changes):
             raise CorruptBatchError(f"entry {armed.index} is said to prepare the batch after entry {head.index}")
+        for change in () if armed is None else armed.changes:
+            if isinstance(change, Dedupe):
+                check_hashes(change)
         return armed
 
     def _check_owed(self, machine: PartitionMachine) -> None:

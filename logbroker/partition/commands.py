@@ -16,6 +16,7 @@ import msgspec
 from logbroker.errors import CorruptBatchError
 from logbroker.ids import MAX_CHANGES_PER_ENTRY, GroupName
 from logbroker.partition.deadlines import BUCKET_MS
+from logbroker.record.dedup_ids import BODY_HASH_BYTES, ID_HASH_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -25,6 +26,7 @@ MAX_TEXT_BYTES = 1024
 """Longest name, reason or description in a change; requests are held to tighter bounds in `decide`."""
 
 Number: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=MAX_NUMBER)]
+Positive: TypeAlias = Annotated[int, msgspec.Meta(ge=1, le=MAX_NUMBER)]
 Text: TypeAlias = Annotated[str, msgspec.Meta(max_length=MAX_TEXT_BYTES)]
 Name: TypeAlias = Annotated[GroupName, msgspec.Meta(min_length=1, max_length=MAX_TEXT_BYTES)]
 DueMs: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=MAX_NUMBER, multiple_of=BUCKET_MS)]
@@ -209,7 +211,27 @@ class ForgetSource(QueueChange, frozen=True, tag=25):
     source: Number
 
 
-Arming: TypeAlias = DeliverAt | MoveIn
+@final
+class Dedupe(QueueChange, frozen=True, tag=19):
+    """The batch of the very next entry, as with `DeliverAt`, has messages with ids of their own.
+
+    `hashes` and `bodies` are those of `record.dedup_ids`, of each record in order. An id counts for less than
+    `window_ms` of log time, and while no more than `max_count` others are newer: both stand here, because apply knows
+    no settings.
+    """
+
+    window_ms: Positive
+    max_count: Positive
+    hashes: bytes
+    bodies: bytes
+
+    @property
+    def count(self) -> int:
+        """Of records."""
+        return len(self.hashes) // ID_HASH_BYTES
+
+
+Arming: TypeAlias = DeliverAt | MoveIn | Dedupe
 """Changes that say something of the next entry's batch, and nothing if the next entry is none of the same term.
 
 An entry that has some begins with one.
@@ -218,7 +240,7 @@ An entry that has some begins with one.
 
 def arms(change: object) -> TypeGuard[Arming]:
     """Whether a change says something of the next entry's batch."""
-    return isinstance(change, DeliverAt) or (isinstance(change, MoveIn) and not change.is_refused)
+    return isinstance(change, (DeliverAt, Dedupe)) or (isinstance(change, MoveIn) and not change.is_refused)
 
 
 @final
@@ -258,7 +280,7 @@ GroupChange: TypeAlias = (
     | MoveOut
     | Moved
 )
-Change: TypeAlias = GroupChange | DeliverAt | Cancel | MoveIn | ForgetSource
+Change: TypeAlias = GroupChange | DeliverAt | Cancel | MoveIn | ForgetSource | Dedupe
 
 
 @final
@@ -296,7 +318,16 @@ def decode_changes(payload: bytes) -> tuple[Change, ...]:
             if fault is not None:
                 whose = "" if isinstance(change, Cancel) else f" of group {change.group}"
                 raise CorruptBatchError(f"{type(change).__name__}{whose}: {fault}")
+        elif isinstance(change, Dedupe):
+            check_hashes(change)
     return changes
+
+
+def check_hashes(change: Dedupe) -> None:
+    """Raise CorruptBatchError unless there are as many whole hashes of ids as of bodies, and not none."""
+    id_bytes, body_bytes = len(change.hashes), len(change.bodies)
+    if not id_bytes or (change.count * ID_HASH_BYTES, change.count * BODY_HASH_BYTES) != (id_bytes, body_bytes):
+        raise CorruptBatchError(f"{id_bytes} bytes of hashes of ids, {body_bytes} of bodies")
 
 
 def encode_floor(floor: Floor) -> bytes:

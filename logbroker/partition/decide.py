@@ -47,6 +47,7 @@ from logbroker.partition.commands import (
     SkipTo,
     range_fault,
 )
+from logbroker.partition.dedupe import Verdicts
 from logbroker.partition.failures import NO_POLICY, FailurePolicy
 from logbroker.partition.machine import MAX_GROUPS, MAX_OFFSET, PartitionMachine
 from logbroker.partition.ordering import NO_ORDER, OrderPolicy, count_in_flight
@@ -60,7 +61,7 @@ from logbroker.partition.schedule import rounded_up
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from logbroker.partition.commands import Change, Ranges
+    from logbroker.partition.commands import Change, Dedupe, Ranges
     from logbroker.partition.groups import ConsumerGroup, Selection
     from logbroker.partition.leases import LeaseRecord
     from logbroker.partition.ordering import KeyLocks
@@ -83,6 +84,8 @@ MAX_RUNS_PER_REVIVE = 10_000
 
 MAX_RUNS_PER_CANCEL = 10_000
 """Over all consumer groups, for the same reason."""
+MAX_RUNS_PER_DEDUPE = 10_000
+"""Ranges of repeated messages in one batch, over all consumer groups; for the same reason."""
 
 MAX_DELAYED_RUNS = 4_000_000
 """Not due yet, in all consumer groups together: a delayed batch with a due time of its own costs one in each."""
@@ -139,7 +142,7 @@ class Propose:
 class ProposeBatch:
     """Append the batch as a DATA entry that takes [base_offset, next_offset).
 
-    Unless `due_ms` is 0 a STATE entry with `DeliverAt` goes directly before it, in the same step.
+    What `due_ms`, unless it is 0, and ids say goes into a STATE entry directly before it, in the same step.
     """
 
     base_offset: Offset
@@ -188,9 +191,15 @@ def decide_produce(
     header: BatchHeader,
     *,
     due_ms: int = 0,
+    ids: Dedupe | None = None,
+    now_ms: int = 0,
     max_delayed_runs: int = MAX_DELAYED_RUNS,
+    max_void_ranges: int = MAX_VOID_RANGES,
 ) -> Answer | ProposeBatch:
     """Decide on a batch that `check_batch` has accepted, to be delivered at `due_ms` as `due_time` gives it.
+
+    `ids` are those of its messages, with a window of 0 where they are not to be remembered. Where each was in the log
+    before, nothing is appended, unless the producer counts its batches: then its next one has to find this one there.
 
     Refused with OutOfOrderSequenceError, ProducerFencedError, OffsetOutOfRangeError, InvalidArgumentError. A duplicate
     is answered with the offset of the first copy; that copy is applied only if it lies below the applied state's
@@ -205,10 +214,7 @@ def decide_produce(
     who = f"producer {header.producer_id} in partition group {machine.group_id}"
     match machine.judge_batch(header):
         case Duplicate(base_offset):
-            first_due_ms = machine.schedule.due_ms_at(base_offset, after_ms=machine.append_ms)
-            return Answer(
-                Produced(Offset(base_offset), count, duplicate=True, due_ms=first_due_ms), machine.applied_index
-            )
+            return Answer(repeated(machine, Offset(base_offset), count, ids), machine.applied_index)
         case OutOfOrder(expected):
             raise OutOfOrderSequenceError(
                 f"sequence {header.base_sequence} of {who} is not the next, {expected}, nor in its last five batches"
@@ -224,7 +230,39 @@ def decide_produce(
             f" in each of {len(machine.groups)} consumer groups; the most is {max_delayed_runs} together",
             hint="send more messages in a batch, or batches with due times on the same 100 ms",
         )
+    if ids is not None and ids.window_ms:
+        known = machine.dedupe.look(ids, machine.next_offset, max(now_ms, machine.append_ms))
+        if header.producer_id == NO_PRODUCER and len(known.positions()) == count:
+            first = known.duplicates[0][1] if known.duplicates else machine.next_offset
+            return Answer(Produced(Offset(first), count, True, 0, *known), machine.applied_index)
+        _check_voids(machine, known, max_void_ranges)
     return ProposeBatch(machine.next_offset, end, due_ms)
+
+
+def repeated(machine: PartitionMachine, base_offset: Offset, count: int, ids: Dedupe | None) -> Produced:
+    """What to tell of a batch that the producer has sent again, and that stands at `base_offset`."""
+    # All that is left of a batch has one due time; what was void from the start, or cancelled, is not in the schedule.
+    left = machine.schedule.overlap(base_offset, base_offset + count, after_ms=machine.append_ms)
+    due_ms = next((run.visible_at_ms for run in left), 0)
+    verdicts = Verdicts() if ids is None else machine.verdicts(ids, base_offset)
+    return Produced(base_offset, count, True, due_ms, *verdicts)
+
+
+def _check_voids(machine: PartitionMachine, known: Verdicts, max_void_ranges: int) -> None:
+    """Refuse a batch whose repeated messages would cost too much, each a range in every group at worst."""
+    ranges = len(known.ranges(0))
+    if ranges > 1 and ranges * len(machine.groups) > MAX_RUNS_PER_DEDUPE:
+        raise RequestTooLargeError(
+            f"a batch has {ranges} ranges of messages whose ids are known, for {len(machine.groups)} consumer groups;"
+            f" the most is {MAX_RUNS_PER_DEDUPE} together",
+            hint="send fewer messages at once",
+        )
+    if ranges and len(machine.voids) + ranges > max_void_ranges:
+        raise OverloadedError(
+            f"partition group {machine.group_id} has {len(machine.voids)} ranges of messages that nothing delivers;"
+            f" the most is {max_void_ranges}",
+            hint="retention makes room; send messages with known ids by themselves",
+        )
 
 
 def due_time(*, delay_ms: int, deliver_at_ms: int, now_ms: int, retention_s: int) -> int:

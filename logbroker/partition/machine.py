@@ -20,6 +20,7 @@ from logbroker.partition.commands import (
     BuryExpired,
     Cancel,
     CreateGroup,
+    Dedupe,
     DeleteGroup,
     Expire,
     Extend,
@@ -42,6 +43,7 @@ from logbroker.partition.commands import (
     decode_changes,
     decode_floor,
 )
+from logbroker.partition.dedupe import DedupeWindow, Verdicts
 from logbroker.partition.groups import ConsumerGroup
 from logbroker.partition.offset_ranges import OffsetRanges
 from logbroker.partition.outbox import MAX_OWED, Inbox, Outbox, Owed
@@ -99,6 +101,7 @@ class PartitionMachine:
         "append_ms",
         "applied_index",
         "applied_term",
+        "dedupe",
         "group_id",
         "inbox",
         "log_start_index",
@@ -140,6 +143,8 @@ class PartitionMachine:
         # What this partition owes to others, and has got from them.
         self.outbox = Outbox()
         self.inbox = Inbox()
+        # Of messages with ids of their own. Retention does not touch it.
+        self.dedupe = DedupeWindow()
 
     @classmethod
     def new(cls, group_id: GroupId) -> PartitionMachine:
@@ -163,6 +168,7 @@ class PartitionMachine:
         other.append_ms = self.append_ms
         other.outbox = self.outbox.clone()
         other.inbox = self.inbox.clone()
+        other.dedupe = self.dedupe.clone()
         return other
 
     def digest(self) -> bytes:
@@ -310,6 +316,9 @@ class PartitionMachine:
             misfit = self._move_in_fault(move)
             if misfit is not None:
                 return self._void(entry, misfit, f"number {move.number} of group {move.source} is not the next")
+        ids = None if armed is None else armed.dedupe
+        if ids is not None and ids.count != count:
+            return self._void(entry, Misfit.UNREADABLE, f"the entry before it has {ids.count} ids for {count} records")
         match self.judge_batch(header):
             case Duplicate(base_offset):
                 detail = f"sequence {header.base_sequence} stands at offset {base_offset}"
@@ -334,18 +343,40 @@ class PartitionMachine:
             self.inbox.take(move.source, move.number)
         due_ms = 0 if armed is None else armed.due_ms
         if due_ms <= append_ms:
-            return Produced(entry.base_offset, count)
-        run = self._schedule.add(entry.base_offset, entry.next_offset, due_ms)
-        for group in self._groups.values():
-            group.delay(run)
-        return Produced(entry.base_offset, count, due_ms=due_ms)
+            due_ms = 0
+        else:
+            run = self._schedule.add(entry.base_offset, entry.next_offset, due_ms)
+            for group in self._groups.values():
+                group.delay(run)
+        if ids is None:
+            return Produced(entry.base_offset, count, due_ms=due_ms)
+        verdicts = self.dedupe.take(ids, entry.base_offset, append_ms)
+        for start, end in verdicts.ranges(entry.base_offset):
+            if due_ms:
+                self._schedule.remove(start, end)
+            self._void_range(start, end)
+        return Produced(entry.base_offset, count, False, due_ms, *verdicts)
 
     def _void(self, entry: Entry, why: Misfit, detail: str, *, duplicate_of: Offset | None = None) -> Void:
         start, end = entry.base_offset, entry.next_offset
+        self._void_range(start, end)
+        return Void(start, end - start, why, detail, duplicate_of)
+
+    def _void_range(self, start: int, end: int) -> None:
         self._voids.add(start, end)
         for group in self._groups.values():
             group.void(start, end)
-        return Void(start, end - start, why, detail, duplicate_of)
+
+    def verdicts(self, ids: Dedupe, base_offset: int) -> Verdicts:
+        """Say of a batch that stands in the log since before which of its messages were those of another one's ids.
+
+        What nothing delivers was voided for its id, or cancelled. Where the first message of the id is forgotten it
+        is not known any more which of the two, or whether the bodies were the same: that is told as a conflict, since
+        nobody may take for sent what is not.
+        """
+        voids = self._voids.overlap(base_offset, base_offset + ids.count)
+        undelivered = {offset for start, end in voids for offset in range(start, end)}
+        return self.dedupe.look_again(ids, self.append_ms, base_offset=base_offset, undelivered=undelivered)
 
     def _apply_queue_change(self, change: QueueChange, append_ms: int) -> Outcome:
         if isinstance(change, Cancel):
@@ -460,9 +491,7 @@ class PartitionMachine:
     def _cancel(self, change: Cancel, append_ms: int) -> Cancelled:
         for run in list(self.scheduled(change.ranges, append_ms)):
             self._schedule.remove(run.start, run.end)
-            self._voids.add(run.start, run.end)
-            for group in self._groups.values():
-                group.void(run.start, run.end)
+            self._void_range(run.start, run.end)
         return self.cancelled(change.ranges)
 
     def scheduled(self, ranges: Ranges, after_ms: int) -> Iterator[Run]:

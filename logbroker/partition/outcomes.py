@@ -52,13 +52,16 @@ class Nothing:
 class Produced:
     """`duplicate`: the batch was in the log before, at `base_offset`; nothing was appended.
 
-    `due_ms` is when it may be delivered, 0 if that is at once.
+    `due_ms` is when it may be delivered, 0 if that is at once. `duplicates` and `conflicts` are those of `Verdicts`:
+    messages whose ids were in the log before, and which are never delivered.
     """
 
     base_offset: Offset
     count: int
     duplicate: bool = False
     due_ms: int = 0
+    duplicates: tuple[tuple[int, int], ...] = ()
+    conflicts: tuple[int, ...] = ()
 
 
 @final

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 RUNS_PER_SLICE = 4096
 RANGES_PER_SLICE = 4096
 PRODUCERS_PER_SLICE = 1024
+IDS_PER_SLICE = 4096
 
 T = TypeVar("T")
 
@@ -95,6 +96,13 @@ class ScheduleSlice(_Section, frozen=True, tag=8):
 
 
 @final
+class DedupeSlice(_Section, frozen=True, tag=10):
+    """Rows of the window in their bytes, joined, oldest first over all slices."""
+
+    rows: bytes
+
+
+@final
 class OutboxSlice(_Section, frozen=True, tag=11):
     """All of it; there is none where nothing is owed."""
 
@@ -116,6 +124,7 @@ Section: TypeAlias = (
     | PauseSlice
     | ScheduleSlice
     | Armed
+    | DedupeSlice
     | OutboxSlice
     | InboxSlice
 )
@@ -148,6 +157,8 @@ def _sections(machine: PartitionMachine) -> Iterator[Section]:
         yield ScheduleSlice(tuple([(run.start, run.end, run.visible_at_ms) for run in scheduled]))
     if machine.armed is not None:
         yield machine.armed
+    for packed in machine.dedupe.packed(IDS_PER_SLICE):
+        yield DedupeSlice(packed)
     if len(machine.outbox):
         yield OutboxSlice(tuple(machine.outbox.rows()))
     for sources in _pieces(machine.inbox.rows(), RANGES_PER_SLICE):

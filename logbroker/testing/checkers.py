@@ -495,6 +495,7 @@ def compare_states(model: PartitionModel, machine: PartitionMachine, place: str)
     for name, group in model.groups.items():
         _compare_groups(model, group, machine.group(name), place)
     _compare_producers(model, machine, place)
+    _compare_ids(model, machine, place)
     _compare_moves(model, machine, place)
     _compare_schedules(model, machine, place)
 
@@ -511,6 +512,12 @@ def _compare_schedules(model: PartitionModel, machine: PartitionMachine, place: 
     cancelled = [offset for offset in kept if offset in model.schedule.cancelled]
     if voids != cancelled:
         broken("state follows from the log", f"{place} never delivers {voids}, the model {cancelled}")
+
+
+def _compare_ids(model: PartitionModel, machine: PartitionMachine, place: str) -> None:
+    offsets = [row.offset for row in machine.dedupe.rows()]
+    if offsets != model.ids.remembered():
+        broken("state follows from the log", f"{place} knows ids of {offsets}, the model of {model.ids.remembered()}")
 
 
 def _compare_moves(model: PartitionModel, machine: PartitionMachine, place: str) -> None:

@@ -23,6 +23,7 @@ from logbroker.partition.commands import (
     Cancel,
     Cause,
     CreateGroup,
+    Dedupe,
     DeleteGroup,
     DeliverAt,
     Expire,
@@ -44,6 +45,8 @@ from logbroker.partition.commands import (
     decode_floor,
 )
 from logbroker.record.batch import decode_batch, read_header
+from logbroker.record.dedup_ids import DEDUP_HEADER
+from logbroker.testing.dedupe_model import ModelIds
 from logbroker.testing.moves_model import ModelMoves, MovedOut
 from logbroker.testing.violation import broken
 
@@ -184,7 +187,10 @@ class ModelEnding:
 
 @final
 class ModelSchedule:
-    """When messages are due, and which were cancelled before that: what holds for every consumer group."""
+    """When messages are due, and which were cancelled before that: what holds for every consumer group.
+
+    Those that repeat an id count as cancelled from the start.
+    """
 
     def __init__(self) -> None:
         self.due_ms: dict[int, int] = {}
@@ -370,6 +376,7 @@ class PartitionModel:
         """Offsets of what came from other partitions."""
         self._moved_in: tuple[Index, int, MoveIn] | None = None
         """Index and term of an entry that says where the batch of the next one comes from."""
+        self.ids = ModelIds()
         self._producers: dict[int, list[SentBatch]] = {}
 
     def apply(self, entry: Entry) -> None:
@@ -398,13 +405,15 @@ class PartitionModel:
         self.log_times.append(entry.append_ms)
         due_ms = self._due_ms_of(entry)
         move = self._move_of(entry)
+        ids = self.ids.of(entry, is_data=entry.kind is EntryKind.DATA)
         match entry.kind:
             case EntryKind.DATA:
-                self._append(entry, due_ms, move)
+                self._append(entry, due_ms, move, ids)
             case EntryKind.STATE:
                 changes = decode_changes(entry.payload)
                 due = [change.due_ms for change in changes if isinstance(change, DeliverAt)]
                 self._prepared = (entry.index, entry.term, max(due)) if due else None
+                self.ids.prepare(entry, changes)
                 moves = [change for change in changes if isinstance(change, MoveIn) and not change.is_refused]
                 self._moved_in = (entry.index, entry.term, moves[0]) if moves else None
                 if isinstance(changes[-1], Lease) and any(isinstance(change, BuryExpired) for change in changes):
@@ -486,7 +495,7 @@ class PartitionModel:
             broken("nothing comes between a moved batch and its number", f"entry {entry.index} is {entry.kind.name}")
         return moved[2]
 
-    def _append(self, entry: Entry, due_ms: int, move: MoveIn | None) -> None:
+    def _append(self, entry: Entry, due_ms: int, move: MoveIn | None, ids: Dedupe | None) -> None:
         header = read_header(entry.payload)
         if entry.next_offset - entry.base_offset != header.record_count:
             broken(
@@ -513,7 +522,8 @@ class PartitionModel:
             value = record.value or b""
             offset = entry.base_offset + position
             earlier = self.offset_of.setdefault(value, offset)
-            if earlier != offset and move is None:
+            has_id = any(key == DEDUP_HEADER for key, _ in record.headers)
+            if earlier != offset and move is None and not has_id:
                 broken("a message is in the log once", f"{value!r} stands at offset {earlier} and at {offset}")
             self.values.append(value)
             self.keys.append(record.key)
@@ -524,6 +534,11 @@ class PartitionModel:
         self.data_entries.append((entry.index, entry.append_ms))
         self.next_offset = entry.next_offset
         self._count("DATA")
+        # What was moved here has kept its headers, and has no id here.
+        for offset in self.ids.append(entry, records, ids) if move is None else ():
+            self.schedule.cancelled[offset] = entry.index
+            for group in self.groups.values():
+                group.become(offset, entry.index, MessageState.ACKED)
 
     def _check_sequence(self, entry: Entry, producer_id: int, base_sequence: int, count: int) -> None:
         if producer_id < 0:
@@ -563,7 +578,7 @@ class PartitionModel:
             case MoveIn():
                 if change.is_refused:
                     self.moves.refuse(change.source, change.number, f"entry {entry.index}")
-            case DeliverAt() | ForgetSource():
+            case DeliverAt() | ForgetSource() | Dedupe():
                 pass
             case Cancel():
                 self._cancel(entry, change)
@@ -770,6 +785,11 @@ class PartitionModel:
                 "nothing is delivered before it is due",
                 f"entry {entry.index} (log time {entry.append_ms}) leases offset {offset} of {group.name}, "
                 f"which is due at {self.schedule.due_ms[offset]}",
+            )
+        if offset in self.ids.repeats:
+            broken(
+                "what repeats an id is never delivered",
+                f"entry {entry.index} leases offset {offset} of {group.name}: {self.ids.repeats[offset]}",
             )
         if offset in self.schedule.cancelled:
             broken(

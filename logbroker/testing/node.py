@@ -127,6 +127,8 @@ class NodeOptions:
     """Where the dead messages of a partition are moved to."""
     give_up_share: float = 0.0
     """How often a node finds that it cannot copy what it owes, whatever it or another has sent before."""
+    dedup_window_ms: int = 3_000
+    dedup_count: int = 1_000_000
     commit_us: int = 300
     """Usual time of a group commit."""
 
@@ -320,6 +322,8 @@ class SimulatedNode:
             order=options.order,
             breaker=options.breaker,
             dead_letters=options.dead_letters.get(replica.group),
+            dedup_window_ms=options.dedup_window_ms,
+            dedup_count=options.dedup_count,
         )
         host = engine if not options.give_up_share else _Hesitant(engine, options.give_up_share, self._gives_up)
         return PartitionService(replica, host, settings, DEFAULT_LIMITS)

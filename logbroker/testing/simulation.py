@@ -40,6 +40,7 @@ OPERATOR, GROUPS, PRODUCERS, CONSUMERS = "operator", "extra groups", "more produ
 MISBEHAVIOUR, LARGE_VALUES, VANDAL, WATCHER = "misbehaviour", "large values", "vandal", "watcher"
 ORDER = "order"
 DELAYS = "delayed batches"
+IDS = "ids"
 PARTS = (
     LINKS,
     CLOCKS,
@@ -54,6 +55,7 @@ PARTS = (
     WATCHER,
     ORDER,
     DELAYS,
+    IDS,
 )
 """What can be left out of a run, beside the kinds of faults."""
 
@@ -103,7 +105,9 @@ class Simulation:
         plan = options.plan or draw_plan(self.scheduler.random("plan"), without=kinds)
         self.plan = _simpler_plan(plan, options.without)
         drawn = draw_delays(draw_profile(random), self.scheduler.random("delays"))
-        profile = _simpler_profile(options.profile or drawn, options.without)
+        ids = self.scheduler.random("ids")
+        drawn = options.profile or replace(drawn, id_senders=ids.choice((0, 1, 2, 3)))
+        profile = _simpler_profile(drawn, options.without)
         group_count = options.group_count or random.choice((1, 1, 2))
         self._order = NO_ORDER if ORDER in options.without else draw_order(self.scheduler.random("order"))
         if self._order.by_key:
@@ -120,6 +124,8 @@ class Simulation:
                     order=self._order,
                     dead_letters=draw_dead_letters(self.scheduler.random("dead letters"), group_count),
                     give_up_share=self.scheduler.random("moves given up").choice((0.0, 0.0, 0.1, 0.4)),
+                    dedup_window_ms=ids.choice((700, 3_000, 20_000, 60_000)),
+                    dedup_count=ids.choice((3, 20, 1_000_000)),
                 ),
                 clock_offset_ms=self.plan.clock_offset_ms,
                 drift_ppm=self.plan.drift_ppm,
@@ -295,6 +301,11 @@ class Simulation:
                     f"{value[:60]!r} was confirmed at {offset} of group {group}, "
                     f"the log has it at {model.offset_of.get(value)}",
                 )
+        for name, value, offset in self.ledger.confirmed_with_ids.get(group, ()):
+            first = model.ids.by_offset.get(offset)
+            there = model.values[offset] if offset < model.next_offset else None
+            if there != value or offset in model.ids.repeats or (None if first is None else first.name) != name:
+                broken("confirmed messages stay", f"{value!r} of id {name!r} was confirmed at {offset}: {first}")
         for value in model.values:
             if value not in self.ledger.sent:
                 broken("nothing appears that nobody sent", f"{value[:60]!r} in group {group}")
@@ -342,6 +353,7 @@ class Simulation:
             add("", history.model.order.counts if history.model.order is not None else {})
             add("", history.model.delay_counts)
             add("", history.model.moves.counts)
+            add("", history.model.ids.counts)
             add("judged: ", history.answers.judged_counts)
             add("", {"leaders": len(history.leaders), "digests compared": history.compared_digests})
             add("", {"messages": len(history.model.values)})
@@ -462,6 +474,7 @@ def _simpler_profile(profile: WorkloadProfile, without: frozenset[str]) -> Workl
         producers=1 if PRODUCERS in without else profile.producers,
         consumers=1 + (GROUPS not in without and profile.extra_groups) if CONSUMERS in without else profile.consumers,
         delay_share=0.0 if DELAYS in without else profile.delay_share,
+        id_senders=0 if IDS in without else profile.id_senders,
         large_value_share=0.0 if LARGE_VALUES in without else profile.large_value_share,
         has_vandal=profile.has_vandal and VANDAL not in without,
         has_watcher=profile.has_watcher and WATCHER not in without,

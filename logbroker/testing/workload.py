@@ -47,6 +47,7 @@ from logbroker.record.batch import DEFAULT_LIMITS, HEADER_BYTES, Codec, Record, 
 from logbroker.record.checksum import crc32c
 from logbroker.record.compression import compress
 from logbroker.testing.history import Verdict
+from logbroker.testing.id_senders import IdPool, IdSender
 from logbroker.testing.scheduler import US_PER_MS, US_PER_S
 
 if TYPE_CHECKING:
@@ -109,6 +110,11 @@ class WorkloadProfile:
     """Of all producers of a partition; then every eighth message has none. 0: no message has one."""
     move_share: float = 0.1
     """Of those actions, where there is another partition: messages are moved there."""
+    id_senders: int = 2
+    """Clients whose messages have ids; every other one numbers its batches too."""
+    id_batches_per_second: float = 1.0
+    id_sender_death_share: float = 0.5
+    """Of their attempts without an answer."""
     has_vandal: bool = True
     has_watcher: bool = True
 
@@ -155,6 +161,8 @@ class Ledger:
         self.confirmed_bytes = 0
         self.delays: dict[bytes, list[tuple[int, int]]] = {}
         """What was asked for values to be delivered later, each way in which it was: delay_ms, deliver_at_ms."""
+        self.confirmed_with_ids: dict[GroupId, list[tuple[bytes | None, bytes, int]]] = {}
+        """Id, value and the offset that was told, of each message of those who send ids; None has no id."""
 
 
 @final
@@ -837,6 +845,20 @@ class Workload:
             Consumer(cluster, partition, self.groups[number % len(self.groups)], f"c{partition}.{number}", profile)
             for number in range(profile.consumers)
         ]
+        pool = IdPool(partition)
+        self.id_senders = [
+            IdSender(
+                cluster,
+                ledger,
+                Route(cluster, name, partition, cluster.scheduler.random(f"route {name}")),
+                partition,
+                name,
+                profile,
+                pool,
+                is_numbered=number % 2 == 0,
+            )
+            for number, name in enumerate(f"i{partition}.{number}" for number in range(profile.id_senders))
+        ]
         self.operator = Operator(cluster, partition, f"o{partition}", profile, self.groups, others)
         self.watcher = Watcher(cluster, partition, f"w{partition}")
         self.vandal = Vandal(cluster, partition, f"{partition}")
@@ -847,7 +869,7 @@ class Workload:
             self.watcher.start()
         if self._profile.has_vandal:
             self.vandal.start()
-        for producer in self.producers:
+        for producer in self._senders():
             producer.start()
         for consumer in self.consumers:
             consumer.start()
@@ -856,7 +878,7 @@ class Workload:
         """The end of a run: nothing new, nobody misbehaves, what is there is drained."""
         self.operator.stop()
         self.vandal.stop()
-        for producer in self.producers:
+        for producer in self._senders():
             producer.stop()
         for consumer in self.consumers:
             consumer.behave()
@@ -864,4 +886,7 @@ class Workload:
     @property
     def is_settled(self) -> bool:
         """Every batch of a living producer has been answered for good."""
-        return all(producer.is_idle for producer in self.producers)
+        return all(producer.is_idle for producer in self._senders())
+
+    def _senders(self) -> list[Producer | IdSender]:
+        return [*self.producers, *self.id_senders]

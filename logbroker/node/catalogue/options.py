@@ -12,6 +12,7 @@ import msgspec
 
 from logbroker.errors import CorruptBatchError
 from logbroker.node.catalogue.rows import Number
+from logbroker.partition.dedupe import MAX_DEDUP_COUNT, MAX_DEDUP_WINDOW_MS
 from logbroker.partition.failures import DEFAULT_MAX_BACKOFF_MS
 from logbroker.partition.ordering import MAX_WINDOW
 
@@ -39,6 +40,10 @@ class QueueOptions(msgspec.Struct, frozen=True, kw_only=True):
     """By how much each further failure lengthens the wait."""
     jitter_percent: int = 20
     """The share of each wait that is left to chance."""
+    dedup_window_ms: int = 300_000
+    """How long ids of messages are remembered, but never longer than the messages; 0: not at all."""
+    dedup_count: int = 1_000_000
+    """How many of them, in each partition."""
     breaker_percent: int = 0
     """A group is paused for a while when so many of a hundred deliveries fail; 0: never."""
     breaker_count: int = 20
@@ -66,6 +71,8 @@ _OPTIONS = {
     "max_backoff_ms": _Option(2, 0, MAX_BACKOFF_MS),
     "backoff_factor": _Option(3, 1, MAX_BACKOFF_FACTOR),
     "jitter_percent": _Option(4, 0, 100),
+    "dedup_window_ms": _Option(13, 0, MAX_DEDUP_WINDOW_MS),
+    "dedup_count": _Option(14, 1, MAX_DEDUP_COUNT),
     "breaker_percent": _Option(16, 0, 100),
     "breaker_count": _Option(17, 1, 100_000),
     "breaker_window_ms": _Option(18, 1_000, 3_600_000),
