@@ -17,13 +17,15 @@ if TYPE_CHECKING:
 
 _F = TypeVar("_F", bound="Callable[..., Any]")
 
-_DURATIONS = ("backoff", "max_backoff", "breaker_window", "breaker_pause")
+_DURATIONS = ("backoff", "max_backoff", "breaker_window", "breaker_pause", "dedup_window")
 
 _OPTIONS = (
     click.option("--backoff", type=DURATION, help="Wait after a first failed delivery, unless the nack says. [0s]"),
     click.option("--max-backoff", type=DURATION, help="The longest such wait. [1h]"),
     click.option("--backoff-factor", type=click.IntRange(1, 10), help="Growth with each further failure. [2]"),
     click.option("--dead-letter", metavar="QUEUE", help="Where dead messages are moved to; '' for nowhere. ['']"),
+    click.option("--dedup-window", type=DURATION, help="How long ids of messages are remembered; 0s: not. [5m]"),
+    click.option("--dedup-count", type=click.IntRange(1), help="How many of them in each partition. [1000000]"),
     click.option("--jitter", type=click.FloatRange(0, 1), help="The share of a wait that is left to chance. [0.2]"),
     click.option(
         "--breaker", type=click.FloatRange(0, 1), help="Pause a group when this share of deliveries fails. [0: never]"
@@ -69,4 +71,6 @@ def option_rows(settings: QueueSettings) -> dict[str, object]:
         "order": settings.order,
         "on_failure": settings.on_failure,
         "dead_letter": settings.dead_letter or None,
+        "dedup_window": format_duration(settings.dedup_window_ms) if settings.dedup_window_ms else None,
+        "dedup_count": settings.dedup_count,
     }

@@ -100,6 +100,10 @@ class QueueSettings(Struct, frozen=True, array_like=True, gc=False, kw_only=True
     dead_letter: Name = ""
     """The queue to which messages are moved when they are dead; empty: they stay where they are. One that was deleted
     is told as empty."""
+    dedup_window_ms: Number = 300_000
+    """How long ids of messages are remembered, but never longer than the messages; 0: not at all."""
+    dedup_count: Number = 1_000_000
+    """How many of them, in each partition."""
 
 
 @final
@@ -124,6 +128,8 @@ class QueueChanges(Struct, frozen=True, array_like=True, gc=False, kw_only=True)
     on_failure: Name | None = None
     dead_letter: Name | None = None
     """Empty: none from now on."""
+    dedup_window_ms: Number | None = None
+    dedup_count: Number | None = None
 
 
 @final
@@ -420,6 +426,8 @@ class Produce(Request, frozen=True, gc=False, tag=4, kw_only=True):
     """From when it is appended; at most the retention less a second."""
     deliver_at_ms: Number = 0
     """Log time; what lies in the past is delivered at once."""
+    dedup: bool = False
+    """Some of its messages have ids of their own, in a header: it is opened to look at them."""
 
 
 @final
@@ -769,6 +777,10 @@ class Produced(Reply, frozen=True, gc=False, tag=69, kw_only=True):
     duplicate: bool = False
     due_ms: Number = 0
     """When it may be delivered, a multiple of 100 ms; 0 is at once, or for a duplicate by now."""
+    duplicates: list[tuple[Number, Number]] = []
+    """(position in the batch, offset of the first message of its id) of those that were there before."""
+    conflicts: list[Number] = []
+    """Positions of those whose id was used for another body; they are never delivered."""
 
 
 @final

@@ -14,6 +14,7 @@ import pytest
 import logbroker_client
 import logbroker_client.asyncio
 from logbroker.errors import (
+    DedupConflictError,
     InvalidArgumentError,
     LocalProtocolError,
     LogBrokerError,
@@ -1040,3 +1041,35 @@ def test_the_asyncio_client_does_without_trio() -> None:
 def test_the_trio_client_does_without_asyncio() -> None:
     code = "import sys, logbroker_client; logbroker_client.connect; sys.exit('asyncio.base_events' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@everywhere
+def test_a_message_with_an_id_is_appended_once_and_who_repeats_it_is_told_the_first(
+    face: Face, node: str, queue: str
+) -> None:
+    async def scenario() -> None:
+        async with face.connect(node) as client:
+            await client.create_queue(queue, partitions=3, dedup_window=60.0, dedup_count=100)
+            async with client.producer(queue) as producer:
+                first = await producer.send(b"pay 7", dedup_id="payment-7", headers=(("a", b"b"),))
+                await producer.send_many([b"x", NewMessage(b"pay 8", dedup_id=b"payment-8")])
+            assert not first.duplicate
+            async with client.producer(queue) as producer:
+                again = await producer.send(b"pay 7", dedup_id="payment-7", headers=(("a", b"b"),))
+                assert (again, again.duplicate) == (first, True)
+                with pytest.raises(DedupConflictError, match="another value, key or header"):
+                    await producer.send(b"pay 70", dedup_id="payment-7", headers=(("a", b"b"),))
+                others = [NewMessage(b"pay 8", dedup_id="payment-8"), NewMessage(b"pay 9", dedup_id="payment-9")]
+                assert [sent.duplicate for sent in await producer.send_many(others)] == [True, False]
+                with pytest.raises(DedupConflictError):
+                    await producer.send_many([NewMessage(b"10", dedup_id="payment-9"), b"y"])
+                with pytest.raises(InvalidArgumentError, match="dedup_id has 129 bytes, not 1 to 128"):
+                    await producer.send(b"", dedup_id="x" * 129)
+            async with client.consumer(queue) as consumer:
+                values = sorted([message.value or b"" for message in await take(consumer, 5)])
+            assert values == [b"pay 7", b"pay 8", b"pay 9", b"x", b"y"]
+            await client.alter_queue(queue, dedup_window=0.0)
+            async with client.producer(queue) as producer:
+                assert not (await producer.send(b"pay 70", dedup_id="payment-7")).duplicate
+
+    face.run(scenario)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from logbroker.errors import (
     AlreadyExistsError,
     CorruptBatchError,
+    DedupConflictError,
     ForbiddenError,
     InvalidArgumentError,
     LogBrokerError,
@@ -45,6 +46,7 @@ __all__ = [
     "Consumer",
     "CorruptBatchError",
     "DeadMessages",
+    "DedupConflictError",
     "ForbiddenError",
     "InvalidArgumentError",
     "LogBrokerError",

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from logbroker.record.batch import Headers
     from logbroker.wire.requests import BatchPart
     from logbroker_client.codecs import MessageCodec
+    from logbroker_client.dedup import DedupId
     from logbroker_client.histories import MessageHistory
     from logbroker_client.inbox import Delivery
 
@@ -37,7 +38,6 @@ MAX_REASON_LENGTH = 256
 """In characters. Nodes refuse a longer one, and a message must not stay hidden because an error was long."""
 
 
-@final
 class MessageId(NamedTuple):
     """Where a message is; it is written `queue/partition/offset`."""
 
@@ -47,6 +47,11 @@ class MessageId(NamedTuple):
 
     def __str__(self) -> str:
         return f"{self.queue}/{self.partition}/{self.offset}"
+
+    @property
+    def duplicate(self) -> bool:
+        """Whether a send found its `dedup_id` known: this is the first message of that id, and no other was made."""
+        return False
 
     @property
     def number(self) -> int:
@@ -68,13 +73,28 @@ class MessageId(NamedTuple):
 
 
 @final
+class KnownMessageId(MessageId):
+    """The id that a send gives of a message which was there before; as a tuple it is like any other."""
+
+    __slots__ = ()
+
+    @property
+    def duplicate(self) -> bool:
+        return True
+
+
+@final
 @dataclass(frozen=True, slots=True)
 class NewMessage(Generic[_B_co]):
-    """A message to send. `value` is for the producer's codec; None deletes its key once the queue is compacted."""
+    """A message to send. `value` is for the producer's codec; None deletes its key once the queue is compacted.
+
+    `dedup_id` is as in `Producer.send`.
+    """
 
     value: _B_co | None
     key: bytes | None = None
     headers: Headers = ()
+    dedup_id: DedupId | None = None
 
 
 class SettlingNowait(Protocol):

@@ -46,6 +46,11 @@ class QueueOptions(TypedDict, total=False):
     the default, or go on while it waits."""
     dead_letter: str
     """The queue to which messages are moved when they are dead. The default, empty, is none: they stay, as dead."""
+    dedup_window: float
+    """How long the `dedup_id` of a message is remembered, up to a day and never longer than the messages; 300 by
+    default, and 0 is not at all."""
+    dedup_count: int
+    """How many of them in each partition, up to ten million; a million by default."""
 
 
 def queue_settings(
@@ -118,5 +123,7 @@ _FIELDS = {
     "breaker_window": ("breaker_window_ms", 1000),
     "breaker_pause": ("breaker_pause_ms", 1000),
     "window": ("window", 1),
+    "dedup_window": ("dedup_window_ms", 1000),
+    "dedup_count": ("dedup_count", 1),
 }
 _WORDS = ("order", "on_failure")

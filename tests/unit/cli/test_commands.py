@@ -59,6 +59,10 @@ def test_options_of_a_queue_are_told_in_the_units_of_the_client(cluster: FakeClu
         "backoff_factor": 3,
     }
     assert run("queue", "create", "orders", "--backoff-factor", "11").code == 2
+    cluster.asked.clear()
+    assert run("queue", "alter", "orders", "--dedup-window", "10m", "--dedup-count", "5").code == 0
+    [(_, _, altered)] = cluster.asked
+    assert (altered["dedup_window"], altered["dedup_count"]) == (600.0, 5)
 
 
 def test_a_breaker_is_told_in_the_units_of_the_client(cluster: FakeCluster) -> None:
@@ -232,6 +236,14 @@ def test_values_of_the_command_line_are_a_message_each(cluster: FakeCluster) -> 
         (b"one", b"k", (("a", b"1"), ("b", b"x=y"))),
         (b"two", b"k", (("a", b"1"), ("b", b"x=y"))),
     ]
+
+
+def test_one_message_may_have_an_id(cluster: FakeCluster) -> None:
+    assert run("produce", "orders", "--dedup-id", "payment-7", "one").code == 0
+    assert [message.dedup_id for message in cluster.sent] == ["payment-7"]
+    for wrong in (["one", "two"], []):
+        ran = run("produce", "orders", "--dedup-id", "payment-7", *wrong)
+        assert (ran.code, "--dedup-id is for one VALUE" in ran.err) == (2, True)
 
 
 @pytest.mark.parametrize(
