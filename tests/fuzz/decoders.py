@@ -90,6 +90,7 @@ from logbroker.partition.commands import (
     Cause,
     Change,
     CreateGroup,
+    Dedupe,
     DeliverAt,
     Floor,
     ForgetSource,
@@ -560,6 +561,7 @@ def _of_logs() -> dict[str, Decoder]:
         Moved(DEFAULT_GROUP, 4, 9, is_refused=True),
         MoveIn(5, 9, is_refused=False),
         ForgetSource(5),
+        Dedupe(300_000, 1_000_000, bytes(32), bytes(16)),
     ]
     catalogue = catalogue_kit.cluster(1, 2, 3)
     catalogue_kit.create(catalogue, "orders", partitions=2)

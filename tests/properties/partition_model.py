@@ -15,6 +15,7 @@ from logbroker.partition.commands import (
     Cancel,
     Change,
     CreateGroup,
+    Dedupe,
     DeleteGroup,
     DeliverAt,
     Expire,
@@ -84,6 +85,25 @@ class Group:
         return None
 
 
+@dataclass(frozen=True)
+class Ids:
+    """What a batch says of the ids of its messages: (id, body) for each, or None for one without."""
+
+    window_ms: int
+    max_count: int
+    messages: list[tuple[int, int] | None]
+
+
+@dataclass(frozen=True)
+class Known:
+    """The first message of an id."""
+
+    name: int
+    body: int
+    offset: int
+    append_ms: int
+
+
 @dataclass
 class Producer:
     epoch: int
@@ -107,11 +127,15 @@ class Model:
         self.owed: dict[int, tuple[int, str, dict[int, Message]]] = {}
         # What others owed, by source: the highest number, and whether it was taken.
         self.taken: dict[int, tuple[int, bool]] = {}
+        # Oldest first.
+        self.known: list[Known] = []
         self.next_offset = 0
         self.log_start = 0
         self.now_ms = 0
 
-    def produce(self, producer: tuple[int, int, int] | None, count: int, due_ms: int = 0) -> tuple[object, ...]:
+    def produce(
+        self, producer: tuple[int, int, int] | None, count: int, due_ms: int = 0, ids: Ids | None = None
+    ) -> tuple[object, ...]:
         """Append `count` records of (producer id, epoch, sequence), voided where the sequence does not fit."""
         base = self.next_offset
         verdict = self.judge(producer, count)
@@ -131,7 +155,32 @@ class Model:
             if known is None or known.epoch != epoch:
                 known = self.producers[producer_id] = Producer(epoch, [])
             known.batches = [*known.batches, (sequence, sequence + count - 1, base)][-5:]
-        return ("produced", base, count, first.visible_at_ms)
+        duplicates, conflicts = self.remember(ids, base) if ids else ([], [])
+        for offset in [base + position for position in [*dict(duplicates), *conflicts]]:
+            self.voids.add(offset)
+            for group in self.groups.values():
+                group.messages[offset] = ACKED
+        return ("produced", base, count, first.visible_at_ms, duplicates, conflicts)
+
+    def still_known(self, ids: Ids) -> list[Known]:
+        return [known for known in self.known if self.now_ms - known.append_ms < ids.window_ms][-ids.max_count :]
+
+    def remember(self, ids: Ids, base: int) -> tuple[list[tuple[int, int]], list[int]]:
+        """Take the ids of a batch at `base`; give (position, first offset) of duplicates, and who conflicts."""
+        self.known = self.still_known(ids)
+        duplicates: list[tuple[int, int]] = []
+        conflicts: list[int] = []
+        for position, message in enumerate(ids.messages):
+            if message is None:
+                continue
+            first = next((known for known in self.known if known.name == message[0]), None)
+            if first is None:
+                self.known = [*self.known, Known(*message, base + position, self.now_ms)][-ids.max_count :]
+            elif first.body == message[1]:
+                duplicates.append((position, first.offset))
+            else:
+                conflicts.append(position)
+        return duplicates, conflicts
 
     def void(self, count: int) -> tuple[object, ...]:
         """Append what was moved here before, as nobody should."""
@@ -183,7 +232,7 @@ class Model:
     def apply(self, change: Change, lease: int) -> tuple[object, ...]:
         if isinstance(change, CreateGroup):
             return self._create(change)
-        if isinstance(change, DeliverAt):
+        if isinstance(change, (DeliverAt, Dedupe)):
             return ("prepared",)
         if isinstance(change, Cancel):
             return self._cancel(change)

@@ -22,6 +22,7 @@ from logbroker.partition.commands import (
     Cause,
     Change,
     CreateGroup,
+    Dedupe,
     DeleteGroup,
     DeliverAt,
     Expire,
@@ -80,6 +81,12 @@ CHANGES: st.SearchStrategy[Change] = st.one_of(
     st.builds(Moved, NAMES, NUMBERS, NUMBERS, st.booleans()),
     st.builds(MoveIn, NUMBERS, NUMBERS, st.booleans()),
     st.builds(ForgetSource, NUMBERS),
+    st.builds(
+        lambda window_ms, max_count, count: Dedupe(window_ms, max_count, bytes(16 * count), bytes(8 * count)),
+        st.integers(1, MAX_NUMBER),
+        st.integers(1, MAX_NUMBER),
+        st.integers(1, 5),
+    ),
 )
 JSON_LIKE = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.text(max_size=5) | st.binary(max_size=5),

@@ -6,6 +6,7 @@ ways must have come to one digest.
 
 from __future__ import annotations
 
+from copy import copy
 from typing import TYPE_CHECKING
 
 import pytest
@@ -16,7 +17,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from logbroker.entry import Entry, EntryKind
 from logbroker.errors import StaleLeaseError
 from logbroker.ids import GroupId, GroupName, Index, LeaseId, Offset, ReplicaId, Term, lease_id
-from logbroker.partition import blocked_map, decide, moving, state_form
+from logbroker.partition import blocked_map, decide, dedupe, moving, state_form
 from logbroker.partition.checkpoint import CheckpointMeta, decode, encode_slices
 from logbroker.partition.commands import (
     Ack,
@@ -26,6 +27,7 @@ from logbroker.partition.commands import (
     Cause,
     Change,
     CreateGroup,
+    Dedupe,
     DeleteGroup,
     DeliverAt,
     Expire,
@@ -77,7 +79,8 @@ from logbroker.partition.outcomes import (
     Void,
 )
 from logbroker.record.batch import encode_values, read_header, stamp
-from tests.properties.partition_model import FIRST_PURGE_ID, SETTLED, TWELVE_HOURS_MS, Message, Model, offsets
+from logbroker.record.dedup_ids import NO_ID, id_hash
+from tests.properties.partition_model import FIRST_PURGE_ID, SETTLED, TWELVE_HOURS_MS, Ids, Message, Model, offsets
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -102,6 +105,19 @@ def _apart(parts: list[tuple[int, int]]) -> Ranges:
     return tuple(ranges)
 
 
+def batch_of(producer: tuple[int, int, int] | None, count: int) -> bytes:
+    producer_id, epoch, sequence = producer or (-1, -1, -1)
+    return encode_values(
+        [b"v"] * count, timestamp_ms=5, producer_id=producer_id, producer_epoch=epoch, base_sequence=sequence
+    )
+
+
+def dedupe_of(ids: Ids) -> Dedupe:
+    hashes = b"".join([NO_ID if message is None else id_hash(b"%d" % message[0]) for message in ids.messages])
+    bodies = b"".join([b"%8d" % (message or (0, 0))[1] for message in ids.messages])
+    return Dedupe(ids.window_ms, ids.max_count, hashes, bodies)
+
+
 def spread(ranges: Sequence[Range]) -> list[int]:
     return offsets(tuple(ranges))
 
@@ -112,7 +128,8 @@ def plain(outcome: Outcome) -> tuple[object, ...]:
         case Nothing():
             return ("nothing",)
         case Produced():
-            return ("produced", outcome.base_offset, outcome.count, outcome.due_ms)
+            verdicts = (list(outcome.duplicates), list(outcome.conflicts))
+            return ("produced", outcome.base_offset, outcome.count, outcome.due_ms, *verdicts)
         case Void(duplicate_of=None):
             return ("void", outcome.why.value)
         case Void():
@@ -166,7 +183,11 @@ class PartitionAgainstModel(RuleBasedStateMachine):
         for module, bound, value in [
             (blocked_map, "_FULL", 4),
             (blocked_map, "_SMALL", 2),
+            (dedupe, "_CHUNK_ROWS", 3),
+            (dedupe, "_LEAF_ENTRIES", 4),
+            (dedupe, "_FREED_PER_BATCH", 1),
             (state_form, "RUNS_PER_SLICE", 3),
+            (state_form, "IDS_PER_SLICE", 2),
             (state_form, "RANGES_PER_SLICE", 3),
             (state_form, "PRODUCERS_PER_SLICE", 2),
         ]:
@@ -267,6 +288,40 @@ class PartitionAgainstModel(RuleBasedStateMachine):
         assert now + delay <= due < now + delay + 100
         self._produce(None, count, due_ms=due)
 
+    @rule(
+        messages=st.lists(
+            st.none() | st.tuples(st.integers(0, 9), st.integers(0, 4).map(lambda n: n // 4)), min_size=1
+        ),
+        window=st.sampled_from([100, 950, 3000, 3000]),
+        most=st.sampled_from([1, 3, 20, 20]),
+        delay=st.sampled_from([0, 0, 950]),
+        numbered=st.booleans(),
+    )
+    def produce_with_ids(
+        self, messages: list[tuple[int, int] | None], window: int, most: int, delay: int, numbered: bool
+    ) -> None:
+        ids = Ids(window, most, messages)
+        # A producer of its own, whose sequence goes on.
+        known = self.model.producers.get(77)
+        producer = (77, 0, known.batches[-1][1] + 1 if known else 0) if numbered else None
+        due_ms = (self.model.now_ms + delay) // 100 * 100 if delay else 0
+        change = dedupe_of(ids)
+        header = read_header(batch_of(producer, len(messages)))
+        decision = decide.decide_produce(self.machine, header, due_ms=due_ms, ids=change, now_ms=self.model.now_ms)
+        known_names = {known.name for known in self.model.still_known(ids)}
+        if producer is None and all(message is not None and message[0] in known_names for message in messages):
+            assert isinstance(decision, Answer)
+            model = copy(self.model)
+            assert plain(decision.outcome)[4:] == model.remember(ids, self.model.next_offset)
+            return
+        assert decision == ProposeBatch(
+            self.machine.next_offset, Offset(self.model.next_offset + len(messages)), due_ms
+        )
+        self.change(*([DeliverAt(due_ms)] if due_ms else []), change)
+        payload = stamp(batch_of(producer, len(messages)), self.machine.next_offset, 3)
+        (outcome,) = self.append(EntryKind.DATA, payload, len(messages))
+        assert plain(outcome) == self.model.produce(producer, len(messages), due_ms, ids)
+
     @rule(group=NAMES, count=st.integers(1, 3), ahead=st.integers(0, 300))
     def another_leader_after_half_of_a_delayed_batch(self, group: GroupName, count: int, ahead: int) -> None:
         """No leader leaves half of it, but if one did, no other batch would take the blame."""
@@ -313,10 +368,7 @@ class PartitionAgainstModel(RuleBasedStateMachine):
     def _produce(
         self, producer: tuple[int, int, int] | None, count: int, *, force: bool = False, due_ms: int = 0
     ) -> None:
-        producer_id, epoch, sequence = producer or (-1, -1, -1)
-        batch = encode_values(
-            [b"v"] * count, timestamp_ms=5, producer_id=producer_id, producer_epoch=epoch, base_sequence=sequence
-        )
+        batch = batch_of(producer, count)
         verdict = self.model.judge(producer, count)
         decision = decide.decide_produce(self.machine, read_header(batch), due_ms=due_ms)
         if isinstance(verdict, tuple):

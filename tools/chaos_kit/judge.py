@@ -16,6 +16,7 @@ from logbroker.ids import GroupName, Index, LeaseId, lease_id
 from logbroker.partition.commands import (
     Ack,
     Cancel,
+    Dedupe,
     DeliverAt,
     Expire,
     Extend,
@@ -256,7 +257,7 @@ class _LeaseTimes:
                 # which can only make the check weaker.
                 for held in self._find(change.group, change.ranges):
                     held.lease = 0
-            case DeliverAt() | Cancel() | MoveOut() | Moved() | MoveIn() | ForgetSource():
+            case DeliverAt() | Cancel() | Dedupe() | MoveOut() | Moved() | MoveIn() | ForgetSource():
                 # Of messages that nobody has held yet.
                 pass
             case _:

@@ -14,13 +14,14 @@ from logbroker.entry import Entry, EntryKind
 from logbroker.ids import DEFAULT_GROUP, GroupId, GroupName, Index, LeaseId, Offset, ReplicaId, Term
 from logbroker.partition import decide, moving
 from logbroker.partition.checkpoint import CheckpointMeta, decode, encode_slices
-from logbroker.partition.commands import Bury, BuryExpired, DeliverAt, MoveIn, encode_changes
+from logbroker.partition.commands import Bury, BuryExpired, Dedupe, DeliverAt, MoveIn, encode_changes
 from logbroker.partition.failures import NO_POLICY, FailurePolicy
 from logbroker.partition.machine import PartitionMachine
 from logbroker.partition.ordering import NO_ORDER, KeyLocks, order_policy
-from logbroker.partition.outcomes import Cancelled, Leased, Purged
+from logbroker.partition.outcomes import Cancelled, Leased, Produced, Purged
 from logbroker.partition.rewind import FIRST_PURGE_ID
 from logbroker.record.batch import read_header
+from logbroker.record.dedup_ids import NO_ID, id_hash
 from tests.unit.partition.build import GROUP, ListedKeys, batch, move_floor, produce, states
 
 if TYPE_CHECKING:
@@ -40,6 +41,7 @@ class Script:
         self.keys = ListedKeys()
         self.locks = KeyLocks(self.keys)
         self.now_ms = 0
+        self.window = {"window_ms": 300_000, "max_count": 1_000_000}
         self.leases: list[LeaseId] = []
         self.moves = 0
         self.notes: list[str] = []
@@ -58,6 +60,10 @@ class Script:
             case "keys":
                 self.keys.add(words[0])
                 produce(self.machine, len(words[0]), append_ms=self.now_ms)
+            case "ids":
+                self.produce_with_ids(*words)
+            case "window":
+                self.window = {name: int(value) for name, _, value in (word.partition("=") for word in words)}
             case "cancel":
                 self.decided(decide.decide_cancel(self.machine, ranges=ranges_of(words[0]), now_ms=self.now_ms))
             case "group":
@@ -157,6 +163,25 @@ class Script:
         fate = "never taken" if self.machine.inbox.is_refused(source, number) else "taken"
         self.notes.append(f"number {number} of {source} is {fate}")
 
+    def produce_with_ids(self, *words: str) -> None:
+        """Append a batch of messages `id:body`, of `producer=id,sequence` if the first word says so; `-` has no id."""
+        producer = (-1, -1, -1)
+        if words[0].startswith("producer="):
+            number, sequence = words[0].removeprefix("producer=").split(",")
+            producer, words = (int(number), 0, int(sequence)), words[1:]
+        ids = ids_of(words, **self.window)
+        payload = batch(len(words), producer=producer, base_offset=self.machine.next_offset)
+        decision = decide.decide_produce(self.machine, read_header(payload), ids=ids, now_ms=self.now_ms)
+        match decision:
+            case decide.Answer(Produced() as outcome):
+                self.notes.append(f"not appended: {_verdicts(outcome)}")
+            case decide.ProposeBatch():
+                self.changed([ids])
+                (made,) = produce(self.machine, len(words), producer=producer, append_ms=self.now_ms).outcomes
+                self.notes += [_verdicts(made)] if isinstance(made, Produced) else [str(made)]
+            case _:
+                self.decided(decision)
+
     def receive(self, count: str, hide_ms: str = "30000") -> None:
         decision = decide.decide_receive(
             self.machine,
@@ -245,6 +270,17 @@ class Script:
             elif isinstance(outcome, Purged):
                 counts = f"{outcome.revoked_count} leased, {outcome.dead_count} dead"
                 self.notes.append(f"purged: {outcome.purged_count}, of which {counts}")
+
+
+def _verdicts(outcome: Produced) -> str:
+    told = [f"{position} is {offset}" for position, offset in outcome.duplicates]
+    return ", ".join([*told, *[f"{position} conflicts" for position in outcome.conflicts]])
+
+
+def ids_of(words: Sequence[str], **window: int) -> Dedupe:
+    pairs = [word.partition(":")[::2] for word in words]
+    hashes = b"".join([NO_ID if name == "-" else id_hash(name.encode()) for name, _ in pairs])
+    return Dedupe(**window, hashes=hashes, bodies=b"".join([body.encode().ljust(8) for _, body in pairs]))
 
 
 def _cancelled(outcome: Cancelled) -> str:

@@ -20,6 +20,7 @@ from logbroker.node.catalogue.commands import (
     encode_commands,
 )
 from logbroker.node.catalogue.options import (
+    DEFAULT_OPTIONS,
     OPTION_NAMES,
     ORDER_KEY,
     ORDER_NONE,
@@ -161,3 +162,14 @@ def test_a_queue_outlives_the_one_for_its_dead_messages() -> None:
     run(catalogue, AlterQueueWith(AlterQueue(Q), letters(0)))
     assert catalogue.options(queue) == QueueOptions(backoff_ms=5)
     assert restored(catalogue).digest() == catalogue.digest()
+
+
+@pytest.mark.parametrize(
+    ("name", "least", "most"), [("dedup_window_ms", 0, 86_400_000), ("dedup_count", 1, 10_000_000)]
+)
+def test_the_window_of_ids_has_bounds(name: str, least: int, most: int) -> None:
+    for value in (least, most):
+        assert options_fault(changed(DEFAULT_OPTIONS, encode_changes({name: value}))) is None
+    for value in (least - 1, most + 1):
+        fault = options_fault(msgspec.structs.replace(DEFAULT_OPTIONS, **{name: value}))
+        assert fault == f"{name} {value:,} is not between {least:,} and {most:,}"
