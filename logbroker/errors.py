@@ -8,6 +8,7 @@
     │   ├── StaleLeaseError               the lease is not current any more
     │   ├── OutOfOrderSequenceError       a producer skipped a sequence
     │   ├── ProducerFencedError           a newer epoch of the producer exists
+    │   ├── DedupConflictError            the id of a message was used for another one
     │   ├── OffsetOutOfRangeError         below the log start or beyond the log end
     │   ├── RequestTooLargeError
     │   ├── UnauthenticatedError
@@ -78,6 +79,10 @@ class OutOfOrderSequenceError(RequestError):
 
 class ProducerFencedError(RequestError):
     code = "producer_fenced"
+
+
+class DedupConflictError(RequestError):
+    code = "dedup_conflict"
 
 
 class OffsetOutOfRangeError(RequestError):

@@ -17,7 +17,15 @@ if TYPE_CHECKING:
 
 _F = TypeVar("_F", bound="Callable[..., Any]")
 
-_DURATIONS = ("backoff", "max_backoff", "max_age", "rewind_window", "breaker_window", "breaker_pause")
+_DURATIONS = (
+    "backoff",
+    "max_backoff",
+    "max_age",
+    "rewind_window",
+    "breaker_window",
+    "breaker_pause",
+    "dedup_window",
+)
 
 FULL = ("reject", "drop_oldest")
 
@@ -25,6 +33,9 @@ _OPTIONS = (
     click.option("--backoff", type=DURATION, help="Wait after a first failed delivery, unless the nack says. [0s]"),
     click.option("--max-backoff", type=DURATION, help="The longest such wait. [1h]"),
     click.option("--backoff-factor", type=click.IntRange(1, 10), help="Growth with each further failure. [2]"),
+    click.option("--dead-letter", metavar="QUEUE", help="Where dead messages are moved to; '' for nowhere. ['']"),
+    click.option("--dedup-window", type=DURATION, help="How long ids of messages are remembered; 0s: not. [5m]"),
+    click.option("--dedup-count", type=click.IntRange(1), help="How many of them in each partition. [1000000]"),
     click.option("--jitter", type=click.FloatRange(0, 1), help="The share of a wait that is left to chance. [0.2]"),
     click.option("--rewind-window", type=DURATION, help="How long what is settled can be rewound. [retention]"),
     click.option("--max-messages", type=click.IntRange(0), help="Most messages unsettled, over all partitions. [none]"),
@@ -81,4 +92,7 @@ def option_rows(settings: QueueSettings) -> dict[str, object]:
         "window": settings.window or None,
         "order": settings.order,
         "on_failure": settings.on_failure,
+        "dead_letter": settings.dead_letter or None,
+        "dedup_window": format_duration(settings.dedup_window_ms) if settings.dedup_window_ms else None,
+        "dedup_count": settings.dedup_count,
     }

@@ -34,10 +34,11 @@ from logbroker.errors import (
     UnknownOutcomeError,
     invariant,
 )
-from logbroker.ids import GroupName, Index, LeaseId, Offset
+from logbroker.ids import GroupId, GroupName, Index, LeaseId, Offset
 from logbroker.node.breakers import Breakers
 from logbroker.node.dead_messages import list_dead
 from logbroker.node.key_index import KeyIndex
+from logbroker.node.moving import MAX_MOVED_BYTES, NO_PLACE, Moves, QueuePlace
 from logbroker.node.peeking import first, look
 from logbroker.node.requests import (
     AckRequest,
@@ -53,6 +54,9 @@ from logbroker.node.requests import (
     GroupReply,
     GroupState,
     LatestTarget,
+    MoveReply,
+    MoveRequest,
+    MoveVerdict,
     NackRequest,
     OffsetTarget,
     Part,
@@ -79,16 +83,21 @@ from logbroker.node.requests import (
     StateRequest,
     Target,
     TimeTarget,
+    TransferReply,
+    TransferRequest,
 )
 from logbroker.node.retained import MARKS, RetainedBytes
-from logbroker.partition import decide, outcomes
+from logbroker.partition import decide, moving, outcomes
 from logbroker.partition.breaker import REASON_START, BreakerPolicy, is_breaker
 from logbroker.partition.commands import (
     MAX_NUMBER,
     Change,
+    Dedupe,
     DeliverAt,
     Floor,
+    ForgetSource,
     Lease,
+    MoveIn,
     RewindFloor,
     encode_changes,
     encode_floor,
@@ -111,12 +120,15 @@ from logbroker.partition.outcomes import Applied
 from logbroker.partition.retention import MAX_AGE_MS, first_kept_ms, first_young_ms
 from logbroker.partition.rewind import FIRST_PURGE_ID
 from logbroker.raft.refusal import ProposalRefused
-from logbroker.record.batch import BatchLimits, check_batch, repack, stamp
+from logbroker.record.batch import BatchHeader, BatchLimits, check_batch, decode_batch, repack, stamp
+from logbroker.record.dedup_ids import check_count, hash_records
+from logbroker.record.records import with_history_room
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from logbroker.node.replica import Replica
+    from logbroker.record.batch import BatchHeader
 
 MAX_WAIT_MS = 30_000
 REPACK_WASTE_BYTES = 64 << 10
@@ -125,6 +137,8 @@ BURY_EVERY_MS = 900
 KEY_READ_BYTES = 32 << 10
 _MAX_QUIET_MS = 2_000
 _NEVER_MS = 1 << 62
+_GONE_EVERY_MS = 60_000
+_MAX_FORGOTTEN = 1_000
 MAX_DEAD_ROWS = 100
 """Of one answer: each may cost two entries of the log to be read."""
 MAX_PEEK_COUNT = 1_000
@@ -149,6 +163,12 @@ class PartitionSettings:
     breaker: BreakerPolicy | None = None
     order: OrderPolicy | None = NO_ORDER
     """None while it is not known: until then nothing is leased, lest it be before its turn."""
+    place: QueuePlace = NO_PLACE
+    dead_letters: GroupId | None = None
+    """The partition to which dead messages are moved."""
+    dedup_window_ms: int = 300_000
+    """How long the ids of messages are remembered; 0: not at all."""
+    dedup_count: int = 1_000_000
 
 
 @final
@@ -182,6 +202,12 @@ class PartitionHost(Protocol):
 
     def chance(self) -> float:
         """A random number in [0, 1)."""
+
+    def send_transfer(self, target: GroupId, source: GroupId, number: int, batch: bytes) -> None:
+        """Have the target's leader take a batch. What it says comes to `on_transferred`, or never."""
+
+    def is_gone(self, group: GroupId) -> bool:
+        """Whether a partition was deleted for good."""
 
 
 @final
@@ -218,6 +244,7 @@ class PartitionService:
         self._replica = replica
         self._host = host
         self._limits = limits
+        self._wide_limits = with_history_room(limits)
         self._polls: dict[GroupName, deque[_Poll]] = {}
         self._woken: dict[GroupName, None] = {}
         self._breakers = Breakers()
@@ -230,6 +257,16 @@ class PartitionService:
         self._next_burial_ms = 0
         # By which window the rewind floor was last looked after, of this leadership.
         self._rewind_ms: int | None = None
+        self._look_for_gone_ms = 0
+        self._gone_sources: set[int] = set()
+        self._moves = Moves(
+            replica,
+            host,
+            limits=limits,
+            read=lambda start, end: self._batches(start, end, max_bytes=MAX_MOVED_BYTES),
+            count_that_fits=lambda ranges: self._count_that_fits(ranges, MAX_MOVED_BYTES),
+            propose=lambda changes: self._propose_changes(changes, lambda _: self._send_owed(), lambda _: None),
+        )
         # Until this monotonic time no tick finds anything to do, unless something happens before.
         self._quiet_until_ms = 0
         # Made with the first receive of a leadership that is ordered by key.
@@ -299,6 +336,8 @@ class PartitionService:
         self._retained.forget_proposals()
         self._rewind_ms = None
         self._breakers.forget()
+        self._gone_sources.clear()
+        self._moves.on_leading()
 
     def on_leadership_lost(self, error: Callable[[], LogBrokerError]) -> None:
         polls, self._polls = self._polls, {}
@@ -365,6 +404,9 @@ class PartitionService:
             self._count_bytes,
             self._drop_oldest,
             self._tidy,
+            self._owe_dead,
+            self._send_owed,
+            self._forget_sources,
         ):
             # What is refused, or needs what is damaged, is tried again at the next tick; nothing was appended.
             with contextlib.suppress(ProposalRefused, StorageError):
@@ -376,8 +418,8 @@ class PartitionService:
 
     def _quiet_ms(self, log_ms: int) -> int:
         """How long nothing is due: most partitions of a large node are idle most of the time."""
-        if self._breakers.is_tripping:
-            # A pause was refused.
+        if self._breakers.is_tripping or len(self._ahead().outbox):
+            # A pause was refused, or what was sent may have to be sent again.
             return 0
         # While the node may not move floors, the oldest message is not even looked for.
         floor_ms = self._oldest_ms + self.settings.retention_s * 1000 if self._host.may_floor() else _NEVER_MS
@@ -416,6 +458,10 @@ class PartitionService:
                 self._peek(request, answer)
             case CancelRequest():
                 self._cancel(request, answer)
+            case MoveRequest():
+                self._move(request, answer)
+            case TransferRequest():
+                self._transfer(request, answer)
             case StateRequest():
                 self._replica.read(lambda: answer(self._state()), answer)
             case _:
@@ -426,6 +472,7 @@ class PartitionService:
     def _produce(self, request: ProduceRequest, answer: Answer) -> None:
         try:
             header = check_batch(request.batch, self._limits)
+            ids = self._ids_of(request.batch, header) if request.dedup else None
         except CorruptBatchError as fault:
             # The sender's bytes are at fault, not this node's disk.
             answer(fault)
@@ -445,7 +492,7 @@ class PartitionService:
                 now_ms=append_ms,
                 retention_s=self.settings.retention_s,
             )
-        decision = decide.decide_produce(ahead, header, due_ms=due_ms)
+        decision = decide.decide_produce(ahead, header, due_ms=due_ms, ids=ids, now_ms=append_ms)
         match decision:
             case decide.Refused(error):
                 raise error
@@ -467,9 +514,9 @@ class PartitionService:
                     payload,
                     record_count=header.record_count,
                     append_ms=append_ms,
-                    on_committed=lambda applied: answer(self._produced(_as_applied(applied), append_ms)),
+                    on_committed=lambda applied: answer(self._produced(_as_applied(applied), append_ms, ids)),
                     on_lost=answer,
-                    preparation=encode_changes((DeliverAt(due_ms),)) if due_ms else None,
+                    preparation=_preparation(due_ms, ids),
                 )
                 if limits.is_bounded:
                     self._after_produce(limits, len(payload))
@@ -491,28 +538,44 @@ class PartitionService:
             with contextlib.suppress(ProposalRefused, StorageError):
                 self._drop_oldest(at_once=True)
 
-    def _produced(self, applied: Applied, append_ms: int) -> ProduceReply | LogBrokerError:
+    def _ids_of(self, batch: bytes, header: BatchHeader) -> Dedupe | None:
+        """The ids of a batch's messages; None where there are none.
+
+        A queue that remembers none, with a window of 0, has them looked at all the same: a batch that is sent again
+        may be from before it was so.
+
+        Raises:
+            CorruptBatchError: the batch cannot be opened. So do InvalidArgumentError and RequestTooLargeError.
+            UnavailableError: it is not known yet for how long ids are to be remembered.
+        """
+        self._policy()
+        check_count(header.record_count)
+        found = hash_records(decode_batch(batch, self._limits))
+        return None if found is None else Dedupe(self.settings.dedup_window_ms, self.settings.dedup_count, *found)
+
+    def _produced(self, applied: Applied, append_ms: int, ids: Dedupe | None) -> ProduceReply | LogBrokerError:
         outcome = applied.outcomes[0]
         if isinstance(outcome, outcomes.Produced):
-            return ProduceReply(outcome.base_offset, outcome.count, append_ms, due_ms=outcome.due_ms)
+            return _produce_reply(outcome, append_ms)
         if not isinstance(outcome, outcomes.Void):
             return UnknownOutcomeError(f"a batch came to {outcome}")
         if outcome.duplicate_of is not None:
             # It was answered with the log time of the first, and every repeat of it is.
-            first_ms = self._append_ms_of(outcome.duplicate_of)
-            machine = self._applied()
-            due_ms = machine.schedule.due_ms_at(outcome.duplicate_of, after_ms=machine.append_ms)
-            return ProduceReply(outcome.duplicate_of, outcome.count, first_ms, duplicate=True, due_ms=due_ms)
+            again = decide.repeated(self._applied(), outcome.duplicate_of, outcome.count, ids)
+            return _produce_reply(again, self._append_ms_of(outcome.duplicate_of))
         if outcome.why is outcomes.Misfit.FENCED:
             return ProducerFencedError(outcome.detail)
         return OutOfOrderSequenceError(outcome.detail)
 
     def _answer_duplicate(self, outcome: outcomes.Produced, after_index: Index, answer: Answer) -> None:
         def tell() -> None:
-            first_ms = self._append_ms_of(outcome.base_offset)
-            answer(ProduceReply(outcome.base_offset, outcome.count, first_ms, duplicate=True, due_ms=outcome.due_ms))
+            answer(_produce_reply(outcome, self._append_ms_of(outcome.base_offset)))
 
-        self._replica.when_applied(after_index, tell, answer)
+        if outcome.duplicates or outcome.conflicts:
+            # What a sequence says of a batch stays true for ever, what is known of an id does not.
+            self._confirm(after_index, tell, answer)
+        else:
+            self._replica.when_applied(after_index, tell, answer)
 
     # Receive.
 
@@ -680,7 +743,7 @@ class PartitionService:
         if len(batch.payload) * (count - leased) > REPACK_WASTE_BYTES * count:
             keep = [(Offset(start), Offset(end)) for start, end, _ in shares]
             try:
-                smaller = repack(batch.payload, keep, self._limits)
+                smaller = repack(batch.payload, keep, self._wide_limits)
             except LogBrokerError:
                 # Nobody looked inside when it was produced. Its messages are the consumer's to reject, one by one: held
                 # back here, they would hold up everything behind them for ever.
@@ -801,6 +864,101 @@ class PartitionService:
     def _revive(self, request: ReviveRequest, answer: Answer) -> None:
         decision = decide.decide_revive(self._ahead(), request.group, ranges=request.ranges)
         self._propose_decided(decision, lambda outcome: answer(_revive_reply(outcome)), answer)
+
+    # Moves to other partitions, and from them.
+
+    def on_transferred(self, target: GroupId, number: int, verdict: MoveVerdict) -> None:
+        """What the target's leader says of something that was sent to it."""
+        with contextlib.suppress(ProposalRefused, StorageError):
+            self._moves.on_answer(target, number, verdict)
+
+    def _move(self, request: MoveRequest, answer: Answer) -> None:
+        if request.target == self._replica.group:
+            raise InvalidArgumentError("messages cannot be moved to the partition that they are in")
+        decision = self._moves.movable(self._ahead(), request.group, request.ranges, request.target)
+
+        def tell(outcome: outcomes.Outcome) -> None:
+            answer(_move_reply(outcome))
+            self._send_owed()
+
+        self._propose_decided(decision, tell, answer)
+
+    def _owe_dead(self, log_ms: int) -> None:
+        self.owe_dead()
+
+    def owe_dead(self) -> None:
+        """Have what is dead go to its queue, if there is one. Raises ProposalRefused where it is too early for that."""
+        target = self.settings.dead_letters
+        if target is not None and target != self._replica.group:
+            self._moves.owe_dead(self._ahead(), target)
+
+    def _send_owed(self, log_ms: int = 0) -> None:
+        if self._replica.is_serving and len(self._applied().outbox):
+            with contextlib.suppress(ProposalRefused):
+                self._moves.send(self._applied(), self.settings.place)
+
+    def _forget_sources(self, log_ms: int) -> None:
+        """What a deleted partition has sent needs not be remembered; looked for once in a while."""
+        now_ms = self._host.monotonic_ms()
+        if now_ms < self._look_for_gone_ms:
+            return
+        self._look_for_gone_ms = now_ms + _GONE_EVERY_MS
+        gone = {row.source for row in self._ahead().inbox.rows() if self._host.is_gone(GroupId(row.source))}
+        # Those that were gone a while ago, too: other nodes, which may lead next, know it by now.
+        due, self._gone_sources = sorted(gone & self._gone_sources)[:_MAX_FORGOTTEN], gone
+        if due:
+            self._propose_changes([ForgetSource(source) for source in due], lambda _: None, lambda _: None)
+
+    def _transfer(self, request: TransferRequest, answer: Answer) -> None:
+        if self._host.is_gone(request.source):
+            raise NotFoundError(f"partition group {request.source} was deleted")
+        source, number = request.source, request.number
+        header = self._transferred_header(request.batch)
+        decision = moving.decide_move_in(self._ahead(), header, source=source, number=number)
+
+        def tell(_: object = None) -> None:
+            inbox = self._applied().inbox
+            if inbox.has(source, number):
+                answer(TransferReply(not inbox.is_refused(source, number)))
+            else:
+                answer(UnknownOutcomeError(f"number {number} of group {source} was not settled"))
+
+        match decision:
+            case decide.Refused(error):
+                raise error
+            case decide.Answer(_, after_index):
+                self._replica.when_applied(after_index, tell, answer)
+            case decide.Propose(changes):
+                self._propose_changes(changes, tell, answer)
+            case decide.ProposeBatch(base_offset, end_offset):
+                self._check_node_room(len(request.batch))
+
+                def take(_: object) -> None:
+                    self._moves.moved_in += end_offset - base_offset
+                    tell()
+
+                self._replica.propose(
+                    EntryKind.DATA,
+                    stamp(request.batch, base_offset, self._replica.core.term),
+                    record_count=end_offset - base_offset,
+                    append_ms=self._replica.stamp_ms(),
+                    on_committed=take,
+                    on_lost=answer,
+                    preparation=encode_changes((MoveIn(source, number, is_refused=False),)),
+                )
+
+    def _transferred_header(self, batch: bytes) -> BatchHeader | None:
+        """The header of what was sent; None where it can never be taken, or is not meant to be."""
+        try:
+            return check_batch(batch, self._wide_limits) if batch else None
+        except RequestError:
+            return None
+
+    def _check_node_room(self, size_bytes: int) -> None:
+        if not self._host.has_room(self._replica):
+            raise NoRoomError(f"fewer than a majority of the nodes of group {self._replica.group} have disk room")
+        if not self._host.admits(size_bytes):
+            raise OverloadedError(f"this node has too much that is not committed to take {size_bytes} bytes more")
 
     # Cancel.
 
@@ -1210,9 +1368,36 @@ class PartitionService:
                     0 if pause is None else pause.since_ms,
                     0 if pause is None else pause.until_ms,
                     self._breakers.trips.get(name, 0),
+                    status.moved_count,
                 )
             )
-        return StateReply(machine.log_start_offset, machine.next_offset, machine.append_ms, tuple(groups))
+        return StateReply(
+            machine.log_start_offset,
+            machine.next_offset,
+            machine.append_ms,
+            tuple(groups),
+            self._moves.figures(machine),
+        )
+
+
+def _preparation(due_ms: int, ids: Dedupe | None) -> bytes | None:
+    """What goes before a batch, if anything does."""
+    changes: list[Change] = [DeliverAt(due_ms)] if due_ms else []
+    if ids is not None and ids.window_ms:
+        changes.append(ids)
+    return encode_changes(changes) if changes else None
+
+
+def _produce_reply(outcome: outcomes.Produced, append_ms: int) -> ProduceReply:
+    return ProduceReply(
+        outcome.base_offset,
+        outcome.count,
+        append_ms,
+        outcome.duplicate,
+        outcome.due_ms,
+        outcome.duplicates,
+        outcome.conflicts,
+    )
 
 
 def _leased_ranges(changes: Sequence[Change]) -> Sequence[tuple[int, int]]:
@@ -1250,6 +1435,12 @@ def _revive_reply(outcome: outcomes.Outcome) -> ReviveReply | LogBrokerError:
     if isinstance(outcome, outcomes.Revived):
         return ReviveReply(outcome.count)
     return UnavailableError(f"the revival no longer fits: {outcome}")
+
+
+def _move_reply(outcome: outcomes.Outcome) -> MoveReply | LogBrokerError:
+    if isinstance(outcome, outcomes.MovingOut):
+        return MoveReply(outcome.count)
+    return UnavailableError(f"the move no longer fits: {outcome}")
 
 
 def _cancel_reply(outcome: outcomes.Outcome) -> CancelReply | LogBrokerError:

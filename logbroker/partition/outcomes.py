@@ -27,6 +27,8 @@ class Misfit(Enum):
     REQUEST_IN_USE = "request_in_use"
     NOT_DUE = "not_due"
     STALE = "stale"
+    OUTBOX_FULL = "outbox_full"
+    INBOX_FULL = "inbox_full"
     OLD_REWIND = "old_rewind"
     OLD_FLOOR = "old_floor"
     PAUSED = "paused"
@@ -50,13 +52,16 @@ class Nothing:
 class Produced:
     """`duplicate`: the batch was in the log before, at `base_offset`; nothing was appended.
 
-    `due_ms` is when it may be delivered, 0 if that is at once.
+    `due_ms` is when it may be delivered, 0 if that is at once. `duplicates` and `conflicts` are those of `Verdicts`:
+    messages whose ids were in the log before, and which are never delivered.
     """
 
     base_offset: Offset
     count: int
     duplicate: bool = False
     due_ms: int = 0
+    duplicates: tuple[tuple[int, int], ...] = ()
+    conflicts: tuple[int, ...] = ()
 
 
 @final
@@ -153,6 +158,29 @@ class Revived:
 
     group: GroupName
     count: int
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class MovingOut:
+    """So many messages are owed to `target` under this number."""
+
+    group: GroupName
+    target: int
+    number: int
+    count: int
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class MoveEnded:
+    """So many messages have been moved, or with `refused` are as they were before."""
+
+    group: GroupName
+    target: int
+    number: int
+    count: int
+    refused: bool
 
 
 @final
@@ -277,6 +305,8 @@ Outcome: TypeAlias = (
     | Expired
     | Buried
     | Revived
+    | MovingOut
+    | MoveEnded
     | Rewound
     | Skipped
     | Paused

@@ -41,6 +41,10 @@ class RunState(IntEnum):
     ACKED = 3
     DEAD = 4
     """Given up; kept until retention or until it is revived, and the floor stays below it."""
+    MOVING = 5
+    """On its way to another partition; it becomes moved, or what it was before."""
+    MOVED = 6
+    """A copy of it is in another partition; kept until retention, lest a rewind delivers it here too."""
 
 
 @final
@@ -48,9 +52,10 @@ class Run(msgspec.Struct, frozen=True, array_like=True, gc=False, forbid_unknown
     """Neighbouring messages, offsets [start, end), that share everything else; immutable.
 
     `visible_at_ms` is 0 unless leased or delayed; `lease` and `first_leased_ms` (when the present lease began, which
-    bounds its extensions) are 0 unless leased or dead. In a dead run they name the change that buried it, as it would
-    name a lease, and the log time of that: who held it and why it died stand in that entry, which the log keeps as long
-    as the message. Acked runs keep no count, so that they merge. A dead run with deliveries 0 was never leased.
+    bounds its extensions) are 0 unless leased, dead, or dead before it was moving. In a dead run they name the change
+    that buried it, as it would name a lease, and the log time of that: who held it and why it died stand in that entry,
+    which the log keeps as long as the message. Acked and moved runs keep no count, so that they merge. A dead run with
+    deliveries 0 was never leased.
     """
 
     start: Number
@@ -71,6 +76,8 @@ _LEASED = RunState.LEASED
 _DELAYED = RunState.DELAYED
 _ACKED = RunState.ACKED
 _DEAD = RunState.DEAD
+_MOVING = RunState.MOVING
+_MOVED = RunState.MOVED
 
 
 def fresh(start: int, end: int) -> Run:
@@ -79,6 +86,21 @@ def fresh(start: int, end: int) -> Run:
 
 def acked(start: int, end: int) -> Run:
     return Run(start, end, _ACKED)
+
+
+def moved(start: int, end: int) -> Run:
+    return Run(start, end, _MOVED)
+
+
+def moving(run: Run) -> Run:
+    """A run that was available or dead."""
+    return Run(run.start, run.end, _MOVING, run.deliveries, 0, run.lease, run.first_leased_ms)
+
+
+def unmoved(run: Run) -> Run:
+    """A moving run as it was before."""
+    state = _DEAD if run.lease else _AVAILABLE
+    return Run(run.start, run.end, state, run.deliveries, 0, run.lease, run.first_leased_ms)
 
 
 def cut(run: Run, start: int, end: int) -> Run:
@@ -188,6 +210,10 @@ class RunTable:
         """Yield the canonical runs, in order."""
         return self._runs.values()
 
+    @property
+    def dead_count(self) -> int:
+        return self._counts[_DEAD]
+
     def count(self, state: RunState) -> int:
         """Messages of that state in [floor, frontier)."""
         return self._counts[state]
@@ -290,6 +316,19 @@ class RunTable:
                 left -= run.end - run.start
                 if not left:
                     return
+
+    def movable(self, start: int, end: int) -> Iterator[Run]:
+        """Yield in offset order what of [start, end) is available or dead, cut to it."""
+        start = max(start, self.floor)
+        if start < min(end, self.frontier):
+            for run in self._runs.values_from(self.at(start).start):
+                if run.start >= end:
+                    return
+                if run.state is _AVAILABLE or run.state is _DEAD:
+                    yield cut(run, max(run.start, start), min(run.end, end))
+        beyond = max(start, self.frontier)
+        if beyond < end:
+            yield fresh(beyond, end)
 
     def put(self, pieces: Sequence[Run]) -> None:
         """Make `pieces`, which lie end to end at or above the floor, the truth about their range."""
@@ -436,11 +475,11 @@ def _is_well_formed(run: Run) -> bool:
     """Say whether the fields agree with the state."""
     leased = run.state is _LEASED
     timed = leased or run.state is _DELAYED
-    named = leased or run.state is _DEAD
+    named = leased or run.state is _DEAD or (run.state is _MOVING and run.lease > NO_LEASE)
     return (
         (run.visible_at_ms > 0) == timed
         and (run.lease > NO_LEASE) == named
         and (run.first_leased_ms == 0 or named)
         and run.deliveries >= (1 if leased else 0)
-        and (run.deliveries == 0 or run.state is not _ACKED)
+        and (run.deliveries == 0 or (run.state is not _ACKED and run.state is not _MOVED))
     )

@@ -67,6 +67,22 @@ class BatchLimits:
 
 DEFAULT_LIMITS = BatchLimits()
 
+HISTORY_BYTES = 3 << 10
+"""What a message may get on its way to another queue, in headers that say where it was and how it fared."""
+_HISTORY_HEADER_COUNT = 8_000
+
+
+def with_history_room(limits: BatchLimits) -> BatchLimits:
+    """What a batch may hold whose messages, made within `limits`, have a history: one of the largest has to fit."""
+    return BatchLimits(
+        max_batch_bytes=limits.max_batch_bytes + HISTORY_BYTES,
+        max_record_bytes=limits.max_record_bytes + HISTORY_BYTES,
+        max_record_count=limits.max_record_count,
+        max_uncompressed_bytes=limits.max_uncompressed_bytes + HISTORY_BYTES,
+        max_header_bytes=limits.max_header_bytes + HISTORY_BYTES,
+        max_header_count=limits.max_header_count + _HISTORY_HEADER_COUNT,
+    )
+
 
 def plain_values(records: Sequence[Record]) -> Sequence[bytes] | None:
     """Give the values of records that are nothing but a value each, all of one time; else None."""

@@ -26,7 +26,7 @@ from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_late
 from prometheus_client.registry import Collector
 
 from logbroker.errors import UnavailableError
-from logbroker.node.requests import StateReply, StateRequest
+from logbroker.node.requests import NO_MOVES, StateReply, StateRequest
 from logbroker.partition.breaker import is_breaker
 from logbroker.server.closing import CloseCode
 from logbroker.server.fan_out import ask_partitions
@@ -410,6 +410,7 @@ def _partitions(states: dict[Place, StateReply], *, wall_ms: int) -> Iterator[Me
             counts = {"available": group.available, "leased": group.leased, "delayed": group.delayed}
             lag.add_metric([group.group, *place], sum(counts.values()))
             counts["dead"] = group.dead
+            counts["moved"] = group.moved
             age_ms = state.append_ms - group.oldest_ms if group.oldest_ms else 0
             lag_s.add_metric([group.group, *place], max(age_ms, 0) / 1000)
             cause = "breaker" if is_breaker(group.paused_reason) else "operator"
@@ -419,3 +420,29 @@ def _partitions(states: dict[Place, StateReply], *, wall_ms: int) -> Iterator[Me
             for name, count in counts.items():
                 messages.add_metric([group.group, *place, name], count)
     yield from (earliest, latest, lag, lag_s, paused, trips, oldest, messages)
+    yield from _moves(states)
+
+
+def _moves(states: dict[Place, StateReply]) -> Iterator[Metric]:
+    """Only of partitions that have to do with moves: most have not."""
+    labels = ["queue", "partition"]
+    moved_out = CounterMetricFamily(
+        "logbroker_moved_out_messages",
+        "Messages moved to another queue, since this node leads.",
+        labels=labels,
+    )
+    moved_in = CounterMetricFamily(
+        "logbroker_moved_in_messages", "Messages that came from another queue, since this node leads.", labels=labels
+    )
+    waiting = GaugeMetricFamily("logbroker_moves_waiting", "Messages on their way to another queue.", labels=labels)
+    oldest = GaugeMetricFamily(
+        "logbroker_moves_oldest_waiting_seconds", "How long the leader has tried to move the oldest.", labels=labels
+    )
+    for (queue, number), state in sorted(states.items()):
+        place, moves = [queue, str(number)], state.moves
+        if moves != NO_MOVES:
+            moved_out.add_metric(place, moves.moved_out)
+            moved_in.add_metric(place, moves.moved_in)
+            waiting.add_metric(place, moves.waiting)
+            oldest.add_metric(place, moves.oldest_waiting_ms / 1000)
+    yield from (moved_out, moved_in, waiting, oldest)

@@ -51,6 +51,7 @@ from logbroker.node.requests import (
 from logbroker.partition.rewind import FIRST_PURGE_ID
 from logbroker.record.batch import decode_batch, read_batch, read_header
 from logbroker.testing.history import Verdict
+from logbroker.testing.id_checker import IdChecker
 from logbroker.testing.model import MessageState, ModelPause
 from logbroker.testing.violation import broken
 from logbroker.testing.workload import VANDAL
@@ -80,6 +81,7 @@ class AnswerChecker:
         self._model = model
         self._committed_us = committed_us
         self.judged_counts: dict[str, int] = {}
+        self._ids = IdChecker(model, self.judged_counts)
 
     def check(self, operation: Operation) -> None:
         """Judge one completed operation.
@@ -135,6 +137,9 @@ class AnswerChecker:
         if operation.client.startswith(VANDAL):
             broken("spoilt batches are refused", operation.describe()[:400])
         values = [record.value or b"" for record in decode_batch(request.batch)]
+        if request.dedup:
+            self._ids.check(operation, request, reply)
+            return
         model = self._model
         start, end = reply.base_offset, reply.base_offset + len(values)
         if reply.count != len(values) or model.values[start:end] != values:

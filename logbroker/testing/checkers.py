@@ -521,6 +521,8 @@ _STATES = {
     RunState.DELAYED: MessageState.DELAYED,
     RunState.ACKED: MessageState.ACKED,
     RunState.DEAD: MessageState.DEAD,
+    RunState.MOVING: MessageState.MOVING,
+    RunState.MOVED: MessageState.MOVED,
 }
 
 
@@ -548,6 +550,8 @@ def compare_states(model: PartitionModel, machine: PartitionMachine, place: str)
     for name, group in model.groups.items():
         _compare_groups(model, group, machine.group(name), place)
     _compare_producers(model, machine, place)
+    _compare_ids(model, machine, place)
+    _compare_moves(model, machine, place)
     _compare_schedules(model, machine, place)
 
 
@@ -563,6 +567,19 @@ def _compare_schedules(model: PartitionModel, machine: PartitionMachine, place: 
     cancelled = [offset for offset in kept if offset in model.schedule.cancelled]
     if voids != cancelled:
         broken("state follows from the log", f"{place} never delivers {voids}, the model {cancelled}")
+
+
+def _compare_ids(model: PartitionModel, machine: PartitionMachine, place: str) -> None:
+    offsets = [row.offset for row in machine.dedupe.rows()]
+    if offsets != model.ids.remembered():
+        broken("state follows from the log", f"{place} knows ids of {offsets}, the model of {model.ids.remembered()}")
+
+
+def _compare_moves(model: PartitionModel, machine: PartitionMachine, place: str) -> None:
+    told = [(row.number, row.target, row.group) for row in machine.outbox.rows()]
+    known = [(row.number, row.target, row.group) for row in model.moves.owed()]
+    if told != known:
+        broken("state follows from the log", f"{place} owes {told}, the model {known}")
 
 
 def _compare_producers(model: PartitionModel, machine: PartitionMachine, place: str) -> None:
@@ -600,9 +617,9 @@ def _is_same(run: Run, state: MessageState, deliveries: int, lease: LeaseId, vis
     if _STATES.get(run.state) is not state:
         return False
     match state:
-        case MessageState.ACKED:
+        case MessageState.ACKED | MessageState.MOVED:
             return True
-        case MessageState.AVAILABLE | MessageState.DEAD:
+        case MessageState.AVAILABLE | MessageState.DEAD | MessageState.MOVING:
             return run.deliveries == deliveries
         case MessageState.DELAYED:
             return (run.deliveries, run.visible_at_ms) == (deliveries, visible_at_ms)

@@ -24,11 +24,16 @@ from logbroker.partition.commands import (
     Cancel,
     Cause,
     CreateGroup,
+    Dedupe,
     DeleteGroup,
     DeliverAt,
     Expire,
     Extend,
+    ForgetSource,
     Lease,
+    Moved,
+    MoveIn,
+    MoveOut,
     Nack,
     Pause,
     Purge,
@@ -43,6 +48,9 @@ from logbroker.partition.commands import (
 )
 from logbroker.partition.limits import NO_LIMITS, SizeLimits
 from logbroker.record.batch import decode_batch, read_header
+from logbroker.record.dedup_ids import DEDUP_HEADER
+from logbroker.testing.dedupe_model import ModelIds
+from logbroker.testing.moves_model import ModelMoves, MovedOut
 from logbroker.testing.violation import broken
 
 if TYPE_CHECKING:
@@ -61,9 +69,14 @@ class MessageState(Enum):
     DELAYED = "delayed"
     ACKED = "acked"
     DEAD = "dead"
+    MOVING = "moving"
+    MOVED = "moved"
 
 
-SETTLED = (MessageState.ACKED, MessageState.DEAD)
+SETTLED = (MessageState.ACKED, MessageState.DEAD, MessageState.MOVING, MessageState.MOVED)
+_KEPT = (MessageState.DEAD, MessageState.MOVING, MessageState.MOVED)
+MAX_OWED = 256
+"""Rows that an outbox holds at most."""
 
 NO_LEASE = LeaseId(0)
 _BREAKER = "breaker: "
@@ -178,7 +191,10 @@ class ModelEnding:
 
 @final
 class ModelSchedule:
-    """When messages are due, and which were cancelled before that: what holds for every consumer group."""
+    """When messages are due, and which were cancelled before that: what holds for every consumer group.
+
+    Those that repeat an id count as cancelled from the start.
+    """
 
     def __init__(self) -> None:
         self.due_ms: dict[int, int] = {}
@@ -235,6 +251,8 @@ class ModelGroup:
         self.moves: dict[int, Move] = {}
         """Rewinds and skips that took effect, by id."""
         self.burials: dict[int, list[Burial]] = {}
+        self.was_dead: dict[int, bool] = {}
+        """Of messages that are or were on their way to another partition: what they were before."""
         self.revivals: list[tuple[Index, int]] = []
         """Where something was revived, and how many messages."""
         self.pauses: list[tuple[Index, ModelPause | None]] = []
@@ -303,7 +321,7 @@ class ModelGroup:
             ahead.count(MessageState.LEASED),
             ahead.count(MessageState.DELAYED),
             ahead.count(MessageState.ACKED),
-            ahead.count(MessageState.DEAD),
+            ahead.count(MessageState.DEAD) + ahead.count(MessageState.MOVING),
             oldest,
         )
 
@@ -376,6 +394,12 @@ class PartitionModel:
         """Messages that were delayed, and what became of that."""
         self._prepared: tuple[Index, int, int] | None = None
         """Index and term of an entry that says when the batch of the next one is due, and that time."""
+        self.moves = ModelMoves()
+        self.copies: set[int] = set()
+        """Offsets of what came from other partitions."""
+        self._moved_in: tuple[Index, int, MoveIn] | None = None
+        """Index and term of an entry that says where the batch of the next one comes from."""
+        self.ids = ModelIds()
         self._producers: dict[int, list[SentBatch]] = {}
 
     def apply(self, entry: Entry) -> None:
@@ -403,13 +427,18 @@ class PartitionModel:
         self.append_ms = entry.append_ms
         self.log_times.append(entry.append_ms)
         due_ms = self._due_ms_of(entry)
+        move = self._move_of(entry)
+        ids = self.ids.of(entry, is_data=entry.kind is EntryKind.DATA)
         match entry.kind:
             case EntryKind.DATA:
-                self._append(entry, due_ms)
+                self._append(entry, due_ms, move, ids)
             case EntryKind.STATE:
                 changes = decode_changes(entry.payload)
                 due = [change.due_ms for change in changes if isinstance(change, DeliverAt)]
                 self._prepared = (entry.index, entry.term, max(due)) if due else None
+                self.ids.prepare(entry, changes)
+                moves = [change for change in changes if isinstance(change, MoveIn) and not change.is_refused]
+                self._moved_in = (entry.index, entry.term, moves[0]) if moves else None
                 if isinstance(changes[-1], Lease) and any(isinstance(change, BuryExpired) for change in changes):
                     self.failure_counts["buried: by a receive"] = self.failure_counts.get("buried: by a receive", 0) + 1
                 for ordinal, change in enumerate(changes):
@@ -480,7 +509,16 @@ class PartitionModel:
             )
         return prepared[2]
 
-    def _append(self, entry: Entry, due_ms: int) -> None:
+    def _move_of(self, entry: Entry) -> MoveIn | None:
+        """Where the batch of this entry comes from by the entry before it, None where that says nothing."""
+        moved, self._moved_in = self._moved_in, None
+        if moved is None or moved[1] != entry.term:
+            return None
+        if entry.kind is not EntryKind.DATA:
+            broken("nothing comes between a moved batch and its number", f"entry {entry.index} is {entry.kind.name}")
+        return moved[2]
+
+    def _append(self, entry: Entry, due_ms: int, move: MoveIn | None, ids: Dedupe | None) -> None:
         header = read_header(entry.payload)
         if entry.next_offset - entry.base_offset != header.record_count:
             broken(
@@ -499,11 +537,16 @@ class PartitionModel:
             records = decode_batch(entry.payload)
         except LogBrokerError as error:
             broken("what is in the log can be opened", f"entry {entry.index}: {error}")
+        if move is not None:
+            values = [record.value or b"" for record in records]
+            self.moves.take(move.source, move.number, values, f"entry {entry.index}")
+            self.copies.update(range(entry.base_offset, entry.next_offset))
         for position, record in enumerate(records):
             value = record.value or b""
             offset = entry.base_offset + position
             earlier = self.offset_of.setdefault(value, offset)
-            if earlier != offset:
+            has_id = any(key == DEDUP_HEADER for key, _ in record.headers)
+            if earlier != offset and move is None and not has_id:
                 broken("a message is in the log once", f"{value!r} stands at offset {earlier} and at {offset}")
             self.values.append(value)
             self.keys.append(record.key)
@@ -516,6 +559,11 @@ class PartitionModel:
         self.data_entries.append((entry.index, entry.append_ms))
         self.next_offset = entry.next_offset
         self._count("DATA")
+        # What was moved here has kept its headers, and has no id here.
+        for offset in self.ids.append(entry, records, ids) if move is None else ():
+            self.schedule.cancelled[offset] = entry.index
+            for group in self.groups.values():
+                group.become(offset, entry.index, MessageState.ACKED)
 
     def _check_sequence(self, entry: Entry, producer_id: int, base_sequence: int, count: int) -> None:
         if producer_id < 0:
@@ -539,6 +587,7 @@ class PartitionModel:
             )
         if floor.start_offset > self.log_start_offset:
             self.log_start_offset = Offset(floor.start_offset)
+            self.moves.drop_below(floor.start_offset)
             self.floors.append((entry.index, self.log_start_offset))
             self.is_floor_by_size = self._is_at_limit()
 
@@ -590,7 +639,11 @@ class PartitionModel:
                 if group is not None:
                     group.deleted = entry.index
                     self.deleted_groups.append(group)
-            case DeliverAt():
+                    self.moves.drop_group(change.group)
+            case MoveIn():
+                if change.is_refused:
+                    self.moves.refuse(change.source, change.number, f"entry {entry.index}")
+            case DeliverAt() | ForgetSource() | Dedupe():
                 pass
             case Cancel():
                 self._cancel(entry, change)
@@ -665,6 +718,10 @@ class PartitionModel:
                     group.become(offset, entry.index, MessageState.AVAILABLE).deliveries = 0
                 group.revivals.append((entry.index, len(dead)))
                 self.failure_counts["revived"] = self.failure_counts.get("revived", 0) + len(dead)
+            case MoveOut():
+                self._move_out(group, entry, lease_id(entry.index, ordinal), change)
+            case Moved():
+                self._end_move(group, entry, change)
             case Rewind():
                 self._rewind(group, entry, change)
             case SkipTo():
@@ -748,7 +805,7 @@ class PartitionModel:
         purged = revoked = dead = 0
         for offset in range(self.log_start_offset, min(change.end_offset, self.next_offset)):
             message = group.message(offset)
-            if message.state is MessageState.ACKED:
+            if message.state in (MessageState.ACKED, MessageState.MOVING, MessageState.MOVED):
                 continue
             purged += 1
             revoked += message.state is MessageState.LEASED
@@ -809,6 +866,11 @@ class PartitionModel:
                 f"entry {entry.index} (log time {entry.append_ms}) leases offset {offset} of {group.name}, "
                 f"which is due at {self.schedule.due_ms[offset]}",
             )
+        if offset in self.ids.repeats:
+            broken(
+                "what repeats an id is never delivered",
+                f"entry {entry.index} leases offset {offset} of {group.name}: {self.ids.repeats[offset]}",
+            )
         if offset in self.schedule.cancelled:
             broken(
                 "what was cancelled is never delivered",
@@ -825,6 +887,8 @@ class PartitionModel:
             )
         if message.state is MessageState.ACKED:
             broken("acked stays acked", f"entry {entry.index} leases acked offset {offset} of {group.name}")
+        if message.state in (MessageState.MOVING, MessageState.MOVED):
+            broken("what is moved is not delivered", f"entry {entry.index} leases offset {offset} of {group.name}")
         if message.state is MessageState.DEAD:
             broken("the dead stay dead", f"entry {entry.index} leases dead offset {offset} of {group.name}")
         if message.state is MessageState.DELAYED and message.visible_at_ms > entry.append_ms:
@@ -927,6 +991,36 @@ class PartitionModel:
                 self._note_ending(group, entry, is_failed=True)
                 group.become(offset, entry.index, MessageState.AVAILABLE)
 
+    def _move_out(self, group: ModelGroup, entry: Entry, number: int, change: MoveOut) -> None:
+        offsets = [offset for start, end in change.ranges for offset in range(start, end)]
+        movable = (MessageState.AVAILABLE, MessageState.DEAD)
+        if len(self.moves.owed()) >= MAX_OWED or not all(
+            self.log_start_offset <= offset < self.next_offset and group.message(offset).state in movable
+            for offset in offsets
+        ):
+            self._does_not_fit(entry, change, "the outbox is full, or a message is in no state to be moved")
+            return
+        self.moves.begin(
+            MovedOut(number, change.target, group.name, {offset: self.values[offset] for offset in offsets})
+        )
+        for offset in offsets:
+            group.was_dead[offset] = group.message(offset).state is MessageState.DEAD
+            group.become(offset, entry.index, MessageState.MOVING)
+
+    def _end_move(self, group: ModelGroup, entry: Entry, change: Moved) -> None:
+        row = self.moves.head(change.target)
+        if row is None or (row.number, row.group) != (change.number, group.name):
+            self._does_not_fit(entry, change, "it is not what is owed next")
+            return
+        self.moves.end(row, is_refused=change.is_refused)
+        for offset in self._offsets([(offset, offset + 1) for offset in row.values]):
+            if not change.is_refused:
+                group.become(offset, entry.index, MessageState.MOVED).deliveries = 0
+            elif group.was_dead[offset]:
+                group.become(offset, entry.index, MessageState.DEAD)
+            else:
+                group.become(offset, entry.index, MessageState.AVAILABLE)
+
     def _rewind(self, group: ModelGroup, entry: Entry, change: Rewind) -> None:
         if change.rewind_id in group.moves:
             return
@@ -938,7 +1032,7 @@ class PartitionModel:
         reopened = revoked = delayed = 0
         for offset in range(start, self.next_offset):
             message = group.message(offset)
-            if message.state is MessageState.DEAD or offset in self.schedule.cancelled:
+            if message.state in _KEPT or offset in self.schedule.cancelled:
                 continue
             if self.schedule.is_waiting(offset, entry.append_ms) and message.state is MessageState.ACKED:
                 self._count_delay("delayed: skipped and rewound before it was due")

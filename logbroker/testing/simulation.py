@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from time import process_time
 from typing import TYPE_CHECKING, final
 
+from logbroker.ids import GroupId
 from logbroker.node.requests import StateRequest
 from logbroker.partition.breaker import BreakerPolicy
 from logbroker.partition.failures import NO_POLICY, FailurePolicy
@@ -16,6 +17,7 @@ from logbroker.partition.retention import MAX_AGE_MS
 from logbroker.testing.checkers import compare_states, machine_of
 from logbroker.testing.cluster import ClusterOptions, SimulatedCluster
 from logbroker.testing.faults import FaultInjector, FaultKind, FaultPlan, draw_plan
+from logbroker.testing.moves_model import check_moves
 from logbroker.testing.network import LinkQuality
 from logbroker.testing.node import NodeOptions, quick_engine, small_store
 from logbroker.testing.scheduler import US_PER_MS, US_PER_S, Scheduler
@@ -26,7 +28,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from random import Random
 
-    from logbroker.ids import GroupId
     from logbroker.testing.model import PartitionModel
 
 _LEADER_WITHIN_US = 15 * US_PER_S
@@ -42,6 +43,7 @@ MISBEHAVIOUR, LARGE_VALUES, VANDAL, WATCHER = "misbehaviour", "large values", "v
 AGES, BOUNDS, WINDOWS = "time to live", "bounds", "rewind windows"
 ORDER = "order"
 DELAYS = "delayed batches"
+IDS = "ids"
 PARTS = (
     LINKS,
     CLOCKS,
@@ -59,6 +61,7 @@ PARTS = (
     WINDOWS,
     ORDER,
     DELAYS,
+    IDS,
 )
 """What can be left out of a run, beside the kinds of faults."""
 
@@ -114,7 +117,9 @@ class Simulation:
             # Groups that nobody reads would leave it full for ever.
             profile = replace(profile, tidies_groups=True)
         drawn = draw_delays(draw_profile(random), self.scheduler.random("delays"))
-        profile = _simpler_profile(options.profile or drawn, options.without)
+        ids = self.scheduler.random("ids")
+        drawn = options.profile or replace(drawn, id_senders=ids.choice((0, 1, 2, 3)))
+        profile = _simpler_profile(drawn, options.without)
         group_count = options.group_count or random.choice((1, 1, 2))
         self._order = NO_ORDER if ORDER in options.without else draw_order(self.scheduler.random("order"))
         if self._order.by_key:
@@ -134,6 +139,10 @@ class Simulation:
                     else draw_rewind_ms(self.scheduler.random("window")),
                     breaker=draw_breaker(self.scheduler.random("breaker")),
                     order=self._order,
+                    dead_letters=draw_dead_letters(self.scheduler.random("dead letters"), group_count),
+                    give_up_share=self.scheduler.random("moves given up").choice((0.0, 0.0, 0.1, 0.4)),
+                    dedup_window_ms=ids.choice((700, 3_000, 20_000, 60_000)),
+                    dedup_count=ids.choice((3, 20, 1_000_000)),
                 ),
                 clock_offset_ms=self.plan.clock_offset_ms,
                 drift_ppm=self.plan.drift_ppm,
@@ -141,7 +150,11 @@ class Simulation:
             ),
         )
         self.ledger = Ledger()
-        self.workloads = [Workload(self.cluster, self.ledger, group, profile) for group in self.cluster.groups]
+        groups = self.cluster.groups
+        self.workloads = [
+            Workload(self.cluster, self.ledger, group, profile, others=[other for other in groups if other != group])
+            for group in groups
+        ]
         self.injector = FaultInjector(self.cluster, self.plan)
 
     def run(self) -> None:
@@ -168,7 +181,11 @@ class Simulation:
         self._wait("a leader serves every group", _LEADER_WITHIN_US, self._without_leader)
         self._wait("every batch is answered", _ANSWERED_WITHIN_US, self._unanswered_batches)
         delays_us = max(self._delay_ms(group) for group in self.cluster.groups) * US_PER_MS
-        self._wait("every message is delivered and acked", _DRAINED_WITHIN_US + delays_us, self._undrained)
+        self._wait(
+            "every message is delivered and acked",
+            _DRAINED_WITHIN_US + delays_us,
+            lambda: self._undrained() or self._owed(),
+        )
         self._wait("every node catches up", _LEADER_WITHIN_US, self._behind)
         # Long enough for every poll that waits now to end.
         self.scheduler.run_for(_POLLS_END_US)
@@ -222,6 +239,21 @@ class Simulation:
                     )
         return ""
 
+    def _owed(self) -> str:
+        """What is on its way to another partition, or has to go there."""
+        for workload in self.workloads:
+            model = self.cluster.checker.history(workload.partition).model
+            rows = model.moves.owed()
+            if rows:
+                return f"{len(rows)} moves out of group {workload.partition}, the first {rows[0]}"
+            node = self.cluster.options.node
+            # A message that could not be copied stays where it is while its leader leads.
+            if node.dead_letters.get(workload.partition) and not node.give_up_share:
+                for group in model.groups.values():
+                    if group.has_dead(model.log_start_offset, model.next_offset):
+                        return f"dead messages of {group.name} in group {workload.partition} that should be moved"
+        return ""
+
     def _behind(self) -> str:
         for group in self.cluster.groups:
             committed = self.cluster.checker.committed(group)
@@ -241,6 +273,7 @@ class Simulation:
     # At the end.
 
     def _check_end(self) -> None:
+        check_moves({group: self.cluster.checker.history(group).model.moves for group in self.cluster.groups})
         for workload in self.workloads:
             self._check_states(workload.partition)
             self._check_ledger(workload.partition)
@@ -285,6 +318,14 @@ class Simulation:
                     f"{value[:60]!r} was confirmed at {offset} of group {group}, "
                     f"the log has it at {model.offset_of.get(value)}",
                 )
+        for name, value, offset in self.ledger.confirmed_with_ids.get(group, ()):
+            first = model.ids.by_offset.get(offset)
+            there = model.values[offset] if offset < model.next_offset else None
+            if offset in model.ids.repeats and offset < model.log_start_offset and there == value:
+                # Told by a retry after a full queue had dropped it: by then nobody knew that it was a repeat.
+                continue
+            if there != value or offset in model.ids.repeats or (None if first is None else first.name) != name:
+                broken("confirmed messages stay", f"{value!r} of id {name!r} was confirmed at {offset}: {first}")
         for value in model.values:
             if value not in self.ledger.sent:
                 broken("nothing appears that nobody sent", f"{value[:60]!r} in group {group}")
@@ -293,10 +334,10 @@ class Simulation:
             self._check_due(model, value)
 
     def _check_due(self, model: PartitionModel, value: bytes) -> None:
-        """A message is due when its producer asked for, to the next full 100 ms of log time."""
+        """A message is due when its producer asked for, to the next full 100 ms of log time; a moved one at once."""
         offset = model.offset_of[value]
         append_ms = model.entry_at(offset)[1]
-        asked = self.ledger.delays.get(value, [(0, 0)])
+        asked = self.ledger.delays.get(value, [(0, 0)]) if offset not in model.copies else [(0, 0)]
         wanted = [append_ms + delay_ms if delay_ms else deliver_at_ms for delay_ms, deliver_at_ms in asked]
         due = [-(-time_ms // 100) * 100 if time_ms > append_ms else 0 for time_ms in wanted]
         if model.schedule.due_ms.get(offset, 0) not in due:
@@ -331,6 +372,8 @@ class Simulation:
             add("", history.model.failure_counts)
             add("", history.model.order.counts if history.model.order is not None else {})
             add("", history.model.delay_counts)
+            add("", history.model.moves.counts)
+            add("", history.model.ids.counts)
             add("judged: ", history.answers.judged_counts)
             add("", {"leaders": len(history.leaders), "digests compared": history.compared_digests})
             add("", {"messages": len(history.model.values)})
@@ -425,6 +468,11 @@ def draw_delays(profile: WorkloadProfile, random: Random) -> WorkloadProfile:
     )
 
 
+def draw_dead_letters(random: Random, group_count: int) -> dict[GroupId, GroupId]:
+    """Where dead messages of each partition go: in half of the runs with two, those of the first to the second."""
+    return {GroupId(1): GroupId(2)} if random.random() < 0.5 and group_count > 1 else {}
+
+
 def draw_profile(random: Random) -> WorkloadProfile:
     """How the clients of one run behave."""
     return WorkloadProfile(
@@ -472,6 +520,7 @@ def _simpler_profile(profile: WorkloadProfile, without: frozenset[str]) -> Workl
         producers=1 if PRODUCERS in without else profile.producers,
         consumers=1 + (GROUPS not in without and profile.extra_groups) if CONSUMERS in without else profile.consumers,
         delay_share=0.0 if DELAYS in without else profile.delay_share,
+        id_senders=0 if IDS in without else profile.id_senders,
         large_value_share=0.0 if LARGE_VALUES in without else profile.large_value_share,
         has_vandal=profile.has_vandal and VANDAL not in without,
         has_watcher=profile.has_watcher and WATCHER not in without,

@@ -96,6 +96,18 @@ REQUIRED = (
     "crash: with delayed messages that are not due",
     "judged: dead messages listed",
     "leader change: with dead messages",
+    "leader change: with messages on their way",
+    "moved: taken",
+    "moved: ended",
+    "moved: refused",
+    "moved: never taken",
+    "judged: MoveReply",
+    "ids: duplicates",
+    "ids: conflicts",
+    "ids: new again after their window",
+    "ids: batches that repeat all",
+    "judged: batches of known ids not appended",
+    "judged: batches with ids sent again",
     "judged: OutOfOrderSequenceError",
     "judged: receives that found nothing",
     "judged: spoilt batches refused",
@@ -147,6 +159,8 @@ class Situations:
             self._count("leader change: with a group that its breaker paused")
         if self._is_waiting(group):
             self._count("leader change: with delayed messages that are not due")
+        if model.moves.owed():
+            self._count("leader change: with messages on their way")
         for kind, name in ((AckRequest, "acks"), (ProduceRequest, "produces"), (ReceiveRequest, "polls")):
             if any(isinstance(asked.request, kind) for node in self._nodes() for asked in node.kept_waiting(group, 0)):
                 self._count(f"leader change: with {name} open")

@@ -15,6 +15,7 @@ _CLASSES: tuple[type[errors.LogBrokerError], ...] = (
     errors.StaleLeaseError,
     errors.OutOfOrderSequenceError,
     errors.ProducerFencedError,
+    errors.DedupConflictError,
     errors.OffsetOutOfRangeError,
     errors.RequestTooLargeError,
     errors.UnauthenticatedError,

@@ -14,6 +14,7 @@ import pytest
 import logbroker_client
 import logbroker_client.asyncio
 from logbroker.errors import (
+    DedupConflictError,
     InvalidArgumentError,
     LocalProtocolError,
     LogBrokerError,
@@ -26,7 +27,7 @@ from logbroker.errors import (
 )
 from logbroker.record.batch import decode_batch
 from logbroker.wire.requests import Ack, AnyRequest, Produce, Receive, Subscribe, Unsubscribe
-from logbroker_client import NewMessage
+from logbroker_client import NewMessage, RedriveProgress
 from logbroker_client.endpoints import ConnectSettings
 from tests.contract.client_kit import FACES, MEMORY_FACES, Face, FakeWorld, fake_nodes, real_node
 from tests.fake_broker import Answer, Drop, FakeCluster, FakeNode, Hold
@@ -118,6 +119,14 @@ def answer_held(world: FakeWorld) -> None:
             connection.on_output()
 
     world.thread.call(answer)
+
+
+async def settled(client: Any, queue: str, count: int) -> list[Any]:  # noqa: ANN401 - as above
+    """The messages of a queue, once so many have come."""
+    found: list[Any] = []
+    while len(found) < count:
+        found = await client.peek(queue)
+    return found
 
 
 # --- a node, real or in memory ---
@@ -273,6 +282,102 @@ def test_what_is_rejected_or_fails_once_too_often_is_dead_until_it_is_revived(
                 (last,) = await take(consumer, 1)
                 await last.ack()
             assert await client.dead(queue) == []
+
+    face.run(scenario)
+
+
+@everywhere
+def test_the_dead_go_to_their_queue_with_their_history_and_come_back_from_there(
+    face: Face, node: str, queue: str
+) -> None:
+    letters = f"{queue}-dead"
+
+    async def scenario() -> None:
+        async with face.connect(node) as client:
+            await client.create_queue(letters)
+            await client.create_queue(queue, partitions=2, max_deliveries=2, dead_letter=letters)
+            assert (await client.describe_queue(queue)).info.settings.dead_letter == letters
+            async with client.producer(queue) as producer:
+                ids = await producer.send_many([NewMessage(b"a", b"k"), NewMessage(b"b", b"k")])
+            async with client.consumer(queue, max_messages=1, name="till") as consumer:
+                (first,) = await take(consumer, 1)
+                assert first.history is None
+                await first.reject(reason="no such account")
+                (second,) = await take(consumer, 1)
+                await second.nack(reason="down", delay=0.0)
+                (second,) = await take(consumer, 1)
+                await second.nack(reason="down", delay=0.0)
+            # Nobody receives from there: what a consumer was given would not be available to a redrive.
+            found = await settled(client, letters, 2)
+            assert [message.value for message in found] == [b"a", b"b"]
+            assert [message.key for message in found] == [b"k", b"k"]
+            histories = [message.history for message in found]
+            assert [history.origin for history in histories] == [first.id, second.id] == list(ids)
+            assert [history.origin_ms for history in histories] == [first.append_ms, second.append_ms]
+            assert [(one.attempts, one.cause, one.reason) for one in histories] == [
+                (1, "rejected", "no such account"),
+                (2, "max_deliveries", "down"),
+            ]
+            assert {(one.consumer, one.group) for one in histories} == {("till", "default")}
+            seen: list[RedriveProgress] = []
+            totals = await client.redrive(
+                letters, where=lambda message: message.history.reason == "down", on_progress=seen.append
+            )
+            assert totals == RedriveProgress(moved=1, skipped=1, left=0)
+            assert seen[-1] == totals
+            async with client.consumer(queue, max_messages=1) as consumer:
+                (again,) = await take(consumer, 1)
+                assert (again.value, again.deliveries, again.partition) == (b"b", 1, second.partition)
+                assert again.history.origin == second.id
+                await again.ack()
+                assert await client.redrive(letters, rate=1000.0) == RedriveProgress(1, 0, 0)
+                (back,) = await take(consumer, 1)
+                assert (back.value, back.history.origin) == (b"a", first.id)
+                await back.reject(reason="still")
+            async with client.consumer(letters, max_messages=1) as consumer:
+                (once_more,) = await take(consumer, 1)
+                assert (once_more.history.origin, once_more.history.reason) == (first.id, "still")
+                moved = await client.move(letters, messages=[once_more.id], to=queue)
+                assert moved == 0, "it is leased"
+                await once_more.ack()
+            assert await client.redrive(letters) == RedriveProgress(0, 0, 0)
+            assert await client.dead(queue) == []
+            await client.alter_queue(queue, dead_letter="")
+            assert (await client.describe_queue(queue)).info.settings.dead_letter == ""
+            with pytest.raises(NotFoundError):
+                await client.alter_queue(queue, dead_letter=f"{queue}-nothing")
+            with pytest.raises(InvalidArgumentError):
+                await client.alter_queue(queue, dead_letter=queue)
+
+    face.run(scenario)
+
+
+@everywhere
+def test_messages_are_moved_to_another_queue_and_shown_as_moved(face: Face, node: str, queue: str) -> None:
+    other = f"{queue}-other"
+
+    async def scenario() -> None:
+        async with face.connect(node) as client:
+            for name in (queue, other):
+                await client.create_queue(name)
+            async with client.producer(queue) as producer:
+                ids = await producer.send_many([b"a", b"b", b"c"])
+            assert await client.move(queue, messages=ids[1:], to=other) == 2
+            assert await client.move(queue, messages=ids[1:], to=other) == 0
+            async with client.consumer(other, max_messages=2) as consumer:
+                found = await take(consumer, 2)
+                assert [message.value for message in found] == [b"b", b"c"]
+                assert [message.history.cause for message in found] == ["", ""]
+                for message in found:
+                    await message.ack()
+            # The source hears of it after those who wait for the messages.
+            while (await client.describe_queue(queue)).partitions[0].groups[0].moved < 2:
+                pass
+            shown = await client.peek(queue, start=0)
+            assert [message.state for message in shown] == ["available", "moved", "moved"]
+            await client.rewind(queue, to="earliest")
+            assert [message.value for message in await client.peek(queue)] == [b"a"]
+            assert await client.redrive(queue, to=other) == RedriveProgress(1, 0, 0)
 
     face.run(scenario)
 
@@ -979,3 +1084,35 @@ def test_the_asyncio_client_does_without_trio() -> None:
 def test_the_trio_client_does_without_asyncio() -> None:
     code = "import sys, logbroker_client; logbroker_client.connect; sys.exit('asyncio.base_events' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@everywhere
+def test_a_message_with_an_id_is_appended_once_and_who_repeats_it_is_told_the_first(
+    face: Face, node: str, queue: str
+) -> None:
+    async def scenario() -> None:
+        async with face.connect(node) as client:
+            await client.create_queue(queue, partitions=3, dedup_window=60.0, dedup_count=100)
+            async with client.producer(queue) as producer:
+                first = await producer.send(b"pay 7", dedup_id="payment-7", headers=(("a", b"b"),))
+                await producer.send_many([b"x", NewMessage(b"pay 8", dedup_id=b"payment-8")])
+            assert not first.duplicate
+            async with client.producer(queue) as producer:
+                again = await producer.send(b"pay 7", dedup_id="payment-7", headers=(("a", b"b"),))
+                assert (again, again.duplicate) == (first, True)
+                with pytest.raises(DedupConflictError, match="another value, key or header"):
+                    await producer.send(b"pay 70", dedup_id="payment-7", headers=(("a", b"b"),))
+                others = [NewMessage(b"pay 8", dedup_id="payment-8"), NewMessage(b"pay 9", dedup_id="payment-9")]
+                assert [sent.duplicate for sent in await producer.send_many(others)] == [True, False]
+                with pytest.raises(DedupConflictError):
+                    await producer.send_many([NewMessage(b"10", dedup_id="payment-9"), b"y"])
+                with pytest.raises(InvalidArgumentError, match="dedup_id has 129 bytes, not 1 to 128"):
+                    await producer.send(b"", dedup_id="x" * 129)
+            async with client.consumer(queue) as consumer:
+                values = sorted([message.value or b"" for message in await take(consumer, 5)])
+            assert values == [b"pay 7", b"pay 8", b"pay 9", b"x", b"y"]
+            await client.alter_queue(queue, dedup_window=0.0)
+            async with client.producer(queue) as producer:
+                assert not (await producer.send(b"pay 70", dedup_id="payment-7")).duplicate
+
+    face.run(scenario)

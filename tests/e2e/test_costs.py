@@ -94,7 +94,7 @@ class Cluster:
 
         patch.setattr("logbroker.server.main.Broker", new_broker)
         patch.setattr("logbroker.server.main.ClientService", new_service)
-        patch.setattr("logbroker.node.broker.encode_peer_message", encode_counted)
+        patch.setattr("logbroker.node.pack_frames.encode_peer_message", encode_counted)
 
     def counts(self) -> Counter[str]:
         """All counters of all nodes as of this moment."""

@@ -74,10 +74,12 @@ from logbroker.node.peer_messages import (
     RaftMessage,
     SnapshotAck,
     SnapshotChunk,
+    Transfer,
+    TransferAnswer,
     decode_peer_message,
     encode_peer_message,
 )
-from logbroker.node.requests import GroupReply, PauseRequest, StateRequest
+from logbroker.node.requests import GroupReply, MoveVerdict, PauseRequest, StateRequest
 from logbroker.partition import checkpoint as partition_checkpoint
 from logbroker.partition.checkpoint import CheckpointMeta
 from logbroker.partition.commands import (
@@ -89,9 +91,14 @@ from logbroker.partition.commands import (
     Cause,
     Change,
     CreateGroup,
+    Dedupe,
     DeliverAt,
     Floor,
+    ForgetSource,
     Lease,
+    Moved,
+    MoveIn,
+    MoveOut,
     Pause,
     Purge,
     Resume,
@@ -440,6 +447,8 @@ def _peer_seeds() -> list[bytes]:
         EntryGone(GROUP, ReplicaId(1), REPLICA, Index(5), Index(9)),
         Heartbeats(((GROUP, ReplicaId(1), REPLICA, Term(2), Index(5)),) * 3),
         HeartbeatAnswers(((GROUP, ReplicaId(1), REPLICA, Term(2)),) * 3),
+        Transfer(GROUP, GroupId(8), 9 << 16, b"batch"),
+        TransferAnswer(GROUP, GroupId(8), 9 << 16, MoveVerdict.TAKEN),
     ]
     return [encode_peer_message(message, TAG) for message in messages]  # type: ignore[arg-type]
 
@@ -552,6 +561,11 @@ def _of_logs() -> dict[str, Decoder]:
         Purge(DEFAULT_GROUP, 1 << 62, 9, "all"),
         Cancel(((4, 6),)),
         DeliverAt(900),
+        MoveOut(DEFAULT_GROUP, ((6, 8),), 4),
+        Moved(DEFAULT_GROUP, 4, 9, is_refused=True),
+        MoveIn(5, 9, is_refused=False),
+        ForgetSource(5),
+        Dedupe(300_000, 1_000_000, bytes(32), bytes(16)),
     ]
     catalogue = catalogue_kit.cluster(1, 2, 3)
     catalogue_kit.create(catalogue, "orders", partitions=2)

@@ -16,10 +16,15 @@ from logbroker.ids import GroupName, Index, LeaseId, lease_id
 from logbroker.partition.commands import (
     Ack,
     Cancel,
+    Dedupe,
     DeliverAt,
     Expire,
     Extend,
+    ForgetSource,
     Lease,
+    Moved,
+    MoveIn,
+    MoveOut,
     Nack,
     RewindFloor,
     decode_changes,
@@ -253,7 +258,7 @@ class _LeaseTimes:
                 # which can only make the check weaker.
                 for held in self._find(change.group, change.ranges):
                     held.lease = 0
-            case DeliverAt() | Cancel() | RewindFloor():
+            case DeliverAt() | Cancel() | Dedupe() | RewindFloor() | MoveOut() | Moved() | MoveIn() | ForgetSource():
                 # Of messages that nobody has held yet.
                 pass
             case _:

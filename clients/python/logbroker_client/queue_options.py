@@ -59,6 +59,13 @@ class QueueOptions(TypedDict, total=False):
     on_failure: Literal["block", "skip"]
     """What the messages behind a failed one do, where there is a window or an order: wait until it is settled, which is
     the default, or go on while it waits."""
+    dead_letter: str
+    """The queue to which messages are moved when they are dead. The default, empty, is none: they stay, as dead."""
+    dedup_window: float
+    """How long the `dedup_id` of a message is remembered, up to a day and never longer than the messages; 300 by
+    default, and 0 is not at all."""
+    dedup_count: int
+    """How many of them in each partition, up to ten million; a million by default."""
 
 
 def queue_settings(
@@ -93,17 +100,22 @@ def wire_options(options: QueueOptions) -> dict[str, Any]:
     """The fields of QueueSettings and QueueChanges for the options given.
 
     Raises:
-        InvalidArgumentError: one is unknown, or of another kind; bounds and words are the broker's to check.
+        InvalidArgumentError: one is unknown, or of another kind; bounds, words and queues are the broker's to check.
     """
     fields: dict[str, Any] = {}
     for name, value in options.items():
+        if name in _NAMES:
+            if not isinstance(value, str):
+                raise InvalidArgumentError(f"{name} {value!r} is not the name of a queue")
+            fields[name] = value
+            continue
         if name in _WORDS and isinstance(value, str):
             fields[name] = value
             continue
         if name not in _FIELDS:
             if name in _WORDS:
                 raise InvalidArgumentError(f"{name} {value!r} is not a word")
-            known = ", ".join((*_FIELDS, *_WORDS))
+            known = ", ".join((*_FIELDS, *_WORDS, *_NAMES))
             raise InvalidArgumentError(f"there is no option {name!r} of a queue; there are {known}")
         field, factor = _FIELDS[name]
         if isinstance(value, str) and name == "full" and value in _FULL:
@@ -116,6 +128,8 @@ def wire_options(options: QueueOptions) -> dict[str, Any]:
 
 _TOO_LARGE = 1 << 60
 _FULL = ("reject", "drop_oldest")
+# Options that are names, and called alike on the wire.
+_NAMES = ("dead_letter",)
 # Of each option its field on the wire, and how many of the field's units one of its own has.
 _FIELDS = {
     "backoff": ("backoff_ms", 1000),
@@ -132,5 +146,7 @@ _FIELDS = {
     "breaker_window": ("breaker_window_ms", 1000),
     "breaker_pause": ("breaker_pause_ms", 1000),
     "window": ("window", 1),
+    "dedup_window": ("dedup_window_ms", 1000),
+    "dedup_count": ("dedup_count", 1),
 }
 _WORDS = ("order", "on_failure")

@@ -12,6 +12,7 @@ import msgspec
 
 from logbroker.errors import CorruptBatchError
 from logbroker.node.catalogue.rows import Number
+from logbroker.partition.dedupe import MAX_DEDUP_COUNT, MAX_DEDUP_WINDOW_MS
 from logbroker.partition.failures import DEFAULT_MAX_BACKOFF_MS
 from logbroker.partition.limits import MIN_PARTITION_BYTES
 from logbroker.partition.ordering import MAX_WINDOW
@@ -31,6 +32,7 @@ DROP_OLDEST = 1
 """The value of `full` that lets the oldest messages go."""
 ORDER_NONE, ORDER_KEY = 0, 1
 BLOCK, SKIP = 0, 1
+MAX_QUEUE_ID = (1 << 48) - 1
 
 
 @final
@@ -54,6 +56,10 @@ class QueueOptions(msgspec.Struct, frozen=True, kw_only=True):
     """What happens at a bound: 0, nothing more is taken; 1, the oldest messages go."""
     rewind_ms: int = MAX_AGE_MS
     """What is settled so long after it was appended cannot be rewound; as long as it is kept where that is shorter."""
+    dedup_window_ms: int = 300_000
+    """How long ids of messages are remembered, but never longer than the messages; 0: not at all."""
+    dedup_count: int = 1_000_000
+    """How many of them, in each partition."""
     breaker_percent: int = 0
     """A group is paused for a while when so many of a hundred deliveries fail; 0: never."""
     breaker_count: int = 20
@@ -66,6 +72,8 @@ class QueueOptions(msgspec.Struct, frozen=True, kw_only=True):
     order: int = ORDER_NONE
     on_failure: int = BLOCK
     """What the messages behind a failed one do."""
+    dead_letter_queue: int = 0
+    """The id of the queue to which dead messages are moved; 0: they stay where they are."""
 
 
 class _Option(NamedTuple):
@@ -86,6 +94,8 @@ _OPTIONS = {
     "max_bytes": _Option(7, MIN_PARTITION_BYTES, MAX_BYTES, has_none=True),
     "full": _Option(8, 0, DROP_OLDEST),
     "rewind_ms": _Option(9, 0, MAX_AGE_MS),
+    "dedup_window_ms": _Option(13, 0, MAX_DEDUP_WINDOW_MS),
+    "dedup_count": _Option(14, 1, MAX_DEDUP_COUNT),
     "breaker_percent": _Option(16, 0, 100),
     "breaker_count": _Option(17, 1, 100_000),
     "breaker_window_ms": _Option(18, 1_000, 3_600_000),
@@ -93,8 +103,10 @@ _OPTIONS = {
     "window": _Option(10, 0, MAX_WINDOW),
     "order": _Option(11, ORDER_NONE, ORDER_KEY),
     "on_failure": _Option(12, BLOCK, SKIP),
+    "dead_letter_queue": _Option(15, 0, MAX_QUEUE_ID),
 }
-OPTION_NAMES = tuple(_OPTIONS)
+OPTION_NAMES = tuple([name for name in _OPTIONS if name != "dead_letter_queue"])
+"""Those that users give and see as they are kept; a queue they know by its name."""
 _NAMES = {option.number: name for name, option in _OPTIONS.items()}
 
 DEFAULT_OPTIONS = QueueOptions()

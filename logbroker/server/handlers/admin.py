@@ -57,6 +57,8 @@ def list_queues(exchange: Exchange, request: ListQueues, body: bytes) -> None:
 
 def queue_info(service: ClientService, row: QueueRow) -> QueueInfo:
     backend, settings = service.backend, row.settings
+    options = backend.catalogue.options(row)
+    dead_letter = backend.catalogue.queue_of_id(options.dead_letter_queue)
     return QueueInfo(
         name=row.name,
         queue_id=row.queue_id,
@@ -66,7 +68,8 @@ def queue_info(service: ClientService, row: QueueRow) -> QueueInfo:
             hide_ms=settings.hide_ms,
             max_wait_ms=settings.max_wait_ms,
             max_delivery_count=settings.max_delivery_count,
-            **option_fields(backend.catalogue.options(row)),  # type: ignore[arg-type]  # each of its own type
+            **option_fields(options),  # type: ignore[arg-type]  # each of its own type
+            dead_letter="" if dead_letter is None else dead_letter.name,
         ),
         partitions=[
             PartitionInfo(

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import msgspec
-
 from logbroker.errors import InvalidArgumentError
 from logbroker.node.catalogue.options import BLOCK, OPTION_NAMES, ORDER_KEY, ORDER_NONE, SKIP, QueueOptions
 
@@ -25,8 +23,8 @@ def option_numbers(given: QueueSettings | QueueChanges) -> dict[str, int | None]
 
 
 def option_fields(options: QueueOptions) -> dict[str, int | str]:
-    """The fields of `QueueSettings` for all options."""
-    fields: dict[str, int | str] = msgspec.structs.asdict(options)
+    """The fields of `QueueSettings` for all options but those that name a queue."""
+    fields: dict[str, int | str] = {name: getattr(options, name) for name in OPTION_NAMES}
     for name, words in _WORDS.items():
         fields[name] = next(word for word, number in words.items() if number == fields[name])
     return fields

@@ -117,7 +117,10 @@ def with_messages(count: int) -> PartitionMachine:
 
 
 def states(machine: PartitionMachine, group: GroupName = DEFAULT_GROUP) -> str:
-    """Draw all messages from offset 0 on: acked `.`, fresh `-`, returned `1`-`9`, leased `L`, delayed `D`, dead `X`."""
+    """Draw all messages from offset 0 on.
+
+    Acked `.`, fresh `-`, returned `1`-`9`, leased `L`, delayed `D`, dead `X`, moving `M`, moved `m`.
+    """
     return "".join(
         _letter(run) * (run.end - run.start) for run in machine.group(group).table.overlap(0, machine.next_offset)
     )
@@ -130,5 +133,6 @@ def refusal(decision: Decision) -> str:
 
 
 def _letter(run: Run) -> str:
-    letter = {"ACKED": ".", "LEASED": "L", "DELAYED": "D", "DEAD": "X"}.get(run.state.name)
+    letters = {"ACKED": ".", "LEASED": "L", "DELAYED": "D", "DEAD": "X", "MOVING": "M", "MOVED": "m"}
+    letter = letters.get(run.state.name)
     return letter or (str(run.deliveries) if run.deliveries else "-")

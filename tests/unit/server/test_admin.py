@@ -14,7 +14,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from logbroker.ids import GroupName, Offset, QueueName
 from logbroker.node.catalogue import commands
 from logbroker.node.catalogue.rights import CLUSTER, Grant, Rights
-from logbroker.node.requests import GroupState, StateReply, StateRequest
+from logbroker.node.requests import GroupState, MoveFigures, StateReply, StateRequest
 from logbroker.node.tokens import token_digest
 from logbroker.server.admin import AdminListener
 from tests.unit.server.kit import TOKEN, World
@@ -259,3 +259,25 @@ async def test_a_node_that_is_not_reached_is_a_problem_on_every_page() -> None:
     absent = [f"node {node} is unreachable: it is not linked" for node in (2, 3)]
     assert json.loads(page)["problems"] == absent
     assert "logbroker_problems 2.0" in text
+
+
+async def test_metrics_tell_of_moves_where_there_are_any() -> None:
+    world = World.make()
+    state = GroupState(GroupName("default"), 5, 2, 1, 0, Offset(3), 1_000, moved=6)
+    world.backend.replies[StateRequest] = StateReply(Offset(3), Offset(11), 4_000, (state,))
+    async with serving(world) as port:
+        _, without = await call(port, "/metrics")
+    assert "logbroker_moves_waiting{" not in without
+    moves = MoveFigures(4, 2_500, 7, 1)
+    world.backend.replies[StateRequest] = StateReply(Offset(3), Offset(11), 4_000, (state,), moves)
+    async with serving(world) as port:
+        _, text = await call(port, "/metrics")
+    for line in (
+        'logbroker_moved_out_messages_total{partition="0",queue="orders"} 7.0',
+        'logbroker_moved_in_messages_total{partition="0",queue="orders"} 1.0',
+        'logbroker_moves_waiting{partition="0",queue="orders"} 4.0',
+        'logbroker_moves_oldest_waiting_seconds{partition="0",queue="orders"} 2.5',
+        'logbroker_queue_messages{group="default",partition="0",queue="orders",state="moved"} 6.0',
+    ):
+        swapped = line.replace('partition="0",queue="orders"', 'queue="orders",partition="0"')
+        assert line in text or swapped in text, line

@@ -5,13 +5,14 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from logbroker.errors import AlreadyExistsError, CorruptBatchError, InvalidArgumentError
+from logbroker.errors import AlreadyExistsError, CorruptBatchError, InvalidArgumentError, LogBrokerError, NotFoundError
 from logbroker.ids import QueueName
 from logbroker.node.catalogue import Catalogue, QueueStands, Refused
 from logbroker.node.catalogue.checkpoint import decode, encode_slices
 from logbroker.node.catalogue.commands import (
     AlterQueue,
     AlterQueueWith,
+    Command,
     CreateQueue,
     CreateQueueWith,
     DeleteQueue,
@@ -19,6 +20,7 @@ from logbroker.node.catalogue.commands import (
     encode_commands,
 )
 from logbroker.node.catalogue.options import (
+    DEFAULT_OPTIONS,
     DROP_OLDEST,
     OPTION_NAMES,
     ORDER_KEY,
@@ -109,14 +111,18 @@ def test_none_is_no_value_below_the_least() -> None:
 
 
 def test_partitions_share_what_their_queue_may_hold() -> None:
-    options = QueueOptions(max_messages=10, max_bytes=10 << 20, full=DROP_OLDEST)
-    shares = [partition_settings(QueueSettings(partitions=count), options).limits for count in (1, 4, 100)]
+    options = encode_options(QueueOptions(max_messages=10, max_bytes=10 << 20, full=DROP_OLDEST))
+    catalogue = cluster()
+    shares = []
+    for count in (1, 4, 100):
+        made = CreateQueueWith(CreateQueue(QueueName(f"q{count}"), QueueSettings(partitions=count)), options)
+        shares.append(partition_settings(catalogue, expect(QueueStands, run(catalogue, made)).queue, 0).limits)
     assert shares == [
         SizeLimits(10, 10 << 20, drops_oldest=True),
         SizeLimits(3, (10 << 20) // 4, drops_oldest=True),
         SizeLimits(1, 1 << 20, drops_oldest=True),
     ]
-    assert partition_settings(QueueSettings(), QueueOptions()).limits == NO_LIMITS
+    assert partition_settings(catalogue, create(catalogue, "q"), 0).limits == NO_LIMITS
 
 
 @pytest.mark.parametrize("name", OPTION_NAMES)
@@ -145,3 +151,50 @@ def test_pairs_that_are_unknown_or_out_of_order_are_no_options(pairs: tuple[tupl
         changed(QueueOptions(), pairs)
     with pytest.raises(CorruptBatchError):
         decode_commands(encode_commands([CreateQueueWith(PLAIN, pairs)]))
+
+
+def letters(queue_id: int) -> tuple[tuple[int, int], ...]:
+    return encode_changes({"dead_letter_queue": queue_id})
+
+
+def test_dead_messages_go_to_a_queue_that_exists_and_is_another() -> None:
+    catalogue = cluster()
+    dead = create(catalogue, "dead")
+    queue = expect(QueueStands, run(catalogue, CreateQueueWith(PLAIN, letters(dead.queue_id)))).queue
+    assert catalogue.options(queue).dead_letter_queue == dead.queue_id
+    assert catalogue.queue_of_id(dead.queue_id) == dead
+    refused: list[tuple[Command, type[LogBrokerError]]] = [
+        (CreateQueueWith(CreateQueue(QueueName("new"), QueueSettings()), letters(99)), NotFoundError),
+        (AlterQueueWith(AlterQueue(Q), letters(99)), NotFoundError),
+        (AlterQueueWith(AlterQueue(Q), letters(queue.queue_id)), InvalidArgumentError),
+    ]
+    for command, kind in refused:
+        assert expect(Refused, run(catalogue, command)).kind is kind
+        assert catalogue.options(queue).dead_letter_queue == dead.queue_id
+
+
+def test_a_queue_outlives_the_one_for_its_dead_messages() -> None:
+    catalogue = cluster()
+    dead = create(catalogue, "dead")
+    run(catalogue, CreateQueueWith(PLAIN, letters(dead.queue_id)))
+    run(catalogue, DeleteQueue(QueueName("dead")))
+    assert catalogue.queue_of_id(dead.queue_id) is None
+    alter = AlterQueueWith(AlterQueue(Q, hide_ms=7_000), encode_changes({"backoff_ms": 5}))
+    queue = expect(QueueStands, run(catalogue, alter)).queue
+    assert catalogue.options(queue) == QueueOptions(backoff_ms=5, dead_letter_queue=dead.queue_id)
+    create(catalogue, "dead")
+    assert catalogue.queue_of_id(dead.queue_id) is None, "another queue of the same name is another queue"
+    run(catalogue, AlterQueueWith(AlterQueue(Q), letters(0)))
+    assert catalogue.options(queue) == QueueOptions(backoff_ms=5)
+    assert restored(catalogue).digest() == catalogue.digest()
+
+
+@pytest.mark.parametrize(
+    ("name", "least", "most"), [("dedup_window_ms", 0, 86_400_000), ("dedup_count", 1, 10_000_000)]
+)
+def test_the_window_of_ids_has_bounds(name: str, least: int, most: int) -> None:
+    for value in (least, most):
+        assert options_fault(changed(DEFAULT_OPTIONS, encode_changes({name: value}))) is None
+    for value in (least - 1, most + 1):
+        fault = options_fault(msgspec.structs.replace(DEFAULT_OPTIONS, **{name: value}))
+        assert fault == f"{name} {value:,} is not between {least:,} and {most:,}"
