@@ -8,6 +8,7 @@
     │   ├── StaleLeaseError               the lease is not current any more
     │   ├── OutOfOrderSequenceError       a producer skipped a sequence
     │   ├── ProducerFencedError           a newer epoch of the producer exists
+    │   ├── DedupConflictError            the id of a message was used for another one
     │   ├── OffsetOutOfRangeError         below the log start or beyond the log end
     │   ├── RequestTooLargeError
     │   ├── UnauthenticatedError
@@ -16,6 +17,7 @@
     │   ├── NotLeaderError                carries where the leader is thought to be
     │   ├── OverloadedError
     │   ├── NoRoomError                   the disk is at its watermark
+    │   ├── QueueFullError                the queue holds as much as it may
     │   ├── UnknownOutcomeError           it may or may not have happened
     │   └── ShuttingDownError
     ├── StorageError
@@ -79,6 +81,10 @@ class ProducerFencedError(RequestError):
     code = "producer_fenced"
 
 
+class DedupConflictError(RequestError):
+    code = "dedup_conflict"
+
+
 class OffsetOutOfRangeError(RequestError):
     code = "offset_out_of_range"
 
@@ -116,6 +122,12 @@ class OverloadedError(UnavailableError):
 
 class NoRoomError(UnavailableError):
     code = "no_room"
+
+
+class QueueFullError(UnavailableError):
+    """The queue holds as many messages, or bytes, as it may; nothing was appended."""
+
+    code = "queue_full"
 
 
 class UnknownOutcomeError(UnavailableError):

@@ -8,6 +8,7 @@ import rich_click as click
 
 from logbroker.cli.connection import Connection, connection_options
 from logbroker.cli.output import Output, confirm, output_options
+from logbroker.cli.redrive import redrive
 from logbroker.cli.times import format_time
 
 if TYPE_CHECKING:
@@ -16,7 +17,13 @@ if TYPE_CHECKING:
 
 @click.group()
 def dead() -> None:
-    """List and revive dead messages: rejected ones, and those that failed as often as their queue allows."""
+    """List, revive and redrive dead messages: rejected, failed as often as their queue allows, or too old for it.
+
+    Where a queue has a dead-letter queue they are moved there: `peek` shows them there, `redrive` brings them back.
+    """
+
+
+dead.add_command(redrive)
 
 
 @dead.command(name="list", epilog="Example: logbroker dead list orders -o ndjson")

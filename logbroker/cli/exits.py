@@ -8,6 +8,7 @@ from typing import final
 
 from logbroker.errors import (
     AlreadyExistsError,
+    DedupConflictError,
     ForbiddenError,
     InvalidArgumentError,
     LogBrokerError,
@@ -37,7 +38,7 @@ class Exit(IntEnum):
     """A check has warnings, or a dry run found a difference."""
     TIMEOUT = 7
     CONFLICT = 8
-    """It exists already, the lease is stale, or another precondition does not hold."""
+    """It exists already, the lease is stale, an id was used for another message, or what else must hold does not."""
     PARTIAL = 9
     """Some of it was done."""
     INTERRUPTED = 130
@@ -53,6 +54,7 @@ _CODES: tuple[tuple[type[LogBrokerError], Exit], ...] = (
     (StaleLeaseError, Exit.CONFLICT),
     (OutOfOrderSequenceError, Exit.CONFLICT),
     (ProducerFencedError, Exit.CONFLICT),
+    (DedupConflictError, Exit.CONFLICT),
     (OffsetOutOfRangeError, Exit.CONFLICT),
     (InvalidArgumentError, Exit.USAGE),
     (ShuttingDownError, Exit.CANNOT_CONNECT),

@@ -49,7 +49,8 @@ def peek(
     rows = [_row(message) for message in found]
     if output.format is Format.TABLE:
         rows = [{**row, "value": _line(message)} for row, message in zip(rows, found, strict=True)]
-    output.rows(rows, ("id", "state", "deliveries", "append_time", "value"))
+    columns = ("id", "state", "deliveries", "append_time", "value")
+    output.rows(rows, (*columns, "origin", "cause", "reason") if any("origin" in row for row in rows) else columns)
     unreadable = [message.corrupt for message in found if message.corrupt is not None]
     if unreadable:
         output.warn(f"{len(unreadable)} of {len(found)} messages cannot be read: {unreadable[0].message}")
@@ -69,7 +70,21 @@ def _row(message: PeekedMessage) -> Row:
     }
     if message.corrupt is not None:
         return {**row, "problem": message.corrupt.message}
-    return {**row, **content_of(message)}
+    return {**row, **content_of(message), **_history(message)}
+
+
+def _history(message: PeekedMessage) -> Row:
+    """Where it came from and why, if it was moved here."""
+    history = message.history
+    if history is None:
+        return {}
+    return {
+        "origin": str(history.origin),
+        "attempts": history.attempts,
+        "cause": history.cause,
+        "reason": history.reason,
+        "consumer": history.consumer,
+    }
 
 
 def _line(message: PeekedMessage) -> str | None:

@@ -34,6 +34,7 @@ READ_BYTES = 1 << 20
 @click.option(
     "--header", "headers", multiple=True, metavar="NAME=VALUE", help="Header of all these messages; repeatable."
 )
+@click.option("--dedup-id", metavar="ID", help="An id of yours for the one message: sent again, it is not doubled.")
 @click.option(
     "--delay", "delay_ms", type=DURATION, help=f"Deliver them to nobody before so long has passed: {DURATION_FORMS}."
 )
@@ -56,6 +57,7 @@ def produce(
     headers: tuple[str, ...],
     delay_ms: int | None,
     at: str | None,
+    dedup_id: str | None,
     form: str,
     output: Output,
     connection: Connection,
@@ -70,34 +72,39 @@ def produce(
       logbroker produce orders hello "and again"
       logbroker produce reminders --delay 10m "the basket is still full"
       logbroker produce orders --key customer-7 --header source=shop '{"total": 12}'
+      logbroker produce payments --dedup-id payment-7 '{"cents": 995}'
       zcat orders.ndjson.gz | logbroker produce orders --input ndjson
     """
     shared_headers = tuple(_header(text) for text in headers)
     if form == "ndjson" and (key is not None or shared_headers):
         raise click.UsageError("--key and --header are for --input lines; NDJSON objects have their own.")
     delay, deliver_at = _when(delay_ms, at)
+    if dedup_id is not None and len(values) != 1:
+        raise click.UsageError("--dedup-id is for one VALUE; NDJSON objects have a dedup_id of their own.")
     shared_key = None if key is None else key.encode()
-    committed = 0
+    committed = known = 0
     last: MessageId | None = None
 
     async def work(client: Client) -> None:
-        nonlocal committed, last
+        nonlocal committed, known, last
         from logbroker_client import NewMessage
 
         def message(line: bytes) -> NewMessage:
             if form == "ndjson" and not values:
                 return NewMessage(*from_object(line.decode()))
-            return NewMessage(line, shared_key, shared_headers)
+            return NewMessage(line, shared_key, shared_headers, dedup_id)
 
         async with client.producer(queue) as producer, aclosing(_chunks(values)) as chunks:
             async for lines in chunks:
                 made = _messages(lines, message, start=committed)
                 ids = await producer.send_many(made, delay=delay, deliver_at=deliver_at)
                 committed += len(ids)
+                known += sum([one.duplicate for one in ids])
                 last = ids[-1] if ids else last
                 if output.format is not Format.TABLE:
                     for one in ids:
-                        put({"id": str(one), "partition": one.partition, "offset": one.offset})
+                        told = {"id": str(one), "partition": one.partition, "offset": one.offset}
+                        put(told | {"duplicate": True} if one.duplicate else told)
 
     try:
         with output.stream() as put:
@@ -107,7 +114,8 @@ def produce(
             message = f"{error.message}; {committed} messages before that are committed"
             raise type(error)(message, hint=error.hint) from error
         raise
-    output.say(f"{committed} messages committed" + (f", the last is {last}" if last else ""))
+    before = f", {known} of them before" if known else ""
+    output.say(f"{committed} messages committed" + (f"{before}, the last is {last}" if last else ""))
 
 
 @click.command(epilog="Example: logbroker cancel reminders reminders/0/12 reminders/0/15")

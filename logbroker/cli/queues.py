@@ -187,6 +187,7 @@ def group_rows(found: QueueDescription) -> list[Row]:
             "delayed": counts.delayed,
             "acked_ahead": counts.acked_ahead,
             "dead": counts.dead,
+            "moved": counts.moved,
             "oldest_offset": counts.oldest_offset,
             "oldest_ms": counts.oldest_ms,
             "oldest": format_time(counts.oldest_ms) if counts.oldest_ms else None,

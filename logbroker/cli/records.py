@@ -1,8 +1,9 @@
 """Messages as lines of text: raw values, or NDJSON objects that `produce` reads and `consume` writes.
 
 An object holds `value` and `key` as text, or `value_base64` and `key_base64` where they are not UTF-8, and `headers` as
-an object, or as a list of [name, value] where a name stands twice or a value is not text. What `consume` adds (`id`,
-`lease` and so on) is ignored by `produce`, so that one can be piped into the other.
+an object, or as a list of [name, value] where a name stands twice or a value is not text. `produce` takes a `dedup_id`,
+which is text; `consume` shows it as the header that it is. What `consume` adds (`id`, `lease` and so on) is ignored by
+`produce`, so that one can be piped into the other.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import json
 from typing import TYPE_CHECKING
 
 from logbroker.errors import InvalidArgumentError
+from logbroker.record.dedup_ids import DEDUP_HEADER, check_dedup_id
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -23,7 +25,7 @@ if TYPE_CHECKING:
 MAX_LINE_BYTES = 8 << 20
 
 _ADDED = {"id", "queue", "partition", "offset", "append_ms", "append_time", "timestamp_ms", "deliveries", "lease"}
-_KNOWN = _ADDED | {"value", "value_base64", "key", "key_base64", "headers"}
+_KNOWN = _ADDED | {"value", "value_base64", "key", "key_base64", "headers", "dedup_id"}
 
 
 def to_object(message: Message) -> dict[str, object]:
@@ -53,7 +55,9 @@ def content_of(message: Message | PeekedMessage) -> dict[str, object]:
 
 
 def from_object(line: str) -> tuple[bytes | None, bytes | None, Headers]:
-    """Read (value, key, headers) from one NDJSON line. A `value` that is not text is sent as compact JSON.
+    """Read (value, key, headers) from one NDJSON line; a `dedup_id` becomes a header.
+
+    A `value` that is not text is sent as compact JSON.
 
     Raises:
         InvalidArgumentError: it is not such an object.
@@ -67,11 +71,12 @@ def from_object(line: str) -> tuple[bytes | None, bytes | None, Headers]:
     unknown = sorted(found.keys() - _KNOWN)
     if unknown:
         raise InvalidArgumentError(
-            f"unknown field {unknown[0]!r}; there are value, key, headers, value_base64, key_base64"
+            f"unknown field {unknown[0]!r}; there are value, key, headers, dedup_id, value_base64, key_base64"
         )
     if "value" not in found and "value_base64" not in found:
         raise InvalidArgumentError("neither value nor value_base64 is there; null is a value")
-    return _bytes("value", found), _bytes("key", found), _headers_in(found.get("headers"))
+    headers = _headers_in(found.get("headers")) + _dedup_header(found.get("dedup_id"))
+    return _bytes("value", found), _bytes("key", found), headers
 
 
 def _text(name: str, value: bytes | None) -> dict[str, object]:
@@ -129,6 +134,14 @@ def _headers_in(found: object) -> Headers:
     if not isinstance(pairs, list):
         raise InvalidArgumentError("headers are neither an object nor a list of [name, value]")
     return tuple(_header_in(pair) for pair in pairs)
+
+
+def _dedup_header(dedup_id: object) -> Headers:
+    if dedup_id is None:
+        return ()
+    if not isinstance(dedup_id, str):
+        raise InvalidArgumentError(f"dedup_id is {type(dedup_id).__name__}, not text")
+    return ((DEDUP_HEADER, check_dedup_id(_encode(dedup_id, "dedup_id"))),)
 
 
 def _header_in(pair: object) -> tuple[str, bytes | None]:

@@ -188,6 +188,9 @@ FIXED_LIMITS = (
     ("cancelled ranges", "1,000,000", "Of one partition, until retention takes them; 10,000 runs in one request."),
     ("producers", "10,000", "Remembered by one partition; the least recent is forgotten first."),
     ("batches of a producer", "5", "In flight to one partition; duplicates are known that far back."),
+    ("id of a message", "1 to 128 bytes", "The `dedup_id` that a producer gives it."),
+    ("batch with such ids", "1,000 messages", "It is opened by the leader, which a batch without ids is not."),
+    ("ids remembered", "86,400,000 ms; 10,000,000 of a partition", "Set per queue; about 140 bytes each on a leader."),
     ("cluster size", "1, 3, 5 or 7 nodes", "How many nodes hold each partition."),
 )
 """What is not in `Limits` because no operator may move it: (what, bound, meaning)."""

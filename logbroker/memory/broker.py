@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections import deque
 from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, NoReturn, cast, final
@@ -20,9 +21,11 @@ from logbroker.node.catalogue.bounds import CEILINGS
 from logbroker.node.catalogue.commands import Bootstrap
 from logbroker.node.catalogue.rows import NodeRow
 from logbroker.node.catalogue_service import CatalogueService
+from logbroker.node.moving import verdict_of
 from logbroker.node.node_status import NodeStatus
 from logbroker.node.partition_service import PartitionService
 from logbroker.node.placement import partition_settings
+from logbroker.node.requests import TransferRequest
 from logbroker.partition.decide import next_visible_ms
 from logbroker.partition.machine import PartitionMachine
 from logbroker.record.batch import decode_batch
@@ -63,7 +66,7 @@ class _Partition:
         self.service = PartitionService(
             stand_in,
             host,
-            partition_settings(row.settings, host.catalogue.options(row)),
+            partition_settings(host.catalogue, row, row.groups.index(group)),
             batch_limits(host.settings.limits),
         )
         self.replica.service = self.service
@@ -71,6 +74,7 @@ class _Partition:
     def next_ms(self) -> int | None:
         """When something happens by itself next, as far as the state tells."""
         times = [next_visible_ms(self.machine, name) for name in self.machine.groups]
+        times.append(self.service.burial_due_ms())
         return min((time for time in times if time is not None), default=None)
 
 
@@ -90,6 +94,8 @@ class MemoryBroker:
         self._secrets = 0
         self._partitions: dict[GroupId, _Partition] = {}
         self._connections: dict[MemoryConnection, None] = {}
+        # What one partition sends another in this turn.
+        self._transfers: deque[Callable[[], None]] = deque()
         self._meta = MemoryReplica(META_GROUP, Catalogue.new(), self.now_ms)
         self._catalogue_service = CatalogueService(
             cast("Replica", self._meta), limits=CEILINGS, bootstrap=_bootstrap_command
@@ -140,7 +146,10 @@ class MemoryBroker:
     def create_queue(self, name: str, settings: QueueSettings) -> None:
         """As a client does it. Raises LogBrokerError."""
         with self.turn():
-            self._propose(queue_command(name, settings))
+            letters = self.catalogue.queue(settings.dead_letter)
+            if settings.dead_letter and letters is None:
+                raise NotFoundError(f"there is no queue {settings.dead_letter}")
+            self._propose(queue_command(name, settings, dead_letter_id=0 if letters is None else letters.queue_id))
 
     def counts(self, queue: str, group: str) -> list[GroupStatus]:
         """The counts of a consumer group in each partition. Raises NotFoundError."""
@@ -185,9 +194,15 @@ class MemoryBroker:
         connection.end()
 
     def _settle(self) -> None:
-        """Let those be served who wait for what was just committed."""
-        for partition in list(self._partitions.values()):
-            partition.service.after_pump()
+        """Let those be served who wait for what was just committed, and the dead be moved."""
+        while True:
+            for partition in list(self._partitions.values()):
+                partition.service.after_pump()
+                partition.service.owe_dead()
+            if not self._transfers:
+                return
+            while self._transfers:
+                self._transfers.popleft()()
 
     # --- the face of a node, for the server ---
 
@@ -257,7 +272,7 @@ class MemoryBroker:
             if partition is None:
                 self._partitions[group] = _Partition(group, self, row)
             else:
-                partition.service.settings = partition_settings(row.settings, self.catalogue.options(row))
+                partition.service.settings = partition_settings(self.catalogue, row, row.groups.index(group))
         # Each drive does the next rewind of every consumer group and partition.
         for _ in range(len(self.catalogue.pending_rewinds())):
             self._rewinds.drive()
@@ -308,6 +323,24 @@ class MemoryBroker:
 
     def monotonic_ms(self) -> int:
         return self._clock_ms
+
+    def send_transfer(self, target: GroupId, source: GroupId, number: int, batch: bytes) -> None:
+        """Before the turn ends. Not at once: each answer sends the next, and there may be any number of them."""
+
+        def answer(result: Reply | LogBrokerError) -> None:
+            sender = self._partitions.get(source)
+            if sender is not None:
+                sender.service.on_transferred(target, number, verdict_of(result))
+
+        def deliver() -> None:
+            receiver = self._partitions.get(target)
+            if receiver is not None:
+                receiver.service.submit(TransferRequest(source, number, batch), answer)
+
+        self._transfers.append(deliver)
+
+    def is_gone(self, group: GroupId) -> bool:
+        return self.catalogue.is_deleted(group)
 
     def chance(self) -> float:
         """None: what a test waits for comes when the policy says."""

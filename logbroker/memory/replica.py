@@ -79,6 +79,14 @@ class MemoryLog:
             return entry.index
         return Index(self._last_index + 1)
 
+    def first_index(self) -> Index:
+        return self._entries[0].index if self._entries else Index(self._last_index + 1)
+
+    def batch_sizes(self, start: Index) -> Iterator[tuple[Index, Offset, int]]:
+        """Index, base offset and bytes of each batch from `start` on."""
+        for entry in self._entries[bisect_left(self._entries, start, key=lambda entry: entry.index) :]:
+            yield entry.index, entry.base_offset, len(entry.payload)
+
     def first_offset_at(self, append_ms: int) -> tuple[Offset, int] | None:
         """Base offset and log time of the first DATA entry with log time >= `append_ms`; None where there is none."""
         place = bisect_left(self._entries, append_ms, key=lambda entry: entry.append_ms)

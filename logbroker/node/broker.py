@@ -38,7 +38,15 @@ from logbroker.node.engine import Engine, EngineOptions, RequestService
 from logbroker.node.forwarding import Forwarder
 from logbroker.node.machine_kinds import machine_kind
 from logbroker.node.node_clock import ReadingClock
-from logbroker.node.node_status import GroupStatus, NodeStatistics, NodeStatus, PeerStatus, damage_of, leaderless
+from logbroker.node.node_status import (
+    GroupStatus,
+    NodeStatistics,
+    NodeStatus,
+    PeerStatus,
+    damage_of,
+    describe_tripped,
+    leaderless,
+)
 from logbroker.node.pack_frames import PackFrames
 from logbroker.node.partition_service import PartitionService, PartitionSettings
 from logbroker.node.peer_frames import PROTOCOL_VERSION, FrameKind, Hello, InitialNodeRow
@@ -53,7 +61,9 @@ from logbroker.node.replica import Replica, ReplicaOptions
 from logbroker.node.requests import Answer, ReceiveReply, ReleaseRequest, Reply, Request
 from logbroker.node.store_threads import StoreThread
 from logbroker.node.turns import Turns
+from logbroker.partition.breaker import tripped
 from logbroker.partition.log_time import ClockSettings, Reading, Verdict
+from logbroker.partition.machine import PartitionMachine
 from logbroker.raft.messages import MessageKind
 from logbroker.record.batch import BatchLimits
 from logbroker.storage.disk import RealDisk, open_data_directory
@@ -479,6 +489,11 @@ class Broker:
             self._log_thread.statistics(),
             self._flusher_thread.statistics(),
             tuple(self._peers.statistics().values()),
+            {
+                group: service.figures
+                for group, service in engine.services.items()
+                if isinstance(service, PartitionService)
+            },
         )
 
     # What the links tell (`PeerEvents`).
@@ -553,7 +568,7 @@ class Broker:
     def _make_service(self, replica: Replica, engine: Engine) -> RequestService:
         if replica.group != META_GROUP:
             # Until the catalogue has said what holds, nothing is deleted that any queue may keep, and nothing fails.
-            settings = PartitionSettings(retention_s=MAX_RETENTION_MS // 1000, failures=None)
+            settings = PartitionSettings(retention_s=MAX_RETENTION_MS // 1000, failures=None, order=None)
             return PartitionService(replica, engine, settings, self._batch_limits)
         return CatalogueService(replica, limits=self._catalogue_limits, bootstrap=self._bootstrap_command)
 
@@ -631,6 +646,7 @@ class Broker:
         damaged = len(replica.log.holes())
         if damaged:
             problems.append(damage_of(replica.group, replica.id, damaged, replica.conf.members()))
+        problems += self._trips_of(replica)
         return GroupStatus(
             replica.group,
             replica.id,
@@ -647,6 +663,19 @@ class Broker:
             fill,
             tuple(problems),
         )
+
+    def _trips_of(self, replica: Replica) -> list[str]:
+        """What breakers have paused, on every node that holds the partition: whoever asks one of them learns of it."""
+        machine, clock = replica.machine, self._clock
+        paused = tripped(machine, clock.wall_ms()) if isinstance(machine, PartitionMachine) and clock else []
+        if not paused:
+            return []
+        try:
+            queues = self.catalogue.queues()
+        except UnavailableError:
+            queues = []
+        places = (f"{row.name}/{row.groups.index(replica.group)}" for row in queues if replica.group in row.groups)
+        return list(describe_tripped(next(places, f"group {replica.group}"), paused))
 
     def _why_leaderless(self, engine: Engine, replica: Replica) -> str:
         try:

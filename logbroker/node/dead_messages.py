@@ -12,7 +12,7 @@ from logbroker.entry import EntryKind
 from logbroker.errors import LogBrokerError
 from logbroker.ids import Index, Offset
 from logbroker.node.requests import DeadRange, DeadReply
-from logbroker.partition.commands import Bury, BuryExpired, Cause, Lease, decode_changes
+from logbroker.partition.commands import Bury, BuryExpired, BuryOld, Cause, Lease, decode_changes
 from logbroker.partition.machine import MAX_OFFSET
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 def list_dead(group: ConsumerGroup, request: DeadRequest, core: RaftCore) -> DeadReply:
     """One page of the dead, in offset order. What cannot be read here is left out of a row, never the row."""
-    changes = _Changes(core)
+    changes = Burials(core)
     rows: list[DeadRange] = []
     for run in islice(group.table.dead(request.start_offset, MAX_OFFSET), request.max_count):
         start, end = Offset(run.start), Offset(run.end)
@@ -34,10 +34,12 @@ def list_dead(group: ConsumerGroup, request: DeadRequest, core: RaftCore) -> Dea
 
 
 @final
-class _Changes:
+class Burials:
     """Changes of the log by name; an entry is read once, however many of its changes are asked for."""
 
     def __init__(self, core: RaftCore) -> None:
+        self.is_damaged = False
+        """Whether something was left out because it cannot be read here."""
         self._core = core
         self._read: dict[int, tuple[Change, ...]] = {}
 
@@ -49,6 +51,8 @@ class _Changes:
                 return change.cause, change.reason, lease.consumer if isinstance(lease, Lease) else ""
             case BuryExpired():
                 return Cause.MAX_DELIVERIES, "", change.consumer
+            case BuryOld():
+                return Cause.TTL, "", ""
             case _:
                 return None, "", ""
 
@@ -66,5 +70,6 @@ class _Changes:
                     return decode_changes(entry.payload)
         except LogBrokerError:
             # Damaged here, and to come from a peer.
+            self.is_damaged = True
             return ()
         return ()

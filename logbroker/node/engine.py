@@ -25,6 +25,8 @@ from logbroker.errors import (
 )
 from logbroker.ids import NO_REPLICA, GroupId, Index, NodeId, ReplicaId, Term
 from logbroker.node.heartbeats import HeartbeatPacks
+from logbroker.node.moving import verdict_of
+from logbroker.node.partition_service import PartitionService
 from logbroker.node.peer_messages import (
     Beat,
     EntryCopy,
@@ -36,8 +38,11 @@ from logbroker.node.peer_messages import (
     RaftMessage,
     SnapshotAck,
     SnapshotChunk,
+    Transfer,
+    TransferAnswer,
 )
 from logbroker.node.replica import MachineKind, ReceivedSnapshot, Replica, ReplicaOptions, Service
+from logbroker.node.requests import TransferRequest
 from logbroker.node.snapshots import (
     DiscardJob,
     SnapshotReceiver,
@@ -58,7 +63,7 @@ from logbroker.storage.scrub import NO_SCRUB, Scrubber, ScrubOptions, ScrubSlice
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
-    from logbroker.node.requests import Answer, Request
+    from logbroker.node.requests import Answer, Reply, Request
     from logbroker.storage.node_store import NodeStore, StoredReplica
 
 ROOM_RETRY_TICKS = 10
@@ -157,6 +162,8 @@ class Engine:
         self.services: dict[GroupId, RequestService] = {}
         self.lost: dict[ReplicaId, str] = {}
         self.failed_groups: dict[GroupId, LogBrokerError] = {}
+        self.is_deleted: Callable[[GroupId], bool] = lambda _: False
+        """Whether the catalogue has deleted a group; whoever follows the catalogue says so."""
         self.misrouted = 0
         """Messages of nodes that spoke for a replica of another, and were not listened to."""
         self.changes = 0
@@ -268,6 +275,10 @@ class Engine:
                 self._heartbeats.take(sender, beats)
             case HeartbeatAnswers(answers):
                 self._heartbeats.take_answers(sender, answers)
+            case Transfer():
+                self._take_transfer(sender, message)
+            case TransferAnswer():
+                self._take_transfer_answer(message)
 
     def peer_connected(self, node: NodeId) -> None:
         self._peers.setdefault(node, _Peer())
@@ -964,6 +975,35 @@ class Engine:
                 node = self._nodes.get(member)
                 if node is not None:
                     self._send(node, EntryFetch(replica.group, replica.id, member, index, term))
+
+    # Messages that one partition owes another.
+
+    def is_gone(self, group: GroupId) -> bool:
+        return self.is_deleted(group)
+
+    def send_transfer(self, target: GroupId, source: GroupId, number: int, batch: bytes) -> None:
+        """To the node that is thought to lead the target; the sender tries again after a while."""
+        node = self.leader_node(target)
+        transfer = Transfer(source, target, number, batch)
+        if node == self.node:
+            self._take_transfer(node, transfer)
+        elif node is not None:
+            self._send(node, transfer)
+
+    def _take_transfer(self, sender: NodeId, transfer: Transfer) -> None:
+        def answer(result: Reply | LogBrokerError) -> None:
+            said = TransferAnswer(transfer.source, transfer.target, transfer.number, verdict_of(result))
+            if sender == self.node:
+                self._take_transfer_answer(said)
+            else:
+                self._send(sender, said)
+
+        self.submit(transfer.target, TransferRequest(transfer.source, transfer.number, transfer.batch), answer)
+
+    def _take_transfer_answer(self, answer: TransferAnswer) -> None:
+        service = self.services.get(answer.source)
+        if isinstance(service, PartitionService):
+            service.on_transferred(answer.target, answer.number, answer.verdict)
 
     def _who_may_help(self, replica: Replica) -> list[ReplicaId]:
         """The other members, and the leader: without a checkpoint, and with a log that it cannot apply beyond a hole, a

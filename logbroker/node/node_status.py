@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, final
 
-from logbroker.ids import GroupId, Index, NodeId, ReplicaId, Term
+from logbroker.ids import GroupId, GroupName, Index, NodeId, ReplicaId, Term
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Sequence
+    from collections.abc import Collection, Iterator, Mapping, Sequence
 
     from logbroker.node.engine import EngineStatistics
+    from logbroker.node.partition_service import PartitionFigures
     from logbroker.node.peers import LinkStatistics
     from logbroker.node.store_threads import ThreadStatistics
     from logbroker.node.turns import LoopStatistics
+    from logbroker.partition.pause import PauseRecord
+
+MAX_TRIPPED_NAMED = 5
+"""Of one partition, which may have a thousand groups."""
 
 
 @final
@@ -75,6 +81,8 @@ class NodeStatistics:
     log_thread: ThreadStatistics
     flusher_thread: ThreadStatistics
     links: tuple[LinkStatistics, ...]
+    partitions: Mapping[GroupId, PartitionFigures]
+    """Of each partition with a replica here, as far as this node led it."""
 
 
 def leaderless(group: GroupId, *, own: NodeId, members: Collection[NodeId], heard: Collection[NodeId]) -> str:
@@ -97,6 +105,20 @@ def damage_of(group: GroupId, replica: ReplicaId, count: int, members: Collectio
     if set(members) - {replica}:
         return text
     return f"{text}, and there is no other replica to fetch them from: see `logbroker repair`"
+
+
+def describe_tripped(place: str, paused: Sequence[tuple[GroupName, PauseRecord]]) -> Iterator[str]:
+    """Say which groups of a partition, "queue/number", their breakers have paused."""
+    for group, pause in paused[:MAX_TRIPPED_NAMED]:
+        yield f"consumer group {group} of {place} is paused until {_time(pause.until_ms)}, {pause.reason}"
+    more = [pause for _, pause in paused[MAX_TRIPPED_NAMED:]]
+    if more:
+        last = max(more, key=lambda pause: pause.until_ms)
+        yield f"{len(more)} more consumer groups of {place} are paused until {_time(last.until_ms)}, {last.reason}"
+
+
+def _time(ms: int) -> str:
+    return datetime.fromtimestamp(ms / 1000, UTC).isoformat(timespec="seconds")
 
 
 def _nodes(nodes: Sequence[NodeId]) -> str:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 from collections import deque
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Protocol, assert_never, final
 
@@ -25,6 +26,7 @@ from logbroker.errors import (
     OutOfOrderSequenceError,
     OverloadedError,
     ProducerFencedError,
+    QueueFullError,
     RequestError,
     StaleLeaseError,
     StorageError,
@@ -32,8 +34,11 @@ from logbroker.errors import (
     UnknownOutcomeError,
     invariant,
 )
-from logbroker.ids import GroupName, Index, LeaseId, Offset
+from logbroker.ids import GroupId, GroupName, Index, LeaseId, Offset
+from logbroker.node.breakers import Breakers
 from logbroker.node.dead_messages import list_dead
+from logbroker.node.key_index import KeyIndex
+from logbroker.node.moving import MAX_MOVED_BYTES, NO_PLACE, Moves, QueuePlace
 from logbroker.node.peeking import first, look
 from logbroker.node.requests import (
     AckRequest,
@@ -49,6 +54,9 @@ from logbroker.node.requests import (
     GroupReply,
     GroupState,
     LatestTarget,
+    MoveReply,
+    MoveRequest,
+    MoveVerdict,
     NackRequest,
     OffsetTarget,
     Part,
@@ -75,26 +83,62 @@ from logbroker.node.requests import (
     StateRequest,
     Target,
     TimeTarget,
+    TransferReply,
+    TransferRequest,
 )
-from logbroker.partition import decide, outcomes
-from logbroker.partition.commands import MAX_NUMBER, Change, DeliverAt, Floor, Lease, encode_changes, encode_floor
+from logbroker.node.retained import MARKS, RetainedBytes
+from logbroker.partition import decide, moving, outcomes
+from logbroker.partition.breaker import REASON_START, BreakerPolicy, is_breaker
+from logbroker.partition.commands import (
+    MAX_NUMBER,
+    Change,
+    Dedupe,
+    DeliverAt,
+    Floor,
+    ForgetSource,
+    Lease,
+    MoveIn,
+    RewindFloor,
+    encode_changes,
+    encode_floor,
+)
 from logbroker.partition.failures import NO_POLICY, FailurePolicy
+from logbroker.partition.limits import (
+    NO_LIMITS,
+    OVERSHOOT_BYTES,
+    OVERSHOOT_COUNT,
+    SizeLimits,
+    check_room,
+    first_offset_within,
+    is_far_beyond,
+    is_just_beyond,
+    unsettled_count,
+)
 from logbroker.partition.machine import MAX_OFFSET, PartitionMachine
+from logbroker.partition.ordering import NO_ORDER, KeyLocks, OrderPolicy
 from logbroker.partition.outcomes import Applied
-from logbroker.partition.retention import first_kept_ms
+from logbroker.partition.retention import MAX_AGE_MS, first_kept_ms, first_young_ms
 from logbroker.partition.rewind import FIRST_PURGE_ID
 from logbroker.raft.refusal import ProposalRefused
-from logbroker.record.batch import BatchLimits, check_batch, repack, stamp
+from logbroker.record.batch import BatchHeader, BatchLimits, check_batch, decode_batch, repack, stamp
+from logbroker.record.dedup_ids import check_count, hash_records
+from logbroker.record.records import with_history_room
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from logbroker.node.replica import Replica
+    from logbroker.record.batch import BatchHeader
 
 MAX_WAIT_MS = 30_000
 REPACK_WASTE_BYTES = 64 << 10
+BURY_EVERY_MS = 900
+"""What has outlived its time to live is buried together: each burial leaves a run of its own until retention."""
+KEY_READ_BYTES = 32 << 10
 _MAX_QUIET_MS = 2_000
 _NEVER_MS = 1 << 62
+_GONE_EVERY_MS = 60_000
+_MAX_FORGOTTEN = 1_000
 MAX_DEAD_ROWS = 100
 """Of one answer: each may cost two entries of the log to be read."""
 MAX_PEEK_COUNT = 1_000
@@ -111,6 +155,35 @@ class PartitionSettings:
     retention_s: int = 4 * 86_400
     failures: FailurePolicy | None = NO_POLICY
     """None while it is not known: until then no delivery ends as failed and none begins, lest it be one too many."""
+    max_age_ms: int = 0
+    """What is unsettled so long after it was appended is dead; 0: never."""
+    limits: SizeLimits = NO_LIMITS
+    rewind_ms: int = MAX_AGE_MS
+    """What is settled so long after it was appended stays settled; at most retention counts."""
+    breaker: BreakerPolicy | None = None
+    order: OrderPolicy | None = NO_ORDER
+    """None while it is not known: until then nothing is leased, lest it be before its turn."""
+    place: QueuePlace = NO_PLACE
+    dead_letters: GroupId | None = None
+    """The partition to which dead messages are moved."""
+    dedup_window_ms: int = 300_000
+    """How long the ids of messages are remembered; 0: not at all."""
+    dedup_count: int = 1_000_000
+
+
+@final
+@dataclass(slots=True)
+class PartitionFigures:
+    """Counted while this node led. Messages that came to their end unsettled count once for each consumer group."""
+
+    expired: int = 0
+    """Below a new log start."""
+    too_old: int = 0
+    """Dead, because their time to live was over."""
+    refused: int = 0
+    """Batches that a full queue did not take."""
+    retained_bytes: int = 0
+    """Of all batches, now; known where their number is bounded."""
 
 
 class PartitionHost(Protocol):
@@ -129,6 +202,12 @@ class PartitionHost(Protocol):
 
     def chance(self) -> float:
         """A random number in [0, 1)."""
+
+    def send_transfer(self, target: GroupId, source: GroupId, number: int, batch: bytes) -> None:
+        """Have the target's leader take a batch. What it says comes to `on_transferred`, or never."""
+
+    def is_gone(self, group: GroupId) -> bool:
+        """Whether a partition was deleted for good."""
 
 
 @final
@@ -156,18 +235,57 @@ class PartitionService:
     """See the module. One for each partition replica; it acts only while the replica serves."""
 
     def __init__(self, replica: Replica, host: PartitionHost, settings: PartitionSettings, limits: BatchLimits) -> None:
-        self.settings = settings
+        self._settings = settings
         self.void_batches = 0
+        self.figures = PartitionFigures()
+        self._retained = RetainedBytes()
+        # Whether all batches are counted; until then no bound of bytes is gone by.
+        self._is_counted = False
         self._replica = replica
         self._host = host
         self._limits = limits
+        self._wide_limits = with_history_room(limits)
         self._polls: dict[GroupName, deque[_Poll]] = {}
         self._woken: dict[GroupName, None] = {}
+        self._breakers = Breakers()
         # Answers that nobody waits for any more, of polls that are still in their line or were a moment ago.
         self._forgotten: set[Answer] = set()
         self._oldest_ms = 0
+        # The first message within its time to live and its log time, or that of the search if there is none; and the
+        # time that was searched for.
+        self._young_offset, self._young_ms, self._searched_ms = Offset(0), -1, 0
+        self._next_burial_ms = 0
+        # By which window the rewind floor was last looked after, of this leadership.
+        self._rewind_ms: int | None = None
+        self._look_for_gone_ms = 0
+        self._gone_sources: set[int] = set()
+        self._moves = Moves(
+            replica,
+            host,
+            limits=limits,
+            read=lambda start, end: self._batches(start, end, max_bytes=MAX_MOVED_BYTES),
+            count_that_fits=lambda ranges: self._count_that_fits(ranges, MAX_MOVED_BYTES),
+            propose=lambda changes: self._propose_changes(changes, lambda _: self._send_owed(), lambda _: None),
+        )
         # Until this monotonic time no tick finds anything to do, unless something happens before.
         self._quiet_until_ms = 0
+        # Made with the first receive of a leadership that is ordered by key.
+        self._keys: KeyIndex | None = None
+        self._locks: KeyLocks | None = None
+        # Groups that the next tick looks at: there may be more than the last receive found.
+        self._behind: set[GroupName] = set()
+
+    @property
+    def settings(self) -> PartitionSettings:
+        return self._settings
+
+    @settings.setter
+    def settings(self, settings: PartitionSettings) -> None:
+        if settings.order != self._settings.order:
+            # What waited for its turn may have it by the new order. The tick sees to it where nothing else happens.
+            self._woken |= dict.fromkeys(self._polls)
+            self._behind |= self._polls.keys()
+        self._settings = settings
 
     @property
     def poll_count(self) -> int:
@@ -212,12 +330,21 @@ class PartitionService:
         self._replica.when_applied(index, ask, on_lost)
 
     def on_leading(self) -> None:
-        self._oldest_ms = self._quiet_until_ms = 0
+        self._oldest_ms = self._quiet_until_ms = self._next_burial_ms = 0
+        self._young_ms = -1
         self._woken.clear()
+        self._retained.forget_proposals()
+        self._rewind_ms = None
+        self._breakers.forget()
+        self._gone_sources.clear()
+        self._moves.on_leading()
 
     def on_leadership_lost(self, error: Callable[[], LogBrokerError]) -> None:
         polls, self._polls = self._polls, {}
         self._forgotten.clear()
+        self._breakers.forget()
+        self._keys = self._locks = None
+        self._behind.clear()
         for waiting in polls.values():
             for poll in waiting:
                 poll.answer(error())
@@ -227,11 +354,36 @@ class PartitionService:
         applied = _as_applied(applied)
         for group in applied.woken:
             self._woken[group] = None
+        if self.settings.breaker is not None and self._replica.is_serving:
+            self._breakers.count(self.settings.breaker, self._applied(), applied)
+        if self._polls and self.settings.order is not None and self.settings.order.window:
+            # What was settled makes room, or frees a key.
+            if entry.kind is EntryKind.FLOOR:
+                self._woken |= dict.fromkeys(self._polls)
+            for outcome in applied.outcomes:
+                if isinstance(outcome, (outcomes.Settled, outcomes.Buried, outcomes.Skipped, outcomes.Purged)):
+                    self._woken[outcome.group] = None
         if entry.kind is EntryKind.DATA and isinstance(applied.outcomes[0], outcomes.Void):
             self.void_batches += 1
+        if self._replica.is_serving and (entry.kind is EntryKind.FLOOR or self.settings.max_age_ms):
+            self._count_losses(applied)
+
+    def _count_losses(self, applied: Applied) -> None:
+        for outcome in applied.outcomes:
+            match outcome:
+                case outcomes.FloorMoved():
+                    self.figures.expired += sum(count for _, count in outcome.expired)
+                case outcomes.Buried(is_old=True):
+                    self.figures.too_old += outcome.count
+                case _:
+                    pass
 
     def after_pump(self) -> None:
-        """Serve the long polls of groups in which something became available."""
+        """Serve the long polls of groups in which something became available, unless it was too often given back."""
+        if self._breakers.is_tripping and self._replica.is_serving:
+            # What is refused is tried again, at the next tick at the latest.
+            with contextlib.suppress(ProposalRefused):
+                self._trip(self._replica.stamp_ms())
         if not self._woken or not self._replica.is_serving:
             return
         woken, self._woken = self._woken, {}
@@ -243,7 +395,19 @@ class PartitionService:
         if now_ms < self._quiet_until_ms and not self._polls:
             return self._quiet_until_ms
         log_ms = self._replica.stamp_ms()
-        for act in (self._move_floor, self._expire, self._tidy):
+        for act in (
+            self._keep_rewind_floor,
+            self._move_floor,
+            self._trip,
+            self._expire,
+            self._bury_old,
+            self._count_bytes,
+            self._drop_oldest,
+            self._tidy,
+            self._owe_dead,
+            self._send_owed,
+            self._forget_sources,
+        ):
             # What is refused, or needs what is damaged, is tried again at the next tick; nothing was appended.
             with contextlib.suppress(ProposalRefused, StorageError):
                 act(log_ms)
@@ -254,9 +418,14 @@ class PartitionService:
 
     def _quiet_ms(self, log_ms: int) -> int:
         """How long nothing is due: most partitions of a large node are idle most of the time."""
+        if self._breakers.is_tripping or len(self._ahead().outbox):
+            # A pause was refused, or what was sent may have to be sent again.
+            return 0
         # While the node may not move floors, the oldest message is not even looked for.
         floor_ms = self._oldest_ms + self.settings.retention_s * 1000 if self._host.may_floor() else _NEVER_MS
-        due_ms = min(self._ahead().next_deadline_ms() or _NEVER_MS, floor_ms)
+        due_ms = min(self._ahead().next_deadline_ms() or _NEVER_MS, floor_ms, self.burial_due_ms())
+        if self.settings.limits.max_bytes and not self._is_counted:
+            return 0
         return max(0, min(_MAX_QUIET_MS, due_ms - log_ms))
 
     def _decide(self, request: Request, answer: Answer) -> None:
@@ -289,6 +458,10 @@ class PartitionService:
                 self._peek(request, answer)
             case CancelRequest():
                 self._cancel(request, answer)
+            case MoveRequest():
+                self._move(request, answer)
+            case TransferRequest():
+                self._transfer(request, answer)
             case StateRequest():
                 self._replica.read(lambda: answer(self._state()), answer)
             case _:
@@ -299,6 +472,7 @@ class PartitionService:
     def _produce(self, request: ProduceRequest, answer: Answer) -> None:
         try:
             header = check_batch(request.batch, self._limits)
+            ids = self._ids_of(request.batch, header) if request.dedup else None
         except CorruptBatchError as fault:
             # The sender's bytes are at fault, not this node's disk.
             answer(fault)
@@ -318,7 +492,7 @@ class PartitionService:
                 now_ms=append_ms,
                 retention_s=self.settings.retention_s,
             )
-        decision = decide.decide_produce(ahead, header, due_ms=due_ms)
+        decision = decide.decide_produce(ahead, header, due_ms=due_ms, ids=ids, now_ms=append_ms)
         match decision:
             case decide.Refused(error):
                 raise error
@@ -331,39 +505,77 @@ class PartitionService:
                     raise OverloadedError(
                         f"this node has too much that is not committed to take {len(request.batch)} bytes more"
                     )
+                limits = self.settings.limits
+                if limits.is_bounded and not limits.drops_oldest:
+                    self._check_room(limits, header.record_count, len(request.batch))
                 payload = stamp(request.batch, base_offset, self._replica.core.term)
                 self._replica.propose(
                     EntryKind.DATA,
                     payload,
                     record_count=header.record_count,
                     append_ms=append_ms,
-                    on_committed=lambda applied: answer(self._produced(_as_applied(applied), append_ms)),
+                    on_committed=lambda applied: answer(self._produced(_as_applied(applied), append_ms, ids)),
                     on_lost=answer,
-                    preparation=encode_changes((DeliverAt(due_ms),)) if due_ms else None,
+                    preparation=_preparation(due_ms, ids),
                 )
+                if limits.is_bounded:
+                    self._after_produce(limits, len(payload))
 
-    def _produced(self, applied: Applied, append_ms: int) -> ProduceReply | LogBrokerError:
+    def _check_room(self, limits: SizeLimits, count: int, size_bytes: int) -> None:
+        ahead = self._ahead()
+        held_bytes = self._retained.held_bytes(ahead.log_start_offset) if self._is_counted else 0
+        try:
+            check_room(ahead, limits, count=count, size_bytes=size_bytes, held_bytes=held_bytes)
+        except QueueFullError:
+            self.figures.refused += 1
+            raise
+
+    def _after_produce(self, limits: SizeLimits, size_bytes: int) -> None:
+        """The batch is on its way, whatever comes of this."""
+        if limits.max_bytes:
+            self._retained.note_proposed(self._ahead().applied_index, size_bytes)
+        if limits.drops_oldest:
+            with contextlib.suppress(ProposalRefused, StorageError):
+                self._drop_oldest(at_once=True)
+
+    def _ids_of(self, batch: bytes, header: BatchHeader) -> Dedupe | None:
+        """The ids of a batch's messages; None where there are none.
+
+        A queue that remembers none, with a window of 0, has them looked at all the same: a batch that is sent again
+        may be from before it was so.
+
+        Raises:
+            CorruptBatchError: the batch cannot be opened. So do InvalidArgumentError and RequestTooLargeError.
+            UnavailableError: it is not known yet for how long ids are to be remembered.
+        """
+        self._policy()
+        check_count(header.record_count)
+        found = hash_records(decode_batch(batch, self._limits))
+        return None if found is None else Dedupe(self.settings.dedup_window_ms, self.settings.dedup_count, *found)
+
+    def _produced(self, applied: Applied, append_ms: int, ids: Dedupe | None) -> ProduceReply | LogBrokerError:
         outcome = applied.outcomes[0]
         if isinstance(outcome, outcomes.Produced):
-            return ProduceReply(outcome.base_offset, outcome.count, append_ms, due_ms=outcome.due_ms)
+            return _produce_reply(outcome, append_ms)
         if not isinstance(outcome, outcomes.Void):
             return UnknownOutcomeError(f"a batch came to {outcome}")
         if outcome.duplicate_of is not None:
             # It was answered with the log time of the first, and every repeat of it is.
-            first_ms = self._append_ms_of(outcome.duplicate_of)
-            machine = self._applied()
-            due_ms = machine.schedule.due_ms_at(outcome.duplicate_of, after_ms=machine.append_ms)
-            return ProduceReply(outcome.duplicate_of, outcome.count, first_ms, duplicate=True, due_ms=due_ms)
+            again = decide.repeated(self._applied(), outcome.duplicate_of, outcome.count, ids)
+            return _produce_reply(again, self._append_ms_of(outcome.duplicate_of))
         if outcome.why is outcomes.Misfit.FENCED:
             return ProducerFencedError(outcome.detail)
         return OutOfOrderSequenceError(outcome.detail)
 
     def _answer_duplicate(self, outcome: outcomes.Produced, after_index: Index, answer: Answer) -> None:
         def tell() -> None:
-            first_ms = self._append_ms_of(outcome.base_offset)
-            answer(ProduceReply(outcome.base_offset, outcome.count, first_ms, duplicate=True, due_ms=outcome.due_ms))
+            answer(_produce_reply(outcome, self._append_ms_of(outcome.base_offset)))
 
-        self._replica.when_applied(after_index, tell, answer)
+        if outcome.duplicates or outcome.conflicts:
+            # What a sequence says of a batch stays true for ever, what is known of an id does not.
+            self._confirm(after_index, tell, answer)
+        else:
+            self._replica.when_applied(after_index, tell, answer)
 
     # Receive.
 
@@ -408,7 +620,9 @@ class PartitionService:
         return False
 
     def _choose(self, request: ReceiveRequest, max_count: int) -> decide.Decision:
-        return decide.decide_receive(
+        order = self._order()
+        locks = self._key_locks() if order.by_key else None
+        decision = decide.decide_receive(
             self._ahead(),
             request.group,
             max_count=max_count,
@@ -417,8 +631,27 @@ class PartitionService:
             consumer=request.consumer,
             session=request.session,
             request_id=request.request_id,
+            not_below=self._first_young(),
             policy=self._policy(),
+            order=order,
+            locks=locks,
         )
+        if locks is not None and locks.is_behind:
+            self._behind.add(request.group)
+        return decision
+
+    def _order(self) -> OrderPolicy:
+        order = self.settings.order
+        if order is None:
+            raise UnavailableError(f"the settings of group {self._replica.group} are not known on this node yet")
+        return order
+
+    def _key_locks(self) -> KeyLocks:
+        if self._keys is None or self._locks is None:
+            self._keys = KeyIndex(partial(self._batches, max_bytes=KEY_READ_BYTES))
+            self._locks = KeyLocks(self._keys)
+        self._keys.begin(self._applied().next_offset)
+        return self._locks
 
     def _policy(self) -> FailurePolicy:
         policy = self.settings.failures
@@ -430,13 +663,19 @@ class PartitionService:
         """How many messages, from the front, are committed and together within `max_bytes`; at least one batch's."""
         committed = self._applied().next_offset
         count = size = 0
+        batch: _Batch | None = None
         for start, end in ranges:
             end = min(end, committed)
-            for batch in self._batches(start, end, max_bytes=max_bytes):
-                size += len(batch.payload)
-                if size > max_bytes and count:
-                    return count
-                count += min(end, batch.next_offset) - max(start, batch.base_offset)
+            if batch is not None and start < batch.next_offset:
+                # The rest of what the range before had a part of.
+                count += max(0, min(end, batch.next_offset) - start)
+                start = batch.next_offset
+            if start < end:
+                for batch in self._batches(start, end, max_bytes=max_bytes):
+                    size += len(batch.payload)
+                    if size > max_bytes and count:
+                        return count
+                    count += min(end, batch.next_offset) - max(start, batch.base_offset)
             if end == committed:
                 break
         return count
@@ -484,10 +723,16 @@ class PartitionService:
     def _parts(self, ranges: Sequence[outcomes.LeasedRange]) -> list[Part]:
         """The stored batches that hold the leased ranges, each with its share of them."""
         found: dict[int, tuple[_Batch, list[tuple[int, int, int]]]] = {}
+        batch: _Batch | None = None
         for held in ranges:
-            for batch in self._batches(held.start, held.end, max_bytes=1 << 62):
-                _, shares = found.setdefault(batch.base_offset, (batch, []))
-                shares.append((max(held.start, batch.base_offset), min(held.end, batch.next_offset), held.deliveries))
+            start = held.start
+            if batch is not None and start < batch.next_offset:
+                found[batch.base_offset][1].append((start, min(held.end, batch.next_offset), held.deliveries))
+                start = batch.next_offset
+            if start < held.end:
+                for batch in self._batches(start, held.end, max_bytes=1 << 62):
+                    _, shares = found.setdefault(batch.base_offset, (batch, []))
+                    shares.append((max(start, batch.base_offset), min(held.end, batch.next_offset), held.deliveries))
         return [self._part(batch, tuple(shares)) for batch, shares in found.values()]
 
     def _part(self, batch: _Batch, shares: tuple[tuple[int, int, int], ...]) -> Part:
@@ -498,7 +743,7 @@ class PartitionService:
         if len(batch.payload) * (count - leased) > REPACK_WASTE_BYTES * count:
             keep = [(Offset(start), Offset(end)) for start, end, _ in shares]
             try:
-                smaller = repack(batch.payload, keep, self._limits)
+                smaller = repack(batch.payload, keep, self._wide_limits)
             except LogBrokerError:
                 # Nobody looked inside when it was produced. Its messages are the consumer's to reject, one by one: held
                 # back here, they would hold up everything behind them for ever.
@@ -527,7 +772,8 @@ class PartitionService:
                     poll.answer(NotFoundError(f"consumer group {group!r} was deleted"))
                 continue
             due_ms = decide.next_visible_ms(self._ahead(), group)
-            if due_ms is not None and due_ms <= log_ms:
+            if (due_ms is not None and due_ms <= log_ms) or group in self._behind:
+                self._behind.discard(group)
                 self._serve_polls(group)
             forgotten = self._forgotten
             polls = [poll for poll in self._polls.get(group, ()) if poll.answer not in forgotten]
@@ -619,6 +865,101 @@ class PartitionService:
         decision = decide.decide_revive(self._ahead(), request.group, ranges=request.ranges)
         self._propose_decided(decision, lambda outcome: answer(_revive_reply(outcome)), answer)
 
+    # Moves to other partitions, and from them.
+
+    def on_transferred(self, target: GroupId, number: int, verdict: MoveVerdict) -> None:
+        """What the target's leader says of something that was sent to it."""
+        with contextlib.suppress(ProposalRefused, StorageError):
+            self._moves.on_answer(target, number, verdict)
+
+    def _move(self, request: MoveRequest, answer: Answer) -> None:
+        if request.target == self._replica.group:
+            raise InvalidArgumentError("messages cannot be moved to the partition that they are in")
+        decision = self._moves.movable(self._ahead(), request.group, request.ranges, request.target)
+
+        def tell(outcome: outcomes.Outcome) -> None:
+            answer(_move_reply(outcome))
+            self._send_owed()
+
+        self._propose_decided(decision, tell, answer)
+
+    def _owe_dead(self, log_ms: int) -> None:
+        self.owe_dead()
+
+    def owe_dead(self) -> None:
+        """Have what is dead go to its queue, if there is one. Raises ProposalRefused where it is too early for that."""
+        target = self.settings.dead_letters
+        if target is not None and target != self._replica.group:
+            self._moves.owe_dead(self._ahead(), target)
+
+    def _send_owed(self, log_ms: int = 0) -> None:
+        if self._replica.is_serving and len(self._applied().outbox):
+            with contextlib.suppress(ProposalRefused):
+                self._moves.send(self._applied(), self.settings.place)
+
+    def _forget_sources(self, log_ms: int) -> None:
+        """What a deleted partition has sent needs not be remembered; looked for once in a while."""
+        now_ms = self._host.monotonic_ms()
+        if now_ms < self._look_for_gone_ms:
+            return
+        self._look_for_gone_ms = now_ms + _GONE_EVERY_MS
+        gone = {row.source for row in self._ahead().inbox.rows() if self._host.is_gone(GroupId(row.source))}
+        # Those that were gone a while ago, too: other nodes, which may lead next, know it by now.
+        due, self._gone_sources = sorted(gone & self._gone_sources)[:_MAX_FORGOTTEN], gone
+        if due:
+            self._propose_changes([ForgetSource(source) for source in due], lambda _: None, lambda _: None)
+
+    def _transfer(self, request: TransferRequest, answer: Answer) -> None:
+        if self._host.is_gone(request.source):
+            raise NotFoundError(f"partition group {request.source} was deleted")
+        source, number = request.source, request.number
+        header = self._transferred_header(request.batch)
+        decision = moving.decide_move_in(self._ahead(), header, source=source, number=number)
+
+        def tell(_: object = None) -> None:
+            inbox = self._applied().inbox
+            if inbox.has(source, number):
+                answer(TransferReply(not inbox.is_refused(source, number)))
+            else:
+                answer(UnknownOutcomeError(f"number {number} of group {source} was not settled"))
+
+        match decision:
+            case decide.Refused(error):
+                raise error
+            case decide.Answer(_, after_index):
+                self._replica.when_applied(after_index, tell, answer)
+            case decide.Propose(changes):
+                self._propose_changes(changes, tell, answer)
+            case decide.ProposeBatch(base_offset, end_offset):
+                self._check_node_room(len(request.batch))
+
+                def take(_: object) -> None:
+                    self._moves.moved_in += end_offset - base_offset
+                    tell()
+
+                self._replica.propose(
+                    EntryKind.DATA,
+                    stamp(request.batch, base_offset, self._replica.core.term),
+                    record_count=end_offset - base_offset,
+                    append_ms=self._replica.stamp_ms(),
+                    on_committed=take,
+                    on_lost=answer,
+                    preparation=encode_changes((MoveIn(source, number, is_refused=False),)),
+                )
+
+    def _transferred_header(self, batch: bytes) -> BatchHeader | None:
+        """The header of what was sent; None where it can never be taken, or is not meant to be."""
+        try:
+            return check_batch(batch, self._wide_limits) if batch else None
+        except RequestError:
+            return None
+
+    def _check_node_room(self, size_bytes: int) -> None:
+        if not self._host.has_room(self._replica):
+            raise NoRoomError(f"fewer than a majority of the nodes of group {self._replica.group} have disk room")
+        if not self._host.admits(size_bytes):
+            raise OverloadedError(f"this node has too much that is not committed to take {size_bytes} bytes more")
+
     # Cancel.
 
     def _cancel(self, request: CancelRequest, answer: Answer) -> None:
@@ -670,10 +1011,29 @@ class PartitionService:
     def _rewind(self, request: RewindRequest, answer: Answer) -> None:
         start, was_clamped = self._resolve(request.target, clamp=request.clamp)
         requested = _describe(request.target)
-        choose = decide.decide_skip_to if request.forward else decide.decide_rewind
-        decision = choose(
-            self._ahead(), request.group, rewind_id=request.rewind_id, start_offset=start, requested=requested
-        )
+        ahead = self._ahead()
+        if request.forward:
+            decision = decide.decide_skip_to(
+                ahead, request.group, rewind_id=request.rewind_id, start_offset=start, requested=requested
+            )
+        else:
+            floor = self._rewind_floor(self.settings.rewind_ms)
+            if isinstance(request.target, EarliestTarget):
+                start = max(start, floor)
+            elif start < floor and not request.clamp:
+                raise OffsetOutOfRangeError(
+                    f"{requested} lies before offset {floor}, the first that may be rewound of group {ahead.group_id}, "
+                    f"up to {ahead.next_offset}",
+                    hint="ask for clamping to begin there; what is settled before it stays settled",
+                )
+            decision = decide.decide_rewind(
+                ahead,
+                request.group,
+                rewind_id=request.rewind_id,
+                start_offset=start,
+                requested=requested,
+                floor=floor,
+            )
         self._propose_decided(decision, lambda outcome: answer(self._rewound(outcome, was_clamped=was_clamped)), answer)
 
     def _rewound(self, outcome: outcomes.Outcome, *, was_clamped: bool) -> RewindReply | LogBrokerError:
@@ -701,8 +1061,13 @@ class PartitionService:
     def _delete_group(self, request: DeleteGroupRequest, answer: Answer) -> None:
         decision = decide.decide_delete_group(self._ahead(), request.group)
         self._propose_decided(decision, lambda outcome: answer(_group_reply(request.group, outcome)), answer)
+        self._count_anew(request.group)
 
     def _pause(self, request: PauseRequest, answer: Answer) -> None:
+        if is_breaker(request.reason):
+            raise InvalidArgumentError(
+                f"reason {request.reason!r} begins with {REASON_START!r}, as only a breaker's does"
+            )
         decision = decide.decide_pause(
             self._ahead(),
             request.group,
@@ -711,6 +1076,7 @@ class PartitionService:
             now_ms=self._replica.stamp_ms(),
         )
         self._propose_decided(decision, lambda outcome: answer(_group_reply(request.group, outcome)), answer)
+        self._count_anew(request.group)
 
     def _resume(self, request: ResumeRequest, answer: Answer) -> None:
         decision = decide.decide_resume(self._ahead(), request.group)
@@ -767,17 +1133,22 @@ class PartitionService:
         return start, is_gone or wanted_ms > now_ms
 
     def _first_offset_at(self, append_ms: int) -> Offset:
+        found = self._first_at(append_ms)
+        return self._ahead().next_offset if found is None else found[0]
+
+    def _first_at(self, append_ms: int) -> tuple[Offset, int] | None:
+        """Base offset and log time of the first batch with log time >= `append_ms`, of every entry in the log."""
         log = self._replica.log
         found = log.first_offset_at(append_ms)
         if found is not None:
-            return found[0]
+            return found
         following = Index(log.last_index() + 1)
         while following <= self._replica.core.last_index:
             for entry in self._replica.core.entries(following, max_bytes=1 << 20):
                 if entry.kind is EntryKind.DATA and entry.append_ms >= append_ms:
-                    return entry.base_offset
+                    return entry.base_offset, entry.append_ms
                 following = Index(entry.index + 1)
-        return self._ahead().next_offset
+        return None
 
     def _append_ms_of(self, offset: Offset) -> int:
         """Log time of the message at `offset`; 0 where there is none that can be read."""
@@ -833,6 +1204,111 @@ class PartitionService:
         changes = decide.decide_expire(self._ahead(), now_ms=now_ms, policy=policy)
         if changes:
             self._propose_changes(changes, lambda _: None, lambda _: None)
+
+    def _rewind_floor(self, rewind_ms: int) -> Offset:
+        """Where the window begins in which settled messages may be rewound; the floor so far if that is further on."""
+        ahead = self._ahead()
+        if rewind_ms >= self.settings.retention_s * 1000 or not self._host.may_floor():
+            return ahead.rewind_floor
+        first_ms = first_young_ms(self._replica.stamp_ms(), max_age_ms=rewind_ms)
+        return max(ahead.rewind_floor, self._first_offset_at(first_ms))
+
+    def _keep_rewind_floor(self, _: int) -> None:
+        """Write down what can be rewound no more when the window changes: no other one brings it back.
+
+        Otherwise a rewind does, which it matters to first.
+        """
+        rewind_ms, before = self.settings.rewind_ms, self._rewind_ms
+        if before == rewind_ms or self.settings.failures is None:
+            return
+        if before is not None:
+            floor = self._rewind_floor(min(rewind_ms, before))
+            if floor > max(self._ahead().rewind_floor, self._ahead().log_start_offset):
+                self._propose_changes((RewindFloor(floor),), lambda _: None, lambda _: None)
+        self._rewind_ms = rewind_ms
+
+    def _first_young(self) -> Offset:
+        """The first message within its time to live; none before it is leased, who holds one may settle it."""
+        max_age_ms = self.settings.max_age_ms
+        if not max_age_ms or not self._host.may_floor():
+            return Offset(0)
+        now_ms = self._replica.stamp_ms()
+        young_ms = first_young_ms(now_ms, max_age_ms=max_age_ms)
+        # A longer time to live than before makes messages young again that were found old.
+        if not self._searched_ms <= young_ms <= self._young_ms:
+            found = self._first_at(young_ms)
+            self._young_offset, self._young_ms = (self._ahead().next_offset, now_ms) if found is None else found
+            self._searched_ms = young_ms
+        return self._young_offset
+
+    def _bury_old(self, _: int) -> None:
+        """Bury what has outlived its time to live and is not leased."""
+        below, now_ms = self._first_young(), self._host.monotonic_ms()
+        if not below or now_ms < self._next_burial_ms:
+            return
+        changes = decide.decide_bury_old(self._ahead(), below=below)
+        if changes:
+            self._propose_changes(changes, lambda _: None, lambda _: None)
+            if not decide.has_idle(self._ahead(), below=below):
+                self._next_burial_ms = now_ms + BURY_EVERY_MS
+
+    def _count_bytes(self, _: int) -> None:
+        """Take in the batches that were appended since, where there is a bound for them."""
+        max_bytes = self.settings.limits.max_bytes
+        if not max_bytes:
+            self._is_counted = False
+            return
+        applied = self._applied()
+        self._is_counted = self._retained.look(
+            self._replica.log, applied.applied_index, applied.log_start_offset, step_bytes=max_bytes // MARKS
+        )
+        self.figures.retained_bytes = self._retained.held_bytes(applied.log_start_offset)
+
+    def _drop_oldest(self, _: int = 0, *, at_once: bool = False) -> None:
+        """Raise the log start where the partition holds too much; `at_once`: only where it is far too much."""
+        limits, ahead = self.settings.limits, self._ahead()
+        if not limits.drops_oldest:
+            return
+        start = ahead.log_start_offset
+        is_beyond = is_far_beyond if at_once else is_just_beyond
+        if limits.max_messages and is_beyond(unsettled_count(ahead), limits.max_messages, OVERSHOOT_COUNT):
+            start = first_offset_within(ahead, limits.max_messages)
+        if limits.max_bytes and self._is_counted:
+            held_bytes = self._retained.held_bytes(start)
+            if is_beyond(held_bytes, limits.max_bytes, OVERSHOOT_BYTES):
+                start = max(start, self._retained.first_offset_within(limits.max_bytes))
+        if start > ahead.log_start_offset:
+            start_index = self._replica.log.index_of_offset(start)
+            decision = decide.decide_floor(ahead, start_offset=start, start_index=start_index)
+            if isinstance(decision, decide.ProposeFloor):
+                self._propose_floor(decision.floor)
+
+    def burial_due_ms(self) -> int:
+        """The log time at which there may be something to bury."""
+        max_age_ms = self.settings.max_age_ms
+        if not max_age_ms or not self._host.may_floor():
+            return _NEVER_MS
+        is_due = self._young_ms >= 0 and decide.has_idle(self._ahead(), below=self._young_offset)
+        return 0 if is_due else self._young_ms + max_age_ms
+
+    def _trip(self, now_ms: int) -> None:
+        """Pause the groups in which too many deliveries fail."""
+        breakers = self._breakers
+        if self.settings.breaker is None:
+            breakers.forget()
+        if not breakers.is_tripping:
+            return
+        for pause in breakers.due(self._ahead(), now_ms):
+            self._propose_changes((pause,), partial(self._tripped, pause.group), lambda _: None)
+            self._count_anew(pause.group)
+
+    def _count_anew(self, group: GroupName) -> None:
+        """The newest entry of the log pauses a group, or deletes it."""
+        self._breakers.begin_anew(group, self._ahead().applied_index, applied=self._applied().applied_index)
+
+    def _tripped(self, group: GroupName, applied: Applied) -> None:
+        if isinstance(applied.outcomes[0], outcomes.Paused):
+            self._breakers.was_committed(group, self._applied().groups)
 
     # Shared.
 
@@ -891,9 +1367,37 @@ class PartitionService:
                     "" if pause is None else pause.reason,
                     0 if pause is None else pause.since_ms,
                     0 if pause is None else pause.until_ms,
+                    self._breakers.trips.get(name, 0),
+                    status.moved_count,
                 )
             )
-        return StateReply(machine.log_start_offset, machine.next_offset, machine.append_ms, tuple(groups))
+        return StateReply(
+            machine.log_start_offset,
+            machine.next_offset,
+            machine.append_ms,
+            tuple(groups),
+            self._moves.figures(machine),
+        )
+
+
+def _preparation(due_ms: int, ids: Dedupe | None) -> bytes | None:
+    """What goes before a batch, if anything does."""
+    changes: list[Change] = [DeliverAt(due_ms)] if due_ms else []
+    if ids is not None and ids.window_ms:
+        changes.append(ids)
+    return encode_changes(changes) if changes else None
+
+
+def _produce_reply(outcome: outcomes.Produced, append_ms: int) -> ProduceReply:
+    return ProduceReply(
+        outcome.base_offset,
+        outcome.count,
+        append_ms,
+        outcome.duplicate,
+        outcome.due_ms,
+        outcome.duplicates,
+        outcome.conflicts,
+    )
 
 
 def _leased_ranges(changes: Sequence[Change]) -> Sequence[tuple[int, int]]:
@@ -931,6 +1435,12 @@ def _revive_reply(outcome: outcomes.Outcome) -> ReviveReply | LogBrokerError:
     if isinstance(outcome, outcomes.Revived):
         return ReviveReply(outcome.count)
     return UnavailableError(f"the revival no longer fits: {outcome}")
+
+
+def _move_reply(outcome: outcomes.Outcome) -> MoveReply | LogBrokerError:
+    if isinstance(outcome, outcomes.MovingOut):
+        return MoveReply(outcome.count)
+    return UnavailableError(f"the move no longer fits: {outcome}")
 
 
 def _cancel_reply(outcome: outcomes.Outcome) -> CancelReply | LogBrokerError:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 MAX_LOOKED_RUNS = 1_000
 """Of one peek. A group may have any number of runs that are not to be shown, and others wait meanwhile."""
 
-_SETTLED = (RunState.ACKED, RunState.DEAD)
+_SETTLED = (RunState.ACKED, RunState.DEAD, RunState.MOVING, RunState.MOVED)
 
 
 def look(table: RunTable, request: PeekRequest, start: int, end: int) -> tuple[list[PeekedRange], Offset]:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, assert_never, final
 
 from logbroker.errors import CorruptBatchError, RemoteProtocolError
 from logbroker.ids import GroupId, Index, ReplicaId, Term
+from logbroker.node.requests import MoveVerdict
 from logbroker.raft.messages import ConfState, Message, MessageKind, SnapshotMeta
 from logbroker.storage.entry_codec import decode_entry, decode_head
 
@@ -138,6 +139,28 @@ class HeartbeatAnswers:
     rows: tuple[BeatAnswerRow, ...]
 
 
+@final
+@dataclass(frozen=True, slots=True)
+class Transfer:
+    """Messages that the partition `source` owes `target` under `number`, for the leader of the target."""
+
+    source: GroupId
+    target: GroupId
+    number: int
+    batch: bytes
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class TransferAnswer:
+    """What became of a Transfer at its target."""
+
+    source: GroupId
+    target: GroupId
+    number: int
+    verdict: MoveVerdict
+
+
 PeerMessage = (
     Beat
     | RaftMessage
@@ -148,6 +171,8 @@ PeerMessage = (
     | EntryGone
     | Heartbeats
     | HeartbeatAnswers
+    | Transfer
+    | TransferAnswer
 )
 
 _TYPE = struct.Struct(">8sB")
@@ -161,6 +186,8 @@ _COUNT = struct.Struct(">I")
 _BEAT_ROW = struct.Struct(">IQQQQ")
 _ANSWER_ROW = struct.Struct(">IQQQ")
 _COPY = struct.Struct(">IQQ")
+_TRANSFER = struct.Struct(">IIQI")
+_TRANSFER_ANSWER = struct.Struct(">IIQB")
 
 _PACK_TYPES = (8, 9)
 _REJECT = 1
@@ -219,6 +246,10 @@ def encode_peer_message(message: PeerMessage, cluster_tag: bytes) -> bytes:
         case EntryCopy():
             head = _COPY.pack(message.group, message.sender, message.to)
             return _TYPE.pack(cluster_tag, 6) + head + message.entry.head + message.entry.payload
+        case Transfer(source, target, number, batch):
+            return _TYPE.pack(cluster_tag, 10) + _TRANSFER.pack(source, target, number, len(batch)) + batch
+        case TransferAnswer(source, target, number, verdict):
+            return _TYPE.pack(cluster_tag, 11) + _TRANSFER_ANSWER.pack(source, target, number, verdict)
         case _:
             assert_never(message)
 
@@ -389,6 +420,22 @@ def _decode_copy(body: memoryview) -> EntryCopy:
     return EntryCopy(GroupId(group), ReplicaId(sender), ReplicaId(to), entry)
 
 
+def _decode_transfer(body: memoryview) -> Transfer:
+    source, target, number, size = numbers = _TRANSFER.unpack_from(body)
+    _check_numbers(numbers)
+    batch = bytes(body[_TRANSFER.size :])
+    # An empty batch has a meaning, which no frame may get by being cut short.
+    if len(batch) != size:
+        raise CorruptBatchError(f"a batch of {size} bytes in {len(batch)}")
+    return Transfer(GroupId(source), GroupId(target), number, batch)
+
+
+def _decode_transfer_answer(body: memoryview) -> TransferAnswer:
+    source, target, number, verdict = numbers = _TRANSFER_ANSWER.unpack(body)
+    _check_numbers(numbers)
+    return TransferAnswer(GroupId(source), GroupId(target), number, MoveVerdict(verdict))
+
+
 def _check_numbers(numbers: Sequence[int]) -> None:
     if max(numbers) > MAX_NUMBER:
         raise CorruptBatchError(f"number {max(numbers)} is above {MAX_NUMBER}")
@@ -409,4 +456,6 @@ _DECODERS: dict[int, Callable[[memoryview], PeerMessage]] = {
     7: _decode_gone,
     8: _decode_heartbeats,
     9: _decode_answers,
+    10: _decode_transfer,
+    11: _decode_transfer_answer,
 }

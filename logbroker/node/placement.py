@@ -16,9 +16,14 @@ from typing import TYPE_CHECKING, cast, final
 from logbroker.errors import LogBrokerError
 from logbroker.ids import META_GROUP, NO_REPLICA, GroupId, Index, NodeId, ReplicaId, Term
 from logbroker.node.catalogue.commands import Command, JoinNode, PromoteReplica, RemoveReplica, StartMove
-from logbroker.node.catalogue.rows import GroupRow, NodeRow, QueueRow, QueueSettings, ReplicaRow, ReplicaState
+from logbroker.node.catalogue.options import BLOCK, DROP_OLDEST, ORDER_KEY
+from logbroker.node.catalogue.rows import GroupRow, NodeRow, QueueRow, ReplicaRow, ReplicaState
+from logbroker.node.moving import QueuePlace
 from logbroker.node.partition_service import PartitionService, PartitionSettings
+from logbroker.partition.breaker import BreakerPolicy
 from logbroker.partition.failures import FailurePolicy
+from logbroker.partition.limits import MIN_PARTITION_BYTES, SizeLimits
+from logbroker.partition.ordering import order_policy
 from logbroker.raft.config_change import ChangeKind, ConfigChange, ConfigProposal, Transition
 from logbroker.raft.messages import ConfState, Role
 from logbroker.raft.progress import ProgressState
@@ -149,16 +154,40 @@ def decide_step(
     return GroupStep(report=report)
 
 
-def partition_settings(queue: QueueSettings, options: QueueOptions) -> PartitionSettings:
-    """What a partition has to know of the settings of its queue."""
+def partition_settings(catalogue: Catalogue, queue: QueueRow, partition: int) -> PartitionSettings:
+    """What a partition has to know of its queue."""
+    settings, options = queue.settings, catalogue.options(queue)
     failures = FailurePolicy(
-        max_deliveries=queue.max_delivery_count,
+        max_deliveries=settings.max_delivery_count,
         backoff_ms=options.backoff_ms,
         max_backoff_ms=options.max_backoff_ms,
         backoff_factor=options.backoff_factor,
         jitter=options.jitter_percent / 100,
     )
-    return PartitionSettings(retention_s=queue.retention_ms // 1000, failures=failures)
+    breaker = BreakerPolicy(
+        options.breaker_percent, options.breaker_count, options.breaker_window_ms, options.breaker_pause_ms
+    )
+    letters = catalogue.queue_of_id(options.dead_letter_queue)
+    return PartitionSettings(
+        retention_s=settings.retention_ms // 1000,
+        failures=failures,
+        breaker=breaker if breaker.percent else None,
+        max_age_ms=options.max_age_ms,
+        limits=_share(settings.partitions, options),
+        rewind_ms=options.rewind_ms,
+        order=order_policy(options.window, by_key=options.order == ORDER_KEY, blocks=options.on_failure == BLOCK),
+        place=QueuePlace(queue.name, partition),
+        dead_letters=None if letters is None else letters.groups[partition % len(letters.groups)],
+        dedup_window_ms=min(options.dedup_window_ms, settings.retention_ms),
+        dedup_count=options.dedup_count,
+    )
+
+
+def _share(partitions: int, options: QueueOptions) -> SizeLimits:
+    """What one of so many partitions may hold: an even share, rounded up, for no partition knows of the others."""
+    max_bytes = max(MIN_PARTITION_BYTES, -(-options.max_bytes // partitions)) if options.max_bytes else 0
+    max_messages = -(-options.max_messages // partitions)
+    return SizeLimits(max_messages, max_bytes, drops_oldest=options.full == DROP_OLDEST)
 
 
 def _reports(row: GroupRow, conf: ConfState, members: set[ReplicaId]) -> tuple[Command, ...]:
@@ -286,9 +315,7 @@ class Placement:
             catalogue = cast("Catalogue", meta.machine)
             row = catalogue.group(replica.group)
             if row is not None:
-                for queue in catalogue.queues():
-                    if queue.queue_id == row.queue_id:
-                        self._apply_settings(row, queue, catalogue.options(queue))
+                self._apply_settings(catalogue, row)
 
     def first_leaders(self, now_ms: int) -> None:
         """Do not let the members of a new group wait for each other: the first of them asks for votes at once.
@@ -366,16 +393,14 @@ class Placement:
                 self.engine.set_route(row.replica, row.node)
 
     def _set_settings(self, catalogue: Catalogue) -> None:
-        queues = {queue.queue_id: queue for queue in catalogue.queues()}
+        self.engine.is_deleted = catalogue.is_deleted
         for group in catalogue.groups():
-            queue = queues.get(group.queue_id)
-            if queue is not None:
-                self._apply_settings(group, queue, catalogue.options(queue))
+            self._apply_settings(catalogue, group)
 
-    def _apply_settings(self, group: GroupRow, queue: QueueRow, options: QueueOptions) -> None:
-        service = self.engine.services.get(group.group)
-        if isinstance(service, PartitionService):
-            service.settings = partition_settings(queue.settings, options)
+    def _apply_settings(self, catalogue: Catalogue, group: GroupRow) -> None:
+        service, queue = self.engine.services.get(group.group), catalogue.queue_of_id(group.queue_id)
+        if queue is not None and isinstance(service, PartitionService):
+            service.settings = partition_settings(catalogue, queue, group.partition)
 
     def _do_duties(self, catalogue: Catalogue, now_ms: int) -> bool:
         """True where there was something to do or to say."""

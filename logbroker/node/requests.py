@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from enum import IntEnum
 from typing import TYPE_CHECKING, final
 
 from logbroker.errors import LogBrokerError
-from logbroker.ids import GroupName, LeaseId, Offset
+from logbroker.ids import GroupId, GroupName, LeaseId, Offset
 
 if TYPE_CHECKING:
     from logbroker.partition.commands import Cause
@@ -24,12 +25,14 @@ MAX_RECEIVE_BYTES = 4 << 20
 class ProduceRequest:
     """`batch` is one record batch as the client made it.
 
-    It is delivered `delay_ms` after it is appended, or at `deliver_at_ms` of log time; 0 and 0: at once.
+    It is delivered `delay_ms` after it is appended, or at `deliver_at_ms` of log time; 0 and 0: at once. With `dedup`
+    some of its messages have ids of their own, and it is opened to look at them.
     """
 
     batch: bytes
     delay_ms: int = 0
     deliver_at_ms: int = 0
+    dedup: bool = False
 
 
 @final
@@ -229,8 +232,42 @@ class CancelRequest:
 
 @final
 @dataclass(frozen=True, slots=True)
+class MoveRequest:
+    """Have what is available or dead of the ranges moved to the partition `target`; it is safe to repeat."""
+
+    group: GroupName
+    ranges: Ranges
+    target: GroupId
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class TransferRequest:
+    """Messages that the partition `source` owes this one under `number`; taken once, however often they come.
+
+    An empty batch asks that they are never taken, unless they were.
+    """
+
+    source: GroupId
+    number: int
+    batch: bytes
+
+
+@final
+@dataclass(frozen=True, slots=True)
 class StateRequest:
     """Counts and positions, exact as of the moment it was asked (read index)."""
+
+
+@final
+class MoveVerdict(IntEnum):
+    """What became of a number at its target. The values are part of the peer protocol."""
+
+    TAKEN = 1
+    """The messages are committed there, by this sending or an earlier one."""
+    REFUSED = 2
+    """They are not, and it is committed there that they never will be."""
+    LATER = 3
 
 
 Request = (
@@ -251,6 +288,8 @@ Request = (
     | ReviveRequest
     | PeekRequest
     | CancelRequest
+    | MoveRequest
+    | TransferRequest
     | StateRequest
 )
 
@@ -262,6 +301,11 @@ class ProduceReply:
 
     `append_ms` is 0 for a duplicate whose first copy has expired. `due_ms` is when they may be delivered, 0 if that is
     at once, or for a duplicate if it is by now.
+
+    Of messages with ids: `duplicates` are (position in the batch, offset of the first message of this id), `conflicts`
+    the positions of those whose id was used for another body. Neither has an offset of its own that is ever delivered,
+    and where there is nothing else the batch may not be in the log at all: then `base_offset` is that of the first
+    duplicate.
     """
 
     base_offset: Offset
@@ -269,6 +313,8 @@ class ProduceReply:
     append_ms: int
     duplicate: bool = False
     due_ms: int = 0
+    duplicates: tuple[tuple[int, int], ...] = ()
+    conflicts: tuple[int, ...] = ()
 
 
 @final
@@ -352,6 +398,9 @@ class GroupState:
     paused_since_ms: int = 0
     paused_until_ms: int = 0
     """0 where it is paused until it is resumed, and where it is not paused."""
+    breaker_trips: int = 0
+    """How often its breaker has paused it, as far as the process that leads knows."""
+    moved: int = 0
 
 
 @final
@@ -431,11 +480,46 @@ class CancelReply:
 
 @final
 @dataclass(frozen=True, slots=True)
+class MoveReply:
+    """So many messages are on their way. Asking again goes on where a bound ended it; 0 says that nothing is left."""
+
+    count: int
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class TransferReply:
+    """What the committed log here says of a number, by this request or an earlier one; it never changes."""
+
+    is_taken: bool
+    """False: its messages never are."""
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class MoveFigures:
+    """Messages that go from a partition to others and come from them, as its leader knows it."""
+
+    waiting: int = 0
+    """Messages on their way."""
+    oldest_waiting_ms: int = 0
+    """How long this leader has been trying to move the oldest of them."""
+    moved_out: int = 0
+    """Since this node began to lead; so for those that came."""
+    moved_in: int = 0
+
+
+NO_MOVES = MoveFigures()
+
+
+@final
+@dataclass(frozen=True, slots=True)
 class StateReply:
     log_start: Offset
     log_end: Offset
     append_ms: int
     groups: tuple[GroupState, ...]
+    moves: MoveFigures = NO_MOVES
 
 
 Reply = (
@@ -449,6 +533,8 @@ Reply = (
     | PurgeReply
     | PeekReply
     | CancelReply
+    | MoveReply
+    | TransferReply
     | StateReply
 )
 Answer = Callable[[Reply | LogBrokerError], None]

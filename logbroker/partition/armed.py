@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, final
 
 import msgspec
 
-from logbroker.partition.commands import Arming, Number
+from logbroker.partition.commands import Arming, Dedupe, DeliverAt, MoveIn, Number
 
 if TYPE_CHECKING:
     from logbroker.entry import Entry
@@ -31,4 +31,14 @@ class Armed(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=
     @property
     def due_ms(self) -> int:
         """When the batch may be delivered; the latest time where several are named, 0 where none is."""
-        return max((change.due_ms for change in self.changes), default=0)
+        return max((change.due_ms for change in self.changes if isinstance(change, DeliverAt)), default=0)
+
+    @property
+    def move(self) -> MoveIn | None:
+        """From where the batch was moved, if it was."""
+        return next((change for change in self.changes if isinstance(change, MoveIn)), None)
+
+    @property
+    def dedupe(self) -> Dedupe | None:
+        """The ids of the batch's messages, if they have any."""
+        return next((change for change in self.changes if isinstance(change, Dedupe)), None)

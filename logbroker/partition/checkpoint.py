@@ -19,21 +19,27 @@ import msgspec
 from logbroker.errors import CorruptBatchError
 from logbroker.ids import DEFAULT_GROUP, GroupId, GroupName, Index, Offset, ReplicaId, Term
 from logbroker.partition.armed import Armed
-from logbroker.partition.commands import Number, decode_with, range_fault
+from logbroker.partition.commands import Dedupe, Number, check_hashes, decode_with, range_fault
+from logbroker.partition.dedupe import DedupeWindow
 from logbroker.partition.groups import ConsumerGroup
 from logbroker.partition.leases import LeaseTable
 from logbroker.partition.machine import PartitionMachine
 from logbroker.partition.offset_ranges import OffsetRanges
+from logbroker.partition.outbox import Inbox, Outbox
 from logbroker.partition.producers import Producers
 from logbroker.partition.rewind import RewindHistory
 from logbroker.partition.runs import RunState, RunTable
 from logbroker.partition.schedule import Schedule
 from logbroker.partition.state_form import (
+    DedupeSlice,
     GroupHead,
     Head,
+    InboxSlice,
     LeaseSlice,
+    OutboxSlice,
     PauseSlice,
     ProducerSlice,
+    RewindFloorSection,
     RunSlice,
     ScheduleSlice,
     VoidSlice,
@@ -45,6 +51,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from logbroker.partition.leases import LeaseRecord
+    from logbroker.partition.outbox import Owed, SourceRow
     from logbroker.partition.outcomes import Range
     from logbroker.partition.pause import PauseRecord
     from logbroker.partition.producers import ProducerState
@@ -158,8 +165,12 @@ class _Builder:
         self._head: Head | None = None
         self._producers: list[ProducerState] = []
         self._voids: list[Range] = []
+        self._rewind_floor = Offset(0)
         self._scheduled: list[tuple[int, int, int]] = []
         self._armed: Armed | None = None
+        self._ids: list[bytes] = []
+        self._owed: list[Owed] = []
+        self._sources: list[SourceRow] = []
         self._groups: dict[GroupName, ConsumerGroup] = {}
         self._group: GroupHead | None = None
         self._runs: list[Run] = []
@@ -170,6 +181,8 @@ class _Builder:
         match section:
             case Head():
                 self._head = section
+            case RewindFloorSection(start_offset):
+                self._rewind_floor = Offset(start_offset)
             case ProducerSlice(producers):
                 self._producers += producers
             case VoidSlice(ranges):
@@ -178,6 +191,12 @@ class _Builder:
                 self._scheduled += runs
             case Armed():
                 self._armed = section
+            case DedupeSlice(packed):
+                self._ids.append(packed)
+            case OutboxSlice(rows):
+                self._owed += rows
+            case InboxSlice(sources):
+                self._sources += sources
             case GroupHead():
                 self._close_group()
                 self._group = section
@@ -198,6 +217,8 @@ class _Builder:
         for group in self._groups.values():
             if not head.log_start_offset <= group.table.floor <= group.table.frontier <= head.next_offset:
                 raise CorruptBatchError(f"group {group.name!r} lies outside of the log")
+        if self._rewind_floor > head.next_offset:
+            raise CorruptBatchError(f"rewind floor {self._rewind_floor} lies beyond the log end {head.next_offset}")
         voids = tuple(self._voids)
         if voids:
             fault = range_fault(voids)
@@ -217,6 +238,11 @@ class _Builder:
         machine.log_start_offset = Offset(head.log_start_offset)
         machine.log_start_index = Index(head.log_start_index)
         machine.append_ms = head.append_ms
+        machine.rewind_floor = self._rewind_floor
+        machine.dedupe = DedupeWindow.decode(self._ids, append_ms=head.append_ms, next_offset=head.next_offset)
+        machine.outbox = Outbox.decode(self._owed)
+        machine.inbox = Inbox.decode(self._sources)
+        self._check_owed(machine)
         return machine
 
     def _add_pause(self, pause: PauseRecord) -> None:
@@ -240,7 +266,23 @@ class _Builder:
         armed = self._armed
         if armed is not None and ((armed.index, armed.term) != (head.index, head.term) or not armed.changes):
             raise CorruptBatchError(f"entry {armed.index} is said to prepare the batch after entry {head.index}")
+        for change in () if armed is None else armed.changes:
+            if isinstance(change, Dedupe):
+                check_hashes(change)
         return armed
+
+    def _check_owed(self, machine: PartitionMachine) -> None:
+        """What is owed, and nothing else, is on its way."""
+        owed = {name: 0 for name in machine.groups}
+        for row in machine.outbox.rows():
+            group = self._groups.get(row.group)
+            runs = [run for start, end in row.ranges for run in group.table.overlap(start, end)] if group else []
+            if not runs or any(run.state is not RunState.MOVING for run in runs):
+                raise CorruptBatchError(f"what is owed as number {row.number} is not on its way")
+            owed[GroupName(row.group)] += sum(run.end - run.start for run in runs)
+        for name, count in owed.items():
+            if machine.group(name).table.count(RunState.MOVING) != count:
+                raise CorruptBatchError(f"messages of group {name!r} are on their way and not owed")
 
     def _close_group(self) -> None:
         head = self._group

@@ -9,13 +9,14 @@ does not know.
 from __future__ import annotations
 
 from enum import IntEnum
-from typing import TYPE_CHECKING, Annotated, TypeAlias, TypeVar, final
+from typing import TYPE_CHECKING, Annotated, TypeAlias, TypeGuard, TypeVar, final
 
 import msgspec
 
 from logbroker.errors import CorruptBatchError
 from logbroker.ids import MAX_CHANGES_PER_ENTRY, GroupName
 from logbroker.partition.deadlines import BUCKET_MS
+from logbroker.record.dedup_ids import BODY_HASH_BYTES, ID_HASH_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -25,6 +26,7 @@ MAX_TEXT_BYTES = 1024
 """Longest name, reason or description in a change; requests are held to tighter bounds in `decide`."""
 
 Number: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=MAX_NUMBER)]
+Positive: TypeAlias = Annotated[int, msgspec.Meta(ge=1, le=MAX_NUMBER)]
 Text: TypeAlias = Annotated[str, msgspec.Meta(max_length=MAX_TEXT_BYTES)]
 Name: TypeAlias = Annotated[GroupName, msgspec.Meta(min_length=1, max_length=MAX_TEXT_BYTES)]
 DueMs: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=MAX_NUMBER, multiple_of=BUCKET_MS)]
@@ -120,6 +122,8 @@ class Cause(IntEnum):
     """Its consumer said that it can never be done."""
     MAX_DELIVERIES = 2
     """It failed as often as its queue allows."""
+    TTL = 3
+    """It was not settled within the time that its queue gives a message."""
 
 
 @final
@@ -145,6 +149,16 @@ class Revive(_Change, frozen=True, tag=13):
     """What is dead of the ranges is available as if it had never been delivered."""
 
     ranges: Ranges
+
+
+@final
+class BuryOld(_Change, frozen=True, tag=20):
+    """All below `end_offset` that is available or delayed is dead; `TTL` is why.
+
+    The leader names an end below which there is as much as one entry may bury.
+    """
+
+    end_offset: Number
 
 
 @final
@@ -190,11 +204,80 @@ class Cancel(QueueChange, frozen=True, tag=18):
     ranges: Ranges
 
 
-Arming: TypeAlias = DeliverAt
+@final
+class RewindFloor(QueueChange, frozen=True, tag=21):
+    """What is settled below `start_offset` stays settled, in every group and whatever is rewound."""
+
+    start_offset: Number
+
+
+@final
+class MoveIn(QueueChange, frozen=True, tag=24):
+    """The batch of the very next entry, as with `DeliverAt`, is what the Raft group `source` owes under `number`.
+
+    With `is_refused` there is none, and `number` is never taken: a source may keep what it owes on this word alone.
+    """
+
+    source: Number
+    number: Number
+    is_refused: bool
+
+
+@final
+class ForgetSource(QueueChange, frozen=True, tag=25):
+    """The Raft group `source` was deleted: it owes nothing any more."""
+
+    source: Number
+
+
+@final
+class Dedupe(QueueChange, frozen=True, tag=19):
+    """The batch of the very next entry, as with `DeliverAt`, has messages with ids of their own.
+
+    `hashes` and `bodies` are those of `record.dedup_ids`, of each record in order. An id counts for less than
+    `window_ms` of log time, and while no more than `max_count` others are newer: both stand here, because apply knows
+    no settings.
+    """
+
+    window_ms: Positive
+    max_count: Positive
+    hashes: bytes
+    bodies: bytes
+
+    @property
+    def count(self) -> int:
+        """Of records."""
+        return len(self.hashes) // ID_HASH_BYTES
+
+
+Arming: TypeAlias = DeliverAt | MoveIn | Dedupe
 """Changes that say something of the next entry's batch, and nothing if the next entry is none of the same term.
 
 An entry that has some begins with one.
 """
+
+
+def arms(change: object) -> TypeGuard[Arming]:
+    """Whether a change says something of the next entry's batch."""
+    return isinstance(change, (DeliverAt, Dedupe)) or (isinstance(change, MoveIn) and not change.is_refused)
+
+
+@final
+class MoveOut(_Change, frozen=True, tag=22):
+    """All of the ranges, which are available or dead, go to the Raft group `target`; named as a lease is."""
+
+    ranges: Ranges
+    target: Number
+
+
+@final
+class Moved(_Change, frozen=True, tag=23):
+    """What `number` names has arrived in `target`; or, with `is_refused`, it never will and is as it was before."""
+
+    target: Number
+    number: Number
+    is_refused: bool
+
 
 GroupChange: TypeAlias = (
     CreateGroup
@@ -210,11 +293,14 @@ GroupChange: TypeAlias = (
     | Bury
     | BuryExpired
     | Revive
+    | BuryOld
     | Pause
     | Resume
     | Purge
+    | MoveOut
+    | Moved
 )
-Change: TypeAlias = GroupChange | DeliverAt | Cancel
+Change: TypeAlias = GroupChange | DeliverAt | Cancel | RewindFloor | MoveIn | ForgetSource | Dedupe
 
 
 @final
@@ -247,12 +333,21 @@ def decode_changes(payload: bytes) -> tuple[Change, ...]:
     if len(changes) > MAX_CHANGES_PER_ENTRY:
         raise CorruptBatchError(f"{len(changes)} changes in one entry; the most is {MAX_CHANGES_PER_ENTRY}")
     for change in changes:
-        if isinstance(change, (Lease, Ack, Nack, Extend, Expire, Bury, BuryExpired, Revive, Cancel)):
+        if isinstance(change, (Lease, Ack, Nack, Extend, Expire, Bury, BuryExpired, Revive, MoveOut, Cancel)):
             fault = range_fault(change.ranges)
             if fault is not None:
                 whose = "" if isinstance(change, Cancel) else f" of group {change.group}"
                 raise CorruptBatchError(f"{type(change).__name__}{whose}: {fault}")
+        elif isinstance(change, Dedupe):
+            check_hashes(change)
     return changes
+
+
+def check_hashes(change: Dedupe) -> None:
+    """Raise CorruptBatchError unless there are as many whole hashes of ids as of bodies, and not none."""
+    id_bytes, body_bytes = len(change.hashes), len(change.bodies)
+    if not id_bytes or (change.count * ID_HASH_BYTES, change.count * BODY_HASH_BYTES) != (id_bytes, body_bytes):
+        raise CorruptBatchError(f"{id_bytes} bytes of hashes of ids, {body_bytes} of bodies")
 
 
 def encode_floor(floor: Floor) -> bytes:

@@ -11,12 +11,14 @@ from typing import TYPE_CHECKING, final
 from logbroker.partition.blocked_map import BlockedMap
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from logbroker.partition.runs import Run
 
 BUCKET_MS = 100
+MAX_RECORDED = 20_000
 
 
-@final
 class Deadlines:
     """The runs of one state (leased, or delayed) of one table, by `visible_at_ms`.
 
@@ -103,6 +105,21 @@ class Deadlines:
                 self.due.update(starts, starts)
         self._passed = max(self._passed, current)
 
+    @property
+    def pending_count(self) -> int:
+        """How many runs are not in `due`."""
+        return self._members
+
+    def is_ahead_of(self, now_ms: int) -> bool:
+        """Whether `due` may hold what is not due at `now_ms`."""
+        return self._passed > now_ms // BUCKET_MS
+
+    def pending(self) -> Iterator[int]:
+        """Yield the start offsets that are not in `due`, in no order."""
+        yield from self._singles.values()
+        for members in self._buckets.values():
+            yield from members
+
     def next_ms(self) -> int | None:
         """Return when something will be due (or when it was, if it is already), or None."""
         if len(self.due):
@@ -118,3 +135,39 @@ class Deadlines:
         self._owned &= self._buckets.keys()
         self._heap = [*self._buckets, *self._singles]
         heapify(self._heap)
+
+
+@final
+class RecordedDeadlines(Deadlines):
+    """Also writes down which runs came (True) and went, for one reader, who takes that away.
+
+    A clone is a plain one. Who has not read for long has to begin anew: from then on nothing is written down.
+    """
+
+    __slots__ = ("changes", "is_overrun")
+
+    def __init__(self, deadlines: Deadlines) -> None:
+        """Takes everything over; `deadlines` is not to be used any more."""
+        self.due = deadlines.due
+        self._buckets = deadlines._buckets
+        self._singles = deadlines._singles
+        self._heap = deadlines._heap
+        self._owned = deadlines._owned
+        self._members = deadlines._members
+        self._passed = deadlines._passed
+        self.changes: list[tuple[Run, bool]] = []
+        self.is_overrun = False
+
+    def add(self, run: Run) -> None:
+        super().add(run)
+        self._record(run, came=True)
+
+    def remove(self, run: Run) -> None:
+        super().remove(run)
+        self._record(run, came=False)
+
+    def _record(self, run: Run, *, came: bool) -> None:
+        if len(self.changes) < MAX_RECORDED:
+            self.changes.append((run, came))
+        else:
+            self.is_overrun = True

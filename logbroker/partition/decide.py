@@ -29,6 +29,7 @@ from logbroker.partition.commands import (
     Ack,
     Bury,
     BuryExpired,
+    BuryOld,
     Cancel,
     Cause,
     CreateGroup,
@@ -44,11 +45,14 @@ from logbroker.partition.commands import (
     Resume,
     Revive,
     Rewind,
+    RewindFloor,
     SkipTo,
     range_fault,
 )
+from logbroker.partition.dedupe import Verdicts
 from logbroker.partition.failures import NO_POLICY, FailurePolicy
 from logbroker.partition.machine import MAX_GROUPS, MAX_OFFSET, PartitionMachine
+from logbroker.partition.ordering import NO_ORDER, OrderPolicy, count_in_flight
 from logbroker.partition.outcomes import Leased, Nothing, Produced, Resumed, Revived, Settled
 from logbroker.partition.producers import NO_PRODUCER, Duplicate, Fenced, OutOfOrder
 from logbroker.partition.retention import MAX_RETENTION_S
@@ -59,10 +63,12 @@ from logbroker.partition.schedule import rounded_up
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from logbroker.partition.commands import Change, Ranges
+    from logbroker.partition.commands import Change, Dedupe, Ranges
     from logbroker.partition.groups import ConsumerGroup, Selection
     from logbroker.partition.leases import LeaseRecord
+    from logbroker.partition.ordering import KeyLocks
     from logbroker.partition.outcomes import LeasedRange, Outcome, Range
+    from logbroker.partition.schedule import Schedule
     from logbroker.record.batch import BatchHeader
 
 MIN_HIDE_MS = 1_000
@@ -77,9 +83,15 @@ DUE_BEFORE_RETENTION_MS = 1_000
 MAX_TEXT_LENGTH = 256
 MAX_RUNS_PER_REVIVE = 10_000
 """As many ranges as an expiry ends at once; both take some milliseconds to apply."""
+MAX_RUNS_PER_BURIAL = 10_000
+"""Of one entry that buries what has outlived its time to live; the next one goes on."""
+
+NO_FLOOR = Offset(0)
 
 MAX_RUNS_PER_CANCEL = 10_000
 """Over all consumer groups, for the same reason."""
+MAX_RUNS_PER_DEDUPE = 10_000
+"""Ranges of repeated messages in one batch, over all consumer groups; for the same reason."""
 
 MAX_DELAYED_RUNS = 4_000_000
 """Not due yet, in all consumer groups together: a delayed batch with a due time of its own costs one in each."""
@@ -136,7 +148,7 @@ class Propose:
 class ProposeBatch:
     """Append the batch as a DATA entry that takes [base_offset, next_offset).
 
-    Unless `due_ms` is 0 a STATE entry with `DeliverAt` goes directly before it, in the same step.
+    What `due_ms`, unless it is 0, and ids say goes into a STATE entry directly before it, in the same step.
     """
 
     base_offset: Offset
@@ -166,7 +178,7 @@ P = ParamSpec("P")
 D = TypeVar("D")
 
 
-def _refusing(decide: Callable[P, D]) -> Callable[P, D | Refused]:
+def refusing(decide: Callable[P, D]) -> Callable[P, D | Refused]:
     """Turn errors that are the caller's to see into a decision."""
 
     @wraps(decide)
@@ -179,15 +191,21 @@ def _refusing(decide: Callable[P, D]) -> Callable[P, D | Refused]:
     return decided
 
 
-@_refusing
+@refusing
 def decide_produce(
     machine: PartitionMachine,
     header: BatchHeader,
     *,
     due_ms: int = 0,
+    ids: Dedupe | None = None,
+    now_ms: int = 0,
     max_delayed_runs: int = MAX_DELAYED_RUNS,
+    max_void_ranges: int = MAX_VOID_RANGES,
 ) -> Answer | ProposeBatch:
     """Decide on a batch that `check_batch` has accepted, to be delivered at `due_ms` as `due_time` gives it.
+
+    `ids` are those of its messages, with a window of 0 where they are not to be remembered. Where each was in the log
+    before, nothing is appended, unless the producer counts its batches: then its next one has to find this one there.
 
     Refused with OutOfOrderSequenceError, ProducerFencedError, OffsetOutOfRangeError, InvalidArgumentError. A duplicate
     is answered with the offset of the first copy; that copy is applied only if it lies below the applied state's
@@ -202,10 +220,7 @@ def decide_produce(
     who = f"producer {header.producer_id} in partition group {machine.group_id}"
     match machine.judge_batch(header):
         case Duplicate(base_offset):
-            first_due_ms = machine.schedule.due_ms_at(base_offset, after_ms=machine.append_ms)
-            return Answer(
-                Produced(Offset(base_offset), count, duplicate=True, due_ms=first_due_ms), machine.applied_index
-            )
+            return Answer(repeated(machine, Offset(base_offset), count, ids), machine.applied_index)
         case OutOfOrder(expected):
             raise OutOfOrderSequenceError(
                 f"sequence {header.base_sequence} of {who} is not the next, {expected}, nor in its last five batches"
@@ -214,16 +229,46 @@ def decide_produce(
             raise ProducerFencedError(f"epoch {header.producer_epoch} of {who} is below its newest epoch {epoch}")
         case None:
             pass
-    end = machine.next_offset + count
-    if end > MAX_OFFSET:
-        raise OffsetOutOfRangeError(f"offset {end} is above the last possible offset {MAX_OFFSET}")
+    end = check_log_end(machine, count)
     if due_ms and (len(machine.schedule) + 1) * len(machine.groups) > max_delayed_runs:
         raise OverloadedError(
             f"partition group {machine.group_id} has {len(machine.schedule)} runs of delayed messages of one due time"
             f" in each of {len(machine.groups)} consumer groups; the most is {max_delayed_runs} together",
             hint="send more messages in a batch, or batches with due times on the same 100 ms",
         )
-    return ProposeBatch(machine.next_offset, Offset(end), due_ms)
+    if ids is not None and ids.window_ms:
+        known = machine.dedupe.look(ids, machine.next_offset, max(now_ms, machine.append_ms))
+        if header.producer_id == NO_PRODUCER and len(known.positions()) == count:
+            first = known.duplicates[0][1] if known.duplicates else machine.next_offset
+            return Answer(Produced(Offset(first), count, True, 0, *known), machine.applied_index)
+        _check_voids(machine, known, max_void_ranges)
+    return ProposeBatch(machine.next_offset, end, due_ms)
+
+
+def repeated(machine: PartitionMachine, base_offset: Offset, count: int, ids: Dedupe | None) -> Produced:
+    """What to tell of a batch that the producer has sent again, and that stands at `base_offset`."""
+    # All that is left of a batch has one due time; what was void from the start, or cancelled, is not in the schedule.
+    left = machine.schedule.overlap(base_offset, base_offset + count, after_ms=machine.append_ms)
+    due_ms = next((run.visible_at_ms for run in left), 0)
+    verdicts = Verdicts() if ids is None else machine.verdicts(ids, base_offset)
+    return Produced(base_offset, count, True, due_ms, *verdicts)
+
+
+def _check_voids(machine: PartitionMachine, known: Verdicts, max_void_ranges: int) -> None:
+    """Refuse a batch whose repeated messages would cost too much, each a range in every group at worst."""
+    ranges = len(known.ranges(0))
+    if ranges > 1 and ranges * len(machine.groups) > MAX_RUNS_PER_DEDUPE:
+        raise RequestTooLargeError(
+            f"a batch has {ranges} ranges of messages whose ids are known, for {len(machine.groups)} consumer groups;"
+            f" the most is {MAX_RUNS_PER_DEDUPE} together",
+            hint="send fewer messages at once",
+        )
+    if ranges and len(machine.voids) + ranges > max_void_ranges:
+        raise OverloadedError(
+            f"partition group {machine.group_id} has {len(machine.voids)} ranges of messages that nothing delivers;"
+            f" the most is {max_void_ranges}",
+            hint="retention makes room; send messages with known ids by themselves",
+        )
 
 
 def due_time(*, delay_ms: int, deliver_at_ms: int, now_ms: int, retention_s: int) -> int:
@@ -241,7 +286,7 @@ def due_time(*, delay_ms: int, deliver_at_ms: int, now_ms: int, retention_s: int
     return rounded_up(due_ms) if due_ms > now_ms else 0
 
 
-@_refusing
+@refusing
 def decide_cancel(
     machine: PartitionMachine,
     *,
@@ -275,7 +320,7 @@ def decide_cancel(
     return Propose((Cancel(ranges),))
 
 
-@_refusing
+@refusing
 def decide_receive(
     machine: PartitionMachine,
     group: GroupName,
@@ -288,14 +333,16 @@ def decide_receive(
     request_id: int = 0,
     not_below: int = 0,
     policy: FailurePolicy = NO_POLICY,
+    order: OrderPolicy = NO_ORDER,
+    locks: KeyLocks | None = None,
     limits: DecisionLimits = DEFAULT_DECISION_LIMITS,
 ) -> Propose | Answer | NothingAvailable:
     """Choose up to `max_count` messages, lowest offsets first, to hide for `hide_ms`.
 
     A retry of a (session, request id) whose lease is current gets that lease and the time that is left; session 0 means
     no retries. A paused group leases nothing beyond that. Messages below `not_below` have expired and only wait for
-    their FLOOR entry. Those whose last delivery has run out are buried on the way; where nothing else is found, that is
-    left to `decide_expire`.
+    the entry that says so. Those whose last delivery has run out are buried on the way; where nothing else is found,
+    that is left to `decide_expire`. An `order` leaves what has to wait for its turn; one by key needs the `locks`.
     """
     state = machine.group(group)
     check_range("max_count", max_count, least=1, most=limits.max_receive_count)
@@ -321,14 +368,28 @@ def decide_receive(
             f"group {group!r} has {len(state.table)} runs of unlike messages; the most is {limits.max_runs_per_group}",
             hint="ack or nack what is leased, revive what is dead, or receive in larger batches",
         )
-    chosen = _choose(state, machine.next_offset, now_ms, max_count, not_below, limits, ended)
+    if order.window:
+        chosen = _choose_in_order(
+            state,
+            machine.next_offset,
+            now_ms,
+            max_count,
+            not_below,
+            limits,
+            ended,
+            order,
+            locks if order.by_key else None,
+            machine.schedule,
+        )
+    else:
+        chosen = _choose(state, machine.next_offset, now_ms, max_count, not_below, limits, ended)
     if not chosen:
         return NothingAvailable(next_visible_ms(machine, group))
     lease = Lease(group, tuple(chosen), now_ms + hide_ms, consumer, session, request_id)
     return Propose((*ended.changes(), lease) if ended.range_count else (lease,))
 
 
-@_refusing
+@refusing
 def decide_ack(
     machine: PartitionMachine,
     group: GroupName,
@@ -347,7 +408,7 @@ def decide_ack(
     return _settled_already(machine, state, lease, chosen)
 
 
-@_refusing
+@refusing
 def decide_nack(
     machine: PartitionMachine,
     group: GroupName,
@@ -383,7 +444,7 @@ def decide_nack(
     return Propose(tuple(changes))
 
 
-@_refusing
+@refusing
 def decide_reject(
     machine: PartitionMachine,
     group: GroupName,
@@ -401,7 +462,7 @@ def decide_reject(
     return _settled_already(machine, state, lease, chosen)
 
 
-@_refusing
+@refusing
 def decide_revive(
     machine: PartitionMachine,
     group: GroupName,
@@ -424,7 +485,7 @@ def decide_revive(
     return Propose((Revive(group, found),)) if found else Answer(Revived(group, 0), machine.applied_index)
 
 
-@_refusing
+@refusing
 def decide_extend(
     machine: PartitionMachine,
     group: GroupName,
@@ -450,7 +511,7 @@ def decide_extend(
     return Propose((Extend(group, lease, ranges, visible_at_ms),))
 
 
-@_refusing
+@refusing
 def decide_release(machine: PartitionMachine, group: GroupName, *, lease: LeaseId) -> Propose:
     """Take back a lease whose reply could not be written; the delivery does not count."""
     check_range("lease", lease, least=1, most=MAX_NUMBER)
@@ -459,7 +520,7 @@ def decide_release(machine: PartitionMachine, group: GroupName, *, lease: LeaseI
     return Propose((Release(group, lease),))
 
 
-@_refusing
+@refusing
 def decide_create_group(
     machine: PartitionMachine,
     group: GroupName,
@@ -483,7 +544,7 @@ def decide_create_group(
     return Propose((CreateGroup(group, start_offset),))
 
 
-@_refusing
+@refusing
 def decide_delete_group(machine: PartitionMachine, group: GroupName) -> Propose:
     if group == DEFAULT_GROUP:
         raise InvalidArgumentError(f"consumer group {DEFAULT_GROUP!r} always exists and cannot be deleted")
@@ -491,21 +552,33 @@ def decide_delete_group(machine: PartitionMachine, group: GroupName) -> Propose:
     return Propose((DeleteGroup(group),))
 
 
-@_refusing
+@refusing
 def decide_rewind(
-    machine: PartitionMachine, group: GroupName, *, rewind_id: int, start_offset: int, requested: str
+    machine: PartitionMachine,
+    group: GroupName,
+    *,
+    rewind_id: int,
+    start_offset: int,
+    requested: str,
+    floor: Offset = NO_FLOOR,
 ) -> Propose | Answer:
-    """Rewind to an offset that the driver has found for `requested`. Beyond the log it is clamped, and reported."""
+    """Rewind to an offset that the driver has found for `requested`. Beyond the log it is clamped, and reported.
+
+    So it is below `floor`, which is made the rewind floor where that matters.
+    """
     state = _check_move(machine, group, rewind_id, start_offset, requested)
     known = state.remembered(rewind_id, is_skip=False)
     if isinstance(known, Nothing):
         raise InvalidArgumentError(f"rewind_id {rewind_id} of group {group!r}: {known.detail}")
     if known is not None:
         return Answer(rewound(known, group, repeated=True), machine.applied_index)
-    return Propose((Rewind(group, rewind_id, start_offset, requested),))
+    rewind = Rewind(group, rewind_id, start_offset, requested)
+    if machine.rewind_floor < floor and start_offset <= floor:
+        return Propose((RewindFloor(floor), rewind))
+    return Propose((rewind,))
 
 
-@_refusing
+@refusing
 def decide_skip_to(
     machine: PartitionMachine, group: GroupName, *, rewind_id: int, start_offset: int, requested: str
 ) -> Propose | Answer:
@@ -519,7 +592,7 @@ def decide_skip_to(
     return Propose((SkipTo(group, rewind_id, start_offset, requested),))
 
 
-@_refusing
+@refusing
 def decide_pause(machine: PartitionMachine, group: GroupName, *, reason: str, duration_ms: int, now_ms: int) -> Propose:
     """Lease nothing for `duration_ms`, 0 is until it is resumed; a pause that there is already is replaced."""
     check_text("reason", reason)
@@ -530,14 +603,14 @@ def decide_pause(machine: PartitionMachine, group: GroupName, *, reason: str, du
     return Propose((Pause(group, reason, until_ms),))
 
 
-@_refusing
+@refusing
 def decide_resume(machine: PartitionMachine, group: GroupName) -> Propose | Answer:
     if machine.group(group).pause is None:
         return Answer(Resumed(group), machine.applied_index)
     return Propose((Resume(group),))
 
 
-@_refusing
+@refusing
 def decide_purge(machine: PartitionMachine, group: GroupName, *, purge_id: int, requested: str) -> Propose | Answer:
     """Ack everything up to the log end, the dead too. `purge_id` is whoever asks's own, from FIRST_PURGE_ID on."""
     check_range("purge_id", purge_id, least=FIRST_PURGE_ID, most=MAX_NUMBER)
@@ -551,7 +624,7 @@ def decide_purge(machine: PartitionMachine, group: GroupName, *, purge_id: int, 
     return Propose((Purge(group, purge_id, machine.next_offset, requested),))
 
 
-@_refusing
+@refusing
 def decide_floor(machine: PartitionMachine, *, start_offset: Offset, start_index: Index) -> ProposeFloor:
     """Raise the log start; refused with OffsetOutOfRangeError where it would go back, stay, or pass the log end."""
     floor = Floor(start_offset, start_index)
@@ -582,6 +655,28 @@ def decide_expire(
         changes += ended.changes()
         max_ranges -= ended.range_count
     return tuple(changes)
+
+
+def decide_bury_old(
+    machine: PartitionMachine, *, below: Offset, max_runs: int = MAX_RUNS_PER_BURIAL
+) -> tuple[Change, ...]:
+    """Bury what is unsettled below an offset and not leased, at most `max_runs` runs, no group starving another.
+
+    What is left over is found by the next call once these changes are applied to the same state.
+    """
+    changes: list[Change] = []
+    for done, name in enumerate(machine.groups):
+        share = max(1, max_runs // (len(machine.groups) - done))
+        idle = list(islice(machine.group(name).table.idle(below), share + 1))
+        if idle:
+            changes.append(BuryOld(name, below if len(idle) <= share else idle[share].start))
+            max_runs -= min(len(idle), share)
+    return tuple(changes)
+
+
+def has_idle(machine: PartitionMachine, *, below: Offset) -> bool:
+    """Whether a group has something below an offset that is available or delayed."""
+    return any(next(machine.group(name).table.idle(below), None) is not None for name in machine.groups)
 
 
 def next_visible_ms(machine: PartitionMachine, group: GroupName) -> int | None:
@@ -619,6 +714,14 @@ def check_text(field: str, text: str) -> None:
 def check_group_name(name: str) -> None:
     if _NAME.match(name) is None:
         raise InvalidArgumentError(f"consumer group {name[:200]!r} is not 1..128 of the characters A-Z a-z 0-9 . _ -")
+
+
+def check_log_end(machine: PartitionMachine, count: int) -> Offset:
+    """Where the log ends with `count` messages more. Raises OffsetOutOfRangeError."""
+    end = machine.next_offset + count
+    if end > MAX_OFFSET:
+        raise OffsetOutOfRangeError(f"offset {end} is above the last possible offset {MAX_OFFSET}")
+    return Offset(end)
 
 
 def check_offset(field: str, offset: int, machine: PartitionMachine) -> None:
@@ -670,7 +773,7 @@ def _choose(
     """Choose ranges to lease; what must be expired for it, and what is buried on the way, is added to `ended`."""
     chosen: list[Range] = []
     left = max_count
-    for run in state.table.eligible(now_ms, end):
+    for run in state.table.eligible(now_ms, end, not_below=not_below):
         start = max(run.start, not_below)
         if start >= run.end:
             continue
@@ -688,6 +791,65 @@ def _choose(
             ended.add(run, None)
         left -= stop - start
         if not left:
+            break
+    return chosen
+
+
+def _choose_in_order(
+    state: ConsumerGroup,
+    end: Offset,
+    now_ms: int,
+    max_count: int,
+    not_below: int,
+    limits: DecisionLimits,
+    ended: _Ended,
+    order: OrderPolicy,
+    locks: KeyLocks | None,
+    schedule: Schedule,
+) -> list[Range]:
+    """As `_choose`, but only what the window has room for, and with `locks` nothing whose key is locked.
+
+    Leases that have run out end in this entry also where their messages are not taken: one that was extended later
+    would have them in flight beside what was taken in the meantime. Those there is no room for are in flight still.
+    """
+    table = state.table
+    ended_end, ended_count = MAX_NUMBER, 0
+    for run in table.expired(now_ms):
+        if not ended.add(run, None, room=limits.max_ranges_per_change):
+            ended_end = run.start
+            break
+        ended_count += run.end - run.start
+    count = count_in_flight(state, now_ms, order, ended_count=ended_count, schedule=schedule)
+    left = min(max_count, order.window - count)
+    chosen: list[Range] = []
+    if left <= 0:
+        return chosen
+    walk = None
+    if locks is not None:
+        walk = locks.walk(state, now_ms, order, ended_end=ended_end, schedule=schedule)
+        if walk is None:
+            return chosen
+    for run in table.eligible(now_ms, end):
+        start = max(run.start, not_below)
+        if run.state is RunState.LEASED:
+            if run.start >= ended_end:
+                break
+            if ended.policy.is_spent(run.deliveries):
+                continue
+        for first, last in ((start, run.end),) if walk is None else walk.free(start, run.end):
+            stop = min(last, first + left)
+            if first >= stop:
+                continue
+            if chosen and chosen[-1][1] == first:
+                chosen[-1] = (chosen[-1][0], stop)
+            elif len(chosen) < limits.max_ranges_per_change:
+                chosen.append((first, stop))
+            else:
+                return chosen
+            left -= stop - first
+            if not left:
+                return chosen
+        if walk is not None and walk.is_over:
             break
     return chosen
 

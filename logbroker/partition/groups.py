@@ -29,7 +29,7 @@ from logbroker.partition.outcomes import (
 )
 from logbroker.partition.pause import PauseRecord
 from logbroker.partition.rewind import FIRST_PURGE_ID, RewindHistory, RewindRecord, purged, rewound, skipped
-from logbroker.partition.runs import Run, RunState, RunTable, acked, cut, fresh
+from logbroker.partition.runs import Run, RunState, RunTable, acked, cut, fresh, moved, moving, unmoved
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -44,6 +44,11 @@ _LEASED = RunState.LEASED
 _DELAYED = RunState.DELAYED
 _ACKED = RunState.ACKED
 _DEAD = RunState.DEAD
+_MOVING = RunState.MOVING
+# What a purge leaves as it is, what a rewind and a skip do, and what counts as lag.
+_MOVED = frozenset((RunState.MOVING, RunState.MOVED))
+_KEPT = _MOVED | {RunState.DEAD}
+_UNSETTLED = frozenset((RunState.AVAILABLE, RunState.LEASED, RunState.DELAYED))
 
 
 @final
@@ -51,8 +56,8 @@ _DEAD = RunState.DEAD
 class GroupStatus:
     """Counts of messages of one group in one partition.
 
-    `lag_count` are the unsettled ones: available, leased and delayed. `acked_ahead_count` and `dead_count` lie above
-    the floor. `oldest_unsettled_offset` is next_offset when everything is settled.
+    `lag_count` are the unsettled ones: available, leased and delayed. `acked_ahead_count`, `dead_count` (those on their
+    way too) and `moved_count` lie above the floor. `oldest_unsettled_offset` is next_offset when all is settled.
     """
 
     group: GroupName
@@ -66,6 +71,7 @@ class GroupStatus:
     oldest_unsettled_offset: Offset
     run_count: int
     lease_count: int
+    moved_count: int = 0
 
 
 @final
@@ -128,12 +134,27 @@ class ConsumerGroup:
             leased_count=leased,
             delayed_count=delayed,
             acked_ahead_count=table.count(_ACKED),
-            dead_count=table.count(_DEAD),
+            dead_count=table.count(_DEAD) + table.count(_MOVING),
             lag_count=available + leased + delayed,
             oldest_unsettled_offset=self._oldest_unsettled(),
             run_count=len(table),
             lease_count=len(self.leases),
+            moved_count=table.count(RunState.MOVED),
         )
+
+    def unsettled_count(self, next_offset: int) -> int:
+        """Messages that are available, leased or delayed."""
+        table = self.table
+        return next_offset - table.floor - table.count(_ACKED) - table.count(_DEAD)
+
+    def end_of_unsettled(self, count: int) -> int:
+        """Where the first `count` unsettled messages end; there are so many."""
+        for run in self.table.runs():
+            if run.state is not _ACKED and run.state is not _DEAD:
+                if count <= run.end - run.start:
+                    return run.start + count
+                count -= run.end - run.start
+        return self.table.frontier + count
 
     def holdings(self, lease: int) -> tuple[LeasedRange, ...]:
         """Return what a lease holds, in offset order; nothing if it is not current."""
@@ -289,6 +310,19 @@ class ConsumerGroup:
             count += self._revoke(pieces)
         return Buried(self.name, count)
 
+    def bury_old(self, end: int, *, burial: LeaseId, append_ms: int, next_offset: int) -> Buried | Nothing:
+        """Give up all below `end` that nobody holds and nobody has settled."""
+        if end > next_offset:
+            return Nothing(Misfit.BEYOND_LOG_END, f"what is old would end at {end}, beyond {next_offset}")
+        old: list[list[Run]] = []
+        for run in self.table.idle(end):
+            _add_piece(old, run)
+        if not old:
+            return Nothing(Misfit.NOT_AVAILABLE, f"nothing below {end} is available or delayed")
+        for pieces in old:
+            self.table.put([_buried(run, burial, append_ms) for run in pieces])
+        return Buried(self.name, sum(pieces[-1].end - pieces[0].start for pieces in old), is_old=True)
+
     def revive(self, ranges: Ranges) -> Revived:
         """Make what is dead of the ranges available with a delivery count of 0."""
         dead = [run for start, end in ranges for run in self.table.dead(start, end)]
@@ -307,6 +341,32 @@ class ConsumerGroup:
         self.pause = None
         return Resumed(self.name)
 
+    def move_out(self, ranges: Ranges, *, next_offset: int) -> int | Nothing:
+        """Have all of the ranges on their way, or none if one is neither available nor dead; return the count."""
+        if ranges[-1][1] > next_offset:
+            return Nothing(Misfit.BEYOND_LOG_END, f"range up to {ranges[-1][1]} ends beyond {next_offset}")
+        found: list[list[Run]] = []
+        for start, end in ranges:
+            pieces = self.table.overlap(start, end)
+            for run in pieces:
+                if run.state is not _AVAILABLE and run.state is not _DEAD:
+                    state = run.state.name.lower()
+                    return Nothing(Misfit.NOT_AVAILABLE, f"offsets [{run.start}, {run.end}) are {state}")
+            found.append([moving(run) for run in pieces])
+        for pieces in found:
+            self.table.put(pieces)
+        return sum(end - start for start, end in ranges)
+
+    def end_move(self, ranges: Ranges, *, refused: bool) -> int:
+        """What of the ranges is on its way has arrived, or is as it was before; return the count."""
+        count = 0
+        for start, end in ranges:
+            for run in self.table.overlap(start, end):
+                if run.state is _MOVING:
+                    self.table.put([unmoved(run) if refused else moved(run.start, run.end)])
+                    count += run.end - run.start
+        return count
+
     def rewind(
         self,
         change: Rewind,
@@ -318,7 +378,7 @@ class ConsumerGroup:
         voids: OffsetRanges,
         schedule: Schedule,
     ) -> Rewound | Nothing:
-        """Make everything from the start on available with a delivery count of 0, but what is delayed or dead.
+        """Make everything from the start on available with a delivery count of 0, but what is delayed, dead or moved.
 
         The start is clamped, never refused: the operation was decided for all partitions before it came here.
         """
@@ -347,7 +407,7 @@ class ConsumerGroup:
                 revoked += count
             elif run.state is _ACKED:
                 reopened += count - voids.count(run.start, run.end)
-            elif run.state is _DEAD:
+            elif run.state in _KEPT:
                 kept.append(run)
             elif run.state is _DELAYED and run.visible_at_ms > append_ms:
                 kept.append(Run(run.start, run.end, _DELAYED, 0, run.visible_at_ms))
@@ -372,14 +432,14 @@ class ConsumerGroup:
         return rewound(record, self.name, repeated=False)
 
     def skip_to(self, change: SkipTo, *, index: int, log_start: int, next_offset: int) -> Skipped | Nothing:
-        """Ack everything below the target but what is dead; leases below it end."""
+        """Ack everything below the target but what is dead or moved; leases below it end."""
         known = self.remembered(change.rewind_id, is_skip=True)
         if known is not None:
             return known if isinstance(known, Nothing) else skipped(known, self.name, repeated=True)
         start = min(max(change.start_offset, log_start), next_offset)
         passed = self.table.overlap(self.table.floor, start)
         if passed:
-            self.table.put([run if run.state is _DEAD else acked(run.start, run.end) for run in passed])
+            self.table.put([run if run.state in _KEPT else acked(run.start, run.end) for run in passed])
         revoked = self._revoke(run for run in passed if run.state is _LEASED)
         record = RewindRecord(
             change.rewind_id,
@@ -395,14 +455,14 @@ class ConsumerGroup:
         return skipped(record, self.name, repeated=False)
 
     def purge(self, change: Purge, *, index: int, next_offset: int) -> Purged | Nothing:
-        """Ack everything below the end, the dead too; leases below it end."""
+        """Ack everything below the end, the dead too, but nothing that is moved; leases below it end."""
         known = self.remembered_purge(change.rewind_id)
         if known is not None:
             return known if isinstance(known, Nothing) else purged(known, self.name, repeated=True)
         end = min(change.end_offset, next_offset)
         passed = self.table.overlap(self.table.floor, end)
         if passed:
-            self.table.put([acked(passed[0].start, end)])
+            self.table.put([run if run.state in _MOVED else acked(run.start, run.end) for run in passed])
         revoked = self._revoke(run for run in passed if run.state is _LEASED)
         dead = sum(run.end - run.start for run in passed if run.state is _DEAD)
         record = RewindRecord(
@@ -487,7 +547,7 @@ class ConsumerGroup:
 
     def _oldest_unsettled(self) -> Offset:
         for run in self.table.runs():
-            if run.state is not _ACKED and run.state is not _DEAD:
+            if run.state in _UNSETTLED:
                 return Offset(run.start)
         return Offset(self.table.frontier)
 
@@ -526,7 +586,7 @@ def _add_piece(pieces: list[list[Run]], run: Run) -> None:
 
 
 def _unsettled_count(runs: Iterable[Run]) -> int:
-    return sum(run.end - run.start for run in runs if run.state is not _ACKED and run.state is not _DEAD)
+    return sum(run.end - run.start for run in runs if run.state in _UNSETTLED)
 
 
 def _filled(kept: list[Run], start: int, end: int) -> list[Run]:

@@ -16,16 +16,21 @@ from logbroker.ids import DEFAULT_GROUP, GroupId, GroupName, Index, LeaseId, Off
 from logbroker.partition.armed import Armed
 from logbroker.partition.commands import (
     Ack,
-    Arming,
     Bury,
     BuryExpired,
+    BuryOld,
     Cancel,
     CreateGroup,
+    Dedupe,
     DeleteGroup,
     Expire,
     Extend,
     Floor,
+    ForgetSource,
     Lease,
+    Moved,
+    MoveIn,
+    MoveOut,
     Nack,
     Pause,
     Purge,
@@ -34,12 +39,16 @@ from logbroker.partition.commands import (
     Resume,
     Revive,
     Rewind,
+    RewindFloor,
     SkipTo,
+    arms,
     decode_changes,
     decode_floor,
 )
+from logbroker.partition.dedupe import DedupeWindow, Verdicts
 from logbroker.partition.groups import ConsumerGroup
 from logbroker.partition.offset_ranges import OffsetRanges
+from logbroker.partition.outbox import MAX_OWED, Inbox, Outbox, Owed
 from logbroker.partition.outcomes import (
     Applied,
     Cancelled,
@@ -47,9 +56,12 @@ from logbroker.partition.outcomes import (
     GroupCreated,
     GroupDeleted,
     Misfit,
+    MoveEnded,
+    MovingOut,
     Nothing,
     Prepared,
     Produced,
+    RewindFloorMoved,
     Void,
 )
 from logbroker.partition.producers import NO_PRODUCER, Duplicate, Fenced, OutOfOrder, Producers
@@ -92,10 +104,14 @@ class PartitionMachine:
         "append_ms",
         "applied_index",
         "applied_term",
+        "dedupe",
         "group_id",
+        "inbox",
         "log_start_index",
         "log_start_offset",
         "next_offset",
+        "outbox",
+        "rewind_floor",
     )
 
     def __init__(
@@ -114,6 +130,8 @@ class PartitionMachine:
         self.next_offset = Offset(0)
         # Everything below was taken by retention; never goes back.
         self.log_start_offset = Offset(0)
+        # What is settled below stays settled; never goes back, and may lie below the log start.
+        self.rewind_floor = Offset(0)
         # Entries below may be deleted.
         self.log_start_index = Index(1)
         # Log time of the last entry; never goes back.
@@ -128,6 +146,11 @@ class PartitionMachine:
         self._schedule = Schedule() if schedule is None else schedule
         # Only while the last entry applied is one that says something of the next one's batch.
         self._armed = armed
+        # What this partition owes to others, and has got from them.
+        self.outbox = Outbox()
+        self.inbox = Inbox()
+        # Of messages with ids of their own. Retention does not touch it.
+        self.dedupe = DedupeWindow()
 
     @classmethod
     def new(cls, group_id: GroupId) -> PartitionMachine:
@@ -148,7 +171,11 @@ class PartitionMachine:
         other.next_offset = self.next_offset
         other.log_start_offset = self.log_start_offset
         other.log_start_index = self.log_start_index
+        other.rewind_floor = self.rewind_floor
         other.append_ms = self.append_ms
+        other.outbox = self.outbox.clone()
+        other.inbox = self.inbox.clone()
+        other.dedupe = self.dedupe.clone()
         return other
 
     def digest(self) -> bytes:
@@ -232,6 +259,7 @@ class PartitionMachine:
         count = entry.next_offset - entry.base_offset
         if count <= 0 if entry.kind is EntryKind.DATA else count != 0:
             violated(f"{entry.kind.name} entry {entry.index} of group {self.group_id} takes {count} offsets")
+        changes: tuple[Change, ...] = ()
         outcomes: tuple[Outcome, ...] = ()
         woken: tuple[GroupName, ...] = ()
         append_ms = max(self.append_ms, entry.append_ms)
@@ -251,8 +279,8 @@ class PartitionMachine:
                 )
                 woken = self._woken_by(changes, outcomes)
                 # Only the first is looked at: most entries have none, and some have thousands of changes.
-                if changes and isinstance(changes[0], Arming):
-                    arming = tuple([change for change in changes if isinstance(change, Arming)])
+                if changes and arms(changes[0]):
+                    arming = tuple([change for change in changes if arms(change)])
                     armed = Armed(entry.index, entry.term, arming)
             case EntryKind.FLOOR:
                 outcomes = (self._apply_floor(decode_floor(entry.payload), entry.index),)
@@ -267,7 +295,7 @@ class PartitionMachine:
         self.next_offset = entry.next_offset
         self.applied_index = entry.index
         self.applied_term = entry.term
-        return Applied(entry.index, outcomes, woken)
+        return Applied(entry.index, outcomes, woken, changes)
 
     def judge_batch(self, header: BatchHeader) -> Objection | None:
         """Say why a batch with this producer and sequence may not be appended next, or None if it may."""
@@ -289,6 +317,15 @@ class PartitionMachine:
         fault = _header_fault(header, entry)
         if fault is not None:
             return self._void(entry, Misfit.UNREADABLE, fault)
+        armed = self._armed if self._armed is not None and self._armed.holds_for(entry) else None
+        move = None if armed is None else armed.move
+        if move is not None:
+            misfit = self._move_in_fault(move)
+            if misfit is not None:
+                return self._void(entry, misfit, f"number {move.number} of group {move.source} is not the next")
+        ids = None if armed is None else armed.dedupe
+        if ids is not None and ids.count != count:
+            return self._void(entry, Misfit.UNREADABLE, f"the entry before it has {ids.count} ids for {count} records")
         match self.judge_batch(header):
             case Duplicate(base_offset):
                 detail = f"sequence {header.base_sequence} stands at offset {base_offset}"
@@ -309,25 +346,60 @@ class PartitionMachine:
                 base_offset=entry.base_offset,
                 append_ms=append_ms,
             )
-        due_ms = 0 if self._armed is None or not self._armed.holds_for(entry) else self._armed.due_ms
+        if move is not None:
+            self.inbox.take(move.source, move.number)
+        due_ms = 0 if armed is None else armed.due_ms
         if due_ms <= append_ms:
-            return Produced(entry.base_offset, count)
-        run = self._schedule.add(entry.base_offset, entry.next_offset, due_ms)
-        for group in self._groups.values():
-            group.delay(run)
-        return Produced(entry.base_offset, count, due_ms=due_ms)
+            due_ms = 0
+        else:
+            run = self._schedule.add(entry.base_offset, entry.next_offset, due_ms)
+            for group in self._groups.values():
+                group.delay(run)
+        if ids is None:
+            return Produced(entry.base_offset, count, due_ms=due_ms)
+        verdicts = self.dedupe.take(ids, entry.base_offset, append_ms)
+        for start, end in verdicts.ranges(entry.base_offset):
+            if due_ms:
+                self._schedule.remove(start, end)
+            self._void_range(start, end)
+        return Produced(entry.base_offset, count, False, due_ms, *verdicts)
 
     def _void(self, entry: Entry, why: Misfit, detail: str, *, duplicate_of: Offset | None = None) -> Void:
         start, end = entry.base_offset, entry.next_offset
+        self._void_range(start, end)
+        return Void(start, end - start, why, detail, duplicate_of)
+
+    def _void_range(self, start: int, end: int) -> None:
         self._voids.add(start, end)
         for group in self._groups.values():
             group.void(start, end)
-        return Void(start, end - start, why, detail, duplicate_of)
+
+    def verdicts(self, ids: Dedupe, base_offset: int) -> Verdicts:
+        """Say of a batch that stands in the log since before which of its messages were those of another one's ids.
+
+        What nothing delivers was voided for its id, or cancelled. Where the first message of the id is forgotten it
+        is not known any more which of the two, or whether the bodies were the same: that is told as a conflict, since
+        nobody may take for sent what is not.
+        """
+        voids = self._voids.overlap(base_offset, base_offset + ids.count)
+        undelivered = {offset for start, end in voids for offset in range(start, end)}
+        return self.dedupe.look_again(ids, self.append_ms, base_offset=base_offset, undelivered=undelivered)
+
+    def _apply_queue_change(self, change: QueueChange, append_ms: int) -> Outcome:
+        if isinstance(change, Cancel):
+            return self._cancel(change, append_ms)
+        if isinstance(change, RewindFloor):
+            return self._raise_rewind_floor(change)
+        if isinstance(change, MoveIn) and change.is_refused:
+            return self._refuse_move_in(change)
+        if isinstance(change, ForgetSource):
+            self.inbox.forget(change.source)
+        return Prepared()
 
     def _apply_change(self, change: Change, name: LeaseId, append_ms: int) -> Outcome:
         """Apply one change; `name` is that of the lease or burial it makes, and carries the entry's index."""
         if isinstance(change, QueueChange):
-            return self._cancel(change, append_ms) if isinstance(change, Cancel) else Prepared()
+            return self._apply_queue_change(change, append_ms)
         if isinstance(change, CreateGroup):
             return self._create_group(change, append_ms)
         group = self._groups.get(change.group)
@@ -350,6 +422,8 @@ class PartitionMachine:
                 return group.bury(change, burial=name, append_ms=append_ms, log_start=self.log_start_offset)
             case BuryExpired():
                 return group.bury_expired(change.ranges, burial=name, append_ms=append_ms)
+            case BuryOld():
+                return group.bury_old(change.end_offset, burial=name, append_ms=append_ms, next_offset=self.next_offset)
             case Revive():
                 return group.revive(change.ranges)
             case Pause():
@@ -358,12 +432,16 @@ class PartitionMachine:
                 return group.resume()
             case Purge():
                 return group.purge(change, index=name >> 16, next_offset=self.next_offset)
+            case MoveOut():
+                return self._move_out(group, change, number=name)
+            case Moved():
+                return self._end_move(group, change)
             case Rewind():
                 return group.rewind(
                     change,
                     index=name >> 16,
                     append_ms=append_ms,
-                    log_start=self.log_start_offset,
+                    log_start=max(self.log_start_offset, self.rewind_floor),
                     next_offset=self.next_offset,
                     voids=self._voids,
                     schedule=self._schedule,
@@ -376,6 +454,44 @@ class PartitionMachine:
                 return self._delete_group(change)
             case _:
                 assert_never(change)
+
+    def _raise_rewind_floor(self, change: RewindFloor) -> RewindFloorMoved | Nothing:
+        if not self.rewind_floor < change.start_offset <= self.next_offset:
+            return Nothing(
+                Misfit.OLD_FLOOR,
+                f"rewind floor {change.start_offset} is not above {self.rewind_floor}, up to {self.next_offset}",
+            )
+        self.rewind_floor = Offset(change.start_offset)
+        return RewindFloorMoved(self.rewind_floor)
+
+    def _move_out(self, group: ConsumerGroup, change: MoveOut, *, number: int) -> MovingOut | Nothing:
+        if len(self.outbox) >= MAX_OWED:
+            return Nothing(Misfit.OUTBOX_FULL, f"{len(self.outbox)} moves are under way; the most is {MAX_OWED}")
+        count = group.move_out(change.ranges, next_offset=self.next_offset)
+        if isinstance(count, Nothing):
+            return count
+        self.outbox.add(Owed(number, change.target, group.name, change.ranges))
+        return MovingOut(group.name, change.target, number, count)
+
+    def _end_move(self, group: ConsumerGroup, change: Moved) -> MoveEnded | Nothing:
+        row = self.outbox.head(change.target)
+        if row is None or (row.number, row.group) != (change.number, group.name):
+            return Nothing(Misfit.STALE, f"number {change.number} is not what is owed to group {change.target} next")
+        self.outbox.remove(row.number)
+        count = group.end_move(row.ranges, refused=change.is_refused)
+        return MoveEnded(group.name, change.target, change.number, count, change.is_refused)
+
+    def _refuse_move_in(self, change: MoveIn) -> Prepared | Nothing:
+        misfit = self._move_in_fault(change)
+        if misfit is not None:
+            return Nothing(misfit, f"number {change.number} of group {change.source} is not the next")
+        self.inbox.refuse(change.source, change.number)
+        return Prepared()
+
+    def _move_in_fault(self, move: MoveIn) -> Misfit | None:
+        if self.inbox.has(move.source, move.number):
+            return Misfit.DUPLICATE
+        return Misfit.INBOX_FULL if self.inbox.is_full_for(move.source) else None
 
     def _create_group(self, change: CreateGroup, append_ms: int) -> GroupCreated | Nothing:
         if change.group in self._groups:
@@ -395,9 +511,7 @@ class PartitionMachine:
     def _cancel(self, change: Cancel, append_ms: int) -> Cancelled:
         for run in list(self.scheduled(change.ranges, append_ms)):
             self._schedule.remove(run.start, run.end)
-            self._voids.add(run.start, run.end)
-            for group in self._groups.values():
-                group.void(run.start, run.end)
+            self._void_range(run.start, run.end)
         return self.cancelled(change.ranges)
 
     def scheduled(self, ranges: Ranges, after_ms: int) -> Iterator[Run]:
@@ -413,6 +527,7 @@ class PartitionMachine:
         if change.group == DEFAULT_GROUP:
             return Nothing(Misfit.DEFAULT_GROUP, f"consumer group {DEFAULT_GROUP!r} always exists")
         self._set_groups({name: group for name, group in self._groups.items() if name != change.group})
+        self.outbox.drop_group(change.group)
         return GroupDeleted(change.group)
 
     def _set_groups(self, groups: dict[GroupName, ConsumerGroup]) -> None:
@@ -428,6 +543,7 @@ class PartitionMachine:
         self.log_start_index = Index(floor.start_index)
         self._voids.drop_below(start)
         self._schedule.drop_below(start)
+        self.outbox.drop_below(start)
         expired = tuple([(name, group.drop_below(start)) for name, group in self._groups.items()])
         return FloorMoved(self.log_start_offset, self.log_start_index, expired)
 
@@ -443,9 +559,9 @@ class PartitionMachine:
         """Name each group once in which these changes may have made something available."""
         woken: dict[GroupName, None] = {}
         for change, outcome in zip(changes, outcomes, strict=True):
-            if isinstance(change, (Expire, Nack, Release, Resume, Revive, Rewind, CreateGroup)) and not isinstance(
-                outcome, Nothing
-            ):
+            if isinstance(
+                change, (Expire, Nack, Release, Resume, Revive, Rewind, CreateGroup, Moved)
+            ) and not isinstance(outcome, Nothing):
                 woken[change.group] = None
         return tuple(woken)
 

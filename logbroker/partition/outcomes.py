@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple, TypeAlias, final
 
 if TYPE_CHECKING:
     from logbroker.ids import GroupName, Index, LeaseId, Offset
+    from logbroker.partition.commands import Change
 
 Range: TypeAlias = tuple[int, int]
 """Half-open offset range."""
@@ -26,6 +27,8 @@ class Misfit(Enum):
     REQUEST_IN_USE = "request_in_use"
     NOT_DUE = "not_due"
     STALE = "stale"
+    OUTBOX_FULL = "outbox_full"
+    INBOX_FULL = "inbox_full"
     OLD_REWIND = "old_rewind"
     OLD_FLOOR = "old_floor"
     PAUSED = "paused"
@@ -49,13 +52,16 @@ class Nothing:
 class Produced:
     """`duplicate`: the batch was in the log before, at `base_offset`; nothing was appended.
 
-    `due_ms` is when it may be delivered, 0 if that is at once.
+    `due_ms` is when it may be delivered, 0 if that is at once. `duplicates` and `conflicts` are those of `Verdicts`:
+    messages whose ids were in the log before, and which are never delivered.
     """
 
     base_offset: Offset
     count: int
     duplicate: bool = False
     due_ms: int = 0
+    duplicates: tuple[tuple[int, int], ...] = ()
+    conflicts: tuple[int, ...] = ()
 
 
 @final
@@ -138,10 +144,11 @@ class Expired:
 @final
 @dataclass(frozen=True, slots=True)
 class Buried:
-    """So many messages whose leases had run out are dead."""
+    """So many messages are dead: their leases had run out for the last time, or, `is_old`, their time to live."""
 
     group: GroupName
     count: int
+    is_old: bool = False
 
 
 @final
@@ -151,6 +158,29 @@ class Revived:
 
     group: GroupName
     count: int
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class MovingOut:
+    """So many messages are owed to `target` under this number."""
+
+    group: GroupName
+    target: int
+    number: int
+    count: int
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class MoveEnded:
+    """So many messages have been moved, or with `refused` are as they were before."""
+
+    group: GroupName
+    target: int
+    number: int
+    count: int
+    refused: bool
 
 
 @final
@@ -246,6 +276,12 @@ class FloorMoved:
 
 @final
 @dataclass(frozen=True, slots=True)
+class RewindFloorMoved:
+    start_offset: Offset
+
+
+@final
+@dataclass(frozen=True, slots=True)
 class Prepared:
     """Something is said of the batch of the next entry; its outcome stands there."""
 
@@ -269,6 +305,8 @@ Outcome: TypeAlias = (
     | Expired
     | Buried
     | Revived
+    | MovingOut
+    | MoveEnded
     | Rewound
     | Skipped
     | Paused
@@ -277,6 +315,7 @@ Outcome: TypeAlias = (
     | GroupCreated
     | GroupDeleted
     | FloorMoved
+    | RewindFloorMoved
     | Prepared
     | Cancelled
 )
@@ -285,8 +324,9 @@ Outcome: TypeAlias = (
 @final
 @dataclass(frozen=True, slots=True)
 class Applied:
-    """Outcomes in the order of the entry's changes; `woken` are groups in which something may be received."""
+    """Outcomes in the order of the entry's `changes`; `woken` are groups in which something may be received."""
 
     index: Index
     outcomes: tuple[Outcome, ...]
     woken: tuple[GroupName, ...]
+    changes: tuple[Change, ...] = ()

@@ -1,4 +1,4 @@
-"""How long messages are kept: the bounds of the setting, and which append times have expired.
+"""How long messages are kept, and how long they may stay unsettled: bounds, and which append times have expired.
 
 Expiry is exact in log time. The leader writes it as a FLOOR entry; files go later, and are not this module's matter.
 """
@@ -10,6 +10,9 @@ from logbroker.errors import InvalidArgumentError
 MIN_RETENTION_S = 60
 MAX_RETENTION_S = 1_296_000
 """Fifteen days."""
+MIN_AGE_MS = 1_000
+MAX_AGE_MS = MAX_RETENTION_S * 1000
+"""Bounds of a queue's time to live, where it has one."""
 
 
 def check_retention_s(retention_s: int, *, field: str = "retention_s") -> int:
@@ -36,3 +39,11 @@ def first_kept_ms(now_ms: int, *, retention_s: int) -> int:
     time at or above the result.
     """
     return now_ms - check_retention_s(retention_s) * 1000 + 1
+
+
+def first_young_ms(now_ms: int, *, max_age_ms: int) -> int:
+    """Return the lowest append time that is within a time to live of `max_age_ms` at log time `now_ms`.
+
+    A message appended at t may be leased while now - t < max_age_ms.
+    """
+    return now_ms - max_age_ms + 1

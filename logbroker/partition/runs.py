@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from enum import IntEnum
 from heapq import merge
-from typing import TYPE_CHECKING, final
+from typing import TYPE_CHECKING, TypeVar, final
 
 import msgspec
 
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
 NO_LEASE = 0
+
+_Value = TypeVar("_Value")
 
 
 @final
@@ -39,6 +41,10 @@ class RunState(IntEnum):
     ACKED = 3
     DEAD = 4
     """Given up; kept until retention or until it is revived, and the floor stays below it."""
+    MOVING = 5
+    """On its way to another partition; it becomes moved, or what it was before."""
+    MOVED = 6
+    """A copy of it is in another partition; kept until retention, lest a rewind delivers it here too."""
 
 
 @final
@@ -46,9 +52,10 @@ class Run(msgspec.Struct, frozen=True, array_like=True, gc=False, forbid_unknown
     """Neighbouring messages, offsets [start, end), that share everything else; immutable.
 
     `visible_at_ms` is 0 unless leased or delayed; `lease` and `first_leased_ms` (when the present lease began, which
-    bounds its extensions) are 0 unless leased or dead. In a dead run they name the change that buried it, as it would
-    name a lease, and the log time of that: who held it and why it died stand in that entry, which the log keeps as long
-    as the message. Acked runs keep no count, so that they merge.
+    bounds its extensions) are 0 unless leased, dead, or dead before it was moving. In a dead run they name the change
+    that buried it, as it would name a lease, and the log time of that: who held it and why it died stand in that entry,
+    which the log keeps as long as the message. Acked and moved runs keep no count, so that they merge. A dead run with
+    deliveries 0 was never leased.
     """
 
     start: Number
@@ -69,6 +76,8 @@ _LEASED = RunState.LEASED
 _DELAYED = RunState.DELAYED
 _ACKED = RunState.ACKED
 _DEAD = RunState.DEAD
+_MOVING = RunState.MOVING
+_MOVED = RunState.MOVED
 
 
 def fresh(start: int, end: int) -> Run:
@@ -77,6 +86,21 @@ def fresh(start: int, end: int) -> Run:
 
 def acked(start: int, end: int) -> Run:
     return Run(start, end, _ACKED)
+
+
+def moved(start: int, end: int) -> Run:
+    return Run(start, end, _MOVED)
+
+
+def moving(run: Run) -> Run:
+    """A run that was available or dead."""
+    return Run(run.start, run.end, _MOVING, run.deliveries, 0, run.lease, run.first_leased_ms)
+
+
+def unmoved(run: Run) -> Run:
+    """A moving run as it was before."""
+    state = _DEAD if run.lease else _AVAILABLE
+    return Run(run.start, run.end, state, run.deliveries, 0, run.lease, run.first_leased_ms)
 
 
 def cut(run: Run, start: int, end: int) -> Run:
@@ -118,7 +142,7 @@ class RunTable:
     Reading methods take `end`, the partition's next_offset, where they look beyond the frontier.
     """
 
-    __slots__ = ("_counts", "_runs", "_visible", "delayed", "floor", "frontier", "leased")
+    __slots__ = ("_by_start", "_counts", "_runs", "_visible", "delayed", "failed", "floor", "frontier", "leased")
 
     def __init__(self, floor: int) -> None:
         # All offsets below are acked. Moves up over acked runs by itself, and down only by `reopen`.
@@ -128,8 +152,12 @@ class RunTable:
         self._runs: BlockedMap[int, Run] = BlockedMap()
         # The available runs below the frontier, by start: what a receive takes before the fresh rest.
         self._visible: BlockedMap[int, Run] = BlockedMap()
+        # The delayed ones, by start.
+        self._by_start: BlockedMap[int, Run] = BlockedMap()
         self.leased = Deadlines()
         self.delayed = Deadlines()
+        # The delayed runs that were delivered before.
+        self.failed = Deadlines()
         # Messages below the frontier by state.
         self._counts = [0] * len(RunState)
 
@@ -167,8 +195,10 @@ class RunTable:
         if for_reading:
             return other
         other._visible = self._visible.clone()
+        other._by_start = self._by_start.clone()
         other.leased = self.leased.clone()
         other.delayed = self.delayed.clone()
+        other.failed = self.failed.clone()
         other._counts = self._counts.copy()
         return other
 
@@ -179,6 +209,10 @@ class RunTable:
     def runs(self) -> Iterator[Run]:
         """Yield the canonical runs, in order."""
         return self._runs.values()
+
+    @property
+    def dead_count(self) -> int:
+        return self._counts[_DEAD]
 
     def count(self, state: RunState) -> int:
         """Messages of that state in [floor, frontier)."""
@@ -216,20 +250,23 @@ class RunTable:
             pieces.append(fresh(start, end))
         return pieces
 
-    def eligible(self, now_ms: int, end: int) -> Iterator[Run]:
+    def eligible(self, now_ms: int, end: int, *, not_below: int = 0) -> Iterator[Run]:
         """Yield in offset order the whole runs that may be leased at `now_ms`; the fresh rest comes last.
 
-        Leased runs among them are past their deadline and must be expired first, in the same entry.
+        Leased runs among them are past their deadline and must be expired first, in the same entry. Runs that end at
+        or before `not_below` may be left out.
         """
         self.leased.advance(now_ms)
         self.delayed.advance(now_ms)
+        first = self.at(not_below).start if not_below > self.floor else 0
+        visible = _values_from(self._visible, first)
         if len(self.leased.due) or len(self.delayed.due):
-            leased, delayed = (map(self._run_at, part.due.values()) for part in (self.leased, self.delayed))
-            for run in merge(self._visible.values(), leased, delayed, key=_start_of):
+            leased, delayed = (map(self._run_at, _values_from(part.due, first)) for part in (self.leased, self.delayed))
+            for run in merge(visible, leased, delayed, key=_start_of):
                 if run.visible_at_ms <= now_ms:
                     yield run
         else:
-            yield from self._visible.values()
+            yield from visible
         if self.frontier < end:
             yield fresh(self.frontier, end)
 
@@ -239,6 +276,31 @@ class RunTable:
         for run in map(self._run_at, self.leased.due.values()):
             if run.visible_at_ms <= now_ms:
                 yield run
+
+    def idle(self, end: int) -> Iterator[Run]:
+        """Yield in offset order what below `end` is available or delayed, cut to it; the fresh rest comes last."""
+        for run in merge(self._visible.values(), self._by_start.values(), key=_start_of):
+            if run.start >= end:
+                return
+            yield run if run.end <= end else cut(run, run.start, end)
+        if self.frontier < end:
+            yield fresh(self.frontier, end)
+
+    def waiting(self, now_ms: int) -> Iterator[Run]:
+        """Yield the delayed runs that may not be leased at `now_ms`, in no order."""
+        return self._waiting(self.delayed, now_ms)
+
+    def waiting_after_failure(self, now_ms: int) -> Iterator[Run]:
+        """As `waiting`, of the runs that were delivered before."""
+        return self._waiting(self.failed, now_ms)
+
+    def _waiting(self, deadlines: Deadlines, now_ms: int) -> Iterator[Run]:
+        deadlines.advance(now_ms)
+        yield from map(self._run_at, deadlines.pending())
+        if deadlines.is_ahead_of(now_ms):
+            for run in map(self._run_at, deadlines.due.values()):
+                if run.visible_at_ms > now_ms:
+                    yield run
 
     def dead(self, start: int, end: int) -> Iterator[Run]:
         """Yield in offset order what of [start, end) is dead, cut to it; stops where no more can come."""
@@ -254,6 +316,19 @@ class RunTable:
                 left -= run.end - run.start
                 if not left:
                     return
+
+    def movable(self, start: int, end: int) -> Iterator[Run]:
+        """Yield in offset order what of [start, end) is available or dead, cut to it."""
+        start = max(start, self.floor)
+        if start < min(end, self.frontier):
+            for run in self._runs.values_from(self.at(start).start):
+                if run.start >= end:
+                    return
+                if run.state is _AVAILABLE or run.state is _DEAD:
+                    yield cut(run, max(run.start, start), min(run.end, end))
+        beyond = max(start, self.frontier)
+        if beyond < end:
+            yield fresh(beyond, end)
 
     def put(self, pieces: Sequence[Run]) -> None:
         """Make `pieces`, which lie end to end at or above the floor, the truth about their range."""
@@ -370,6 +445,9 @@ class RunTable:
             self._visible.set(run.start, run)
         elif state is _DELAYED:
             self.delayed.add(run)
+            self._by_start.set(run.start, run)
+            if run.deliveries:
+                self.failed.add(run)
 
     def _forget(self, run: Run) -> None:
         state = run.state
@@ -380,6 +458,13 @@ class RunTable:
             self._visible.delete(run.start)
         elif state is _DELAYED:
             self.delayed.remove(run)
+            self._by_start.delete(run.start)
+            if run.deliveries:
+                self.failed.remove(run)
+
+
+def _values_from(part: BlockedMap[int, _Value], first: int) -> Iterator[_Value]:
+    return part.values_from(first) if first else part.values()
 
 
 def _start_of(run: Run) -> int:
@@ -390,11 +475,11 @@ def _is_well_formed(run: Run) -> bool:
     """Say whether the fields agree with the state."""
     leased = run.state is _LEASED
     timed = leased or run.state is _DELAYED
-    named = leased or run.state is _DEAD
+    named = leased or run.state is _DEAD or (run.state is _MOVING and run.lease > NO_LEASE)
     return (
         (run.visible_at_ms > 0) == timed
         and (run.lease > NO_LEASE) == named
         and (run.first_leased_ms == 0 or named)
-        and run.deliveries >= (1 if named else 0)
-        and (run.deliveries == 0 or run.state is not _ACKED)
+        and run.deliveries >= (1 if leased else 0)
+        and (run.deliveries == 0 or (run.state is not _ACKED and run.state is not _MOVED))
     )

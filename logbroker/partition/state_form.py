@@ -14,6 +14,7 @@ import msgspec
 from logbroker.partition.armed import Armed
 from logbroker.partition.commands import Name, Number
 from logbroker.partition.leases import LeaseRecord
+from logbroker.partition.outbox import Owed, SourceRow
 from logbroker.partition.pause import PauseRecord
 from logbroker.partition.producers import ProducerState
 from logbroker.partition.rewind import RewindRecord
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 RUNS_PER_SLICE = 4096
 RANGES_PER_SLICE = 4096
 PRODUCERS_PER_SLICE = 1024
+IDS_PER_SLICE = 4096
 
 T = TypeVar("T")
 
@@ -80,6 +82,13 @@ class LeaseSlice(_Section, frozen=True, tag=6):
 
 
 @final
+class RewindFloorSection(_Section, frozen=True, tag=13):
+    """Only where it is not 0."""
+
+    start_offset: Number
+
+
+@final
 class PauseSlice(_Section, frozen=True, tag=7):
     """The pause of the group whose runs and leases come before it; not there in a group that has none."""
 
@@ -93,8 +102,39 @@ class ScheduleSlice(_Section, frozen=True, tag=8):
     runs: tuple[tuple[Number, Number, Number], ...]
 
 
+@final
+class DedupeSlice(_Section, frozen=True, tag=10):
+    """Rows of the window in their bytes, joined, oldest first over all slices."""
+
+    rows: bytes
+
+
+@final
+class OutboxSlice(_Section, frozen=True, tag=11):
+    """All of it; there is none where nothing is owed."""
+
+    rows: tuple[Owed, ...]
+
+
+@final
+class InboxSlice(_Section, frozen=True, tag=12):
+    rows: tuple[SourceRow, ...]
+
+
 Section: TypeAlias = (
-    Head | ProducerSlice | VoidSlice | GroupHead | RunSlice | LeaseSlice | PauseSlice | ScheduleSlice | Armed
+    Head
+    | ProducerSlice
+    | VoidSlice
+    | GroupHead
+    | RunSlice
+    | LeaseSlice
+    | PauseSlice
+    | ScheduleSlice
+    | Armed
+    | RewindFloorSection
+    | DedupeSlice
+    | OutboxSlice
+    | InboxSlice
 )
 
 section_decoder = msgspec.msgpack.Decoder(Section)
@@ -117,6 +157,8 @@ def _sections(machine: PartitionMachine) -> Iterator[Section]:
         machine.log_start_index,
         machine.append_ms,
     )
+    if machine.rewind_floor:
+        yield RewindFloorSection(machine.rewind_floor)
     for producers in _pieces(machine.producers.states(), PRODUCERS_PER_SLICE):
         yield ProducerSlice(producers)
     for ranges in _pieces(machine.voids, RANGES_PER_SLICE):
@@ -125,6 +167,12 @@ def _sections(machine: PartitionMachine) -> Iterator[Section]:
         yield ScheduleSlice(tuple([(run.start, run.end, run.visible_at_ms) for run in scheduled]))
     if machine.armed is not None:
         yield machine.armed
+    for packed in machine.dedupe.packed(IDS_PER_SLICE):
+        yield DedupeSlice(packed)
+    if len(machine.outbox):
+        yield OutboxSlice(tuple(machine.outbox.rows()))
+    for sources in _pieces(machine.inbox.rows(), RANGES_PER_SLICE):
+        yield InboxSlice(sources)
     for name in machine.groups:
         group = machine.group(name)
         yield GroupHead(name, group.table.floor, group.rewinds.forgotten_id, group.rewinds.records())

@@ -35,6 +35,7 @@ from logbroker.record.records import (
     encode_plain,
     encode_records,
     plain_values,
+    read_keys,
     read_records,
 )
 
@@ -50,6 +51,7 @@ __all__ = [
     "DecodedBatch",
     "Headers",
     "Record",
+    "batch_keys",
     "check_batch",
     "decode_batch",
     "encode_batch",
@@ -280,6 +282,12 @@ def read_batch(buffer: Buffer, limits: BatchLimits = DEFAULT_LIMITS) -> DecodedB
 def decode_batch(buffer: Buffer, limits: BatchLimits = DEFAULT_LIMITS) -> list[Record]:
     """Open a batch and give its records; as `read_batch`, for those who do not ask for offsets."""
     return read_batch(buffer, limits).records
+
+
+def batch_keys(buffer: Buffer, limits: BatchLimits = DEFAULT_LIMITS) -> list[bytes | None]:
+    """Open a batch as it was produced, without a hole, and give the keys of its records alone; as `read_batch`."""
+    header, data, position = _open(buffer, limits)
+    return read_keys(data, position, header.record_count)
 
 
 def repack(buffer: Buffer, keep: Sequence[tuple[Offset, Offset]], limits: BatchLimits = DEFAULT_LIMITS) -> bytes:

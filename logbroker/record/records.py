@@ -67,6 +67,22 @@ class BatchLimits:
 
 DEFAULT_LIMITS = BatchLimits()
 
+HISTORY_BYTES = 3 << 10
+"""What a message may get on its way to another queue, in headers that say where it was and how it fared."""
+_HISTORY_HEADER_COUNT = 8_000
+
+
+def with_history_room(limits: BatchLimits) -> BatchLimits:
+    """What a batch may hold whose messages, made within `limits`, have a history: one of the largest has to fit."""
+    return BatchLimits(
+        max_batch_bytes=limits.max_batch_bytes + HISTORY_BYTES,
+        max_record_bytes=limits.max_record_bytes + HISTORY_BYTES,
+        max_record_count=limits.max_record_count,
+        max_uncompressed_bytes=limits.max_uncompressed_bytes + HISTORY_BYTES,
+        max_header_bytes=limits.max_header_bytes + HISTORY_BYTES,
+        max_header_count=limits.max_header_count + _HISTORY_HEADER_COUNT,
+    )
+
 
 def plain_values(records: Sequence[Record]) -> Sequence[bytes] | None:
     """Give the values of records that are nothing but a value each, all of one time; else None."""
@@ -186,6 +202,40 @@ def read_records(
     if position != len(data):
         raise CorruptBatchError(f"{len(data) - position} bytes stand behind the last of {count} records")
     return records, deltas
+
+
+def read_keys(data: bytes, position: int, count: int) -> list[bytes | None]:
+    """Read the keys of `count` records and pass over what else is in them, in a third of the time of reading all.
+
+    Raises:
+        CorruptBatchError: there are no so many records. Much that `read_records` would refuse is not looked at.
+    """
+    keys: list[bytes | None] = []
+    for number in range(count):
+        try:
+            size, position = read_varint(data, position)
+            end = position + size
+            # The attributes, then two numbers.
+            position += 1
+            while data[position] > 0x7F:
+                position += 1
+            position += 1
+            while data[position] > 0x7F:
+                position += 1
+            position += 1
+            key: bytes | None
+            if (raw := data[position]) < 0x80 and not raw & 1:
+                position += 1 + (raw >> 1)
+                key = data[position - (raw >> 1) : position]
+            else:
+                key, position = _read_bytes(data, position)
+        except IndexError:
+            raise CorruptBatchError(f"record {number} is cut short at byte {len(data)}") from None
+        if not position <= end <= len(data):
+            raise CorruptBatchError(f"record {number} ends at byte {end} of {len(data)}, its key at {position}")
+        keys.append(key)
+        position = end
+    return keys
 
 
 def _read_plain(data: bytes, position: int, count: int, limits: BatchLimits) -> tuple[list[bytes], int]:

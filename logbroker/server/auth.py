@@ -28,6 +28,7 @@ from logbroker.wire.requests import (
     ListQueues,
     ListTokens,
     Metadata,
+    MoveMessages,
     Nack,
     PauseGroup,
     Peek,
@@ -93,6 +94,8 @@ RULES: dict[type[Request], Rule | Filtered] = {
     Reject: Rule((Rights.CONSUME,), _queue),
     ListDead: Rule((Rights.CONSUME,), _queue),
     Revive: Rule((Rights.REWIND,), _queue),
+    # And to produce on the target: `authorize_target`.
+    MoveMessages: Rule((Rights.REWIND,), _queue),
     Subscribe: Rule((Rights.CONSUME,), _queue),
     Credit: Rule((Rights.CONSUME,), _queue),
     Unsubscribe: Rule((Rights.CONSUME,), _queue),
@@ -131,6 +134,15 @@ def authorize(principal: Principal, request: Request) -> None:
         require(principal, rule.rights[0], where)
     elif rule is None:
         raise ForbiddenError(f"{type(request).__name__} has no rule, so nobody may ask for it")
+
+
+def authorize_target(principal: Principal, queue: str) -> None:
+    """Whether messages may be moved into a queue by what the principal asks for.
+
+    Raises:
+        ForbiddenError: it may not produce there.
+    """
+    require(principal, Rights.PRODUCE, queue)
 
 
 def may_see(principal: Principal, queue: str) -> bool:

@@ -26,7 +26,8 @@ from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_late
 from prometheus_client.registry import Collector
 
 from logbroker.errors import UnavailableError
-from logbroker.node.requests import StateReply, StateRequest
+from logbroker.node.requests import NO_MOVES, StateReply, StateRequest
+from logbroker.partition.breaker import is_breaker
 from logbroker.server.closing import CloseCode
 from logbroker.server.fan_out import ask_partitions
 from logbroker.server.measures import DURATION_BOUNDS_S
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from logbroker.ids import GroupId
+    from logbroker.node.catalogue.options import QueueOptions
     from logbroker.node.node_status import NodeStatistics, NodeStatus
     from logbroker.server.measures import Measures
     from logbroker.server.service import ClientService
@@ -65,6 +67,8 @@ class Snapshot:
     places: dict[GroupId, Place]
     queues: dict[str, int]
     """Names, and for how many milliseconds each keeps its messages."""
+    bounds: dict[str, tuple[int, int]]
+    """The most messages and bytes of each, 0 for none."""
     states: dict[Place, StateReply] | None
     disk_total_bytes: int
     disk_free_bytes: int
@@ -76,6 +80,7 @@ async def gather(service: ClientService, *, with_partitions: bool) -> Snapshot:
     status = backend.status()
     statistics: NodeStatistics | None = None
     queues: dict[str, int] = {}
+    bounds: dict[str, tuple[int, int]] = {}
     places: dict[GroupId, Place] = {}
     # Not running yet, or not in a cluster yet: what there is is shown all the same.
     with suppress(UnavailableError):
@@ -83,6 +88,7 @@ async def gather(service: ClientService, *, with_partitions: bool) -> Snapshot:
     with suppress(UnavailableError):
         rows = backend.catalogue.queues()
         queues = {row.name: row.settings.retention_ms for row in rows}
+        bounds = {row.name: _bounds(backend.catalogue.options(row)) for row in rows}
         service.measures.keep_queues(queues)
         places = {group: (row.name, number) for row in rows for number, group in enumerate(row.groups)}
     states: dict[Place, StateReply] | None = None
@@ -110,6 +116,7 @@ async def gather(service: ClientService, *, with_partitions: bool) -> Snapshot:
         statistics,
         places,
         queues,
+        bounds,
         states,
         total_bytes,
         free_bytes,
@@ -249,10 +256,52 @@ def _queues(snapshot: Snapshot) -> Iterator[Metric]:
             traffic = snapshot.measures.queues.get(queue)
             family.add_metric([queue], 0 if traffic is None else getattr(traffic, field))
         yield family
+    yield from _partition_figures(snapshot)
+    yield from _queue_bounds(snapshot.bounds)
     retention = GaugeMetricFamily("logbroker_queue_retention_seconds", "How long messages are kept.", labels=["queue"])
     for queue, retention_ms in snapshot.queues.items():
         retention.add_metric([queue], retention_ms / 1000)
     yield retention
+
+
+_FIGURES = (
+    ("expired", "messages_expired", "Messages that left the log unsettled, once a consumer group; led here."),
+    ("too_old", "messages_too_old", "Messages that died of their age, once a consumer group; led here."),
+    ("refused", "full_refusals", "Batches refused because the queue was full; led here."),
+    ("retained_bytes", "retained_bytes", "Bytes of batches kept; led here, and 0 where they have no bound."),
+)
+
+
+def _partition_figures(snapshot: Snapshot) -> Iterator[Metric]:
+    by_group = {} if snapshot.statistics is None else snapshot.statistics.partitions
+    for field, name, text in _FIGURES:
+        counts = dict.fromkeys(snapshot.queues, 0)
+        for group, figures in by_group.items():
+            queue, _ = snapshot.places.get(group, ("", 0))
+            if queue in counts:
+                counts[queue] += getattr(figures, field)
+        kind = GaugeMetricFamily if field == "retained_bytes" else CounterMetricFamily
+        family = kind(f"logbroker_queue_{name}", text, labels=["queue"])
+        for queue, count in counts.items():
+            family.add_metric([queue], count)
+        yield family
+
+
+def _bounds(options: QueueOptions) -> tuple[int, int]:
+    return options.max_messages, options.max_bytes
+
+
+def _queue_bounds(bounds: dict[str, tuple[int, int]]) -> Iterator[Metric]:
+    for place, (unit, text) in enumerate(
+        (
+            ("messages", "The most unsettled messages of a group, 0: no bound."),
+            ("bytes", "The most bytes, 0: no bound."),
+        )
+    ):
+        family = GaugeMetricFamily(f"logbroker_queue_max_{unit}", text, labels=["queue"])
+        for queue, most in bounds.items():
+            family.add_metric([queue], most[place])
+        yield family
 
 
 def _node(found: NodeStatistics) -> Iterator[Metric]:
@@ -339,7 +388,12 @@ def _partitions(states: dict[Place, StateReply], *, wall_ms: int) -> Iterator[Me
     lag_s = GaugeMetricFamily(
         "logbroker_consumergroup_lag_seconds", "Age of the oldest message not settled, in log time.", labels=by_group
     )
-    paused = GaugeMetricFamily("logbroker_consumergroup_paused", "1 while it is paused.", labels=by_group)
+    paused = GaugeMetricFamily(
+        "logbroker_consumergroup_paused", "1 while it is paused, by whom.", labels=[*by_group, "cause"]
+    )
+    trips = CounterMetricFamily(
+        "logbroker_consumergroup_breaker_trips", "How often its breaker has paused it.", labels=by_group
+    )
     oldest = GaugeMetricFamily(
         "logbroker_queue_oldest_message_age_seconds",
         "Age of the oldest message that some consumer group has not settled, by this node's clock.",
@@ -356,9 +410,39 @@ def _partitions(states: dict[Place, StateReply], *, wall_ms: int) -> Iterator[Me
             counts = {"available": group.available, "leased": group.leased, "delayed": group.delayed}
             lag.add_metric([group.group, *place], sum(counts.values()))
             counts["dead"] = group.dead
+            counts["moved"] = group.moved
             age_ms = state.append_ms - group.oldest_ms if group.oldest_ms else 0
             lag_s.add_metric([group.group, *place], max(age_ms, 0) / 1000)
-            paused.add_metric([group.group, *place], group.is_paused)
+            cause = "breaker" if is_breaker(group.paused_reason) else "operator"
+            for name in ("operator", "breaker"):
+                paused.add_metric([group.group, *place, name], group.is_paused and name == cause)
+            trips.add_metric([group.group, *place], group.breaker_trips)
             for name, count in counts.items():
                 messages.add_metric([group.group, *place, name], count)
-    yield from (earliest, latest, lag, lag_s, paused, oldest, messages)
+    yield from (earliest, latest, lag, lag_s, paused, trips, oldest, messages)
+    yield from _moves(states)
+
+
+def _moves(states: dict[Place, StateReply]) -> Iterator[Metric]:
+    """Only of partitions that have to do with moves: most have not."""
+    labels = ["queue", "partition"]
+    moved_out = CounterMetricFamily(
+        "logbroker_moved_out_messages",
+        "Messages moved to another queue, since this node leads.",
+        labels=labels,
+    )
+    moved_in = CounterMetricFamily(
+        "logbroker_moved_in_messages", "Messages that came from another queue, since this node leads.", labels=labels
+    )
+    waiting = GaugeMetricFamily("logbroker_moves_waiting", "Messages on their way to another queue.", labels=labels)
+    oldest = GaugeMetricFamily(
+        "logbroker_moves_oldest_waiting_seconds", "How long the leader has tried to move the oldest.", labels=labels
+    )
+    for (queue, number), state in sorted(states.items()):
+        place, moves = [queue, str(number)], state.moves
+        if moves != NO_MOVES:
+            moved_out.add_metric(place, moves.moved_out)
+            moved_in.add_metric(place, moves.moved_in)
+            waiting.add_metric(place, moves.waiting)
+            oldest.add_metric(place, moves.oldest_waiting_ms / 1000)
+    yield from (moved_out, moved_in, waiting, oldest)

@@ -27,6 +27,8 @@ class ProblemKind(StrEnum):
     """A group commit does not come back from the disk."""
     WAL_STALLED = "wal_stalled"
     NO_ROOM = "no_room"
+    BREAKER = "breaker"
+    """A consumer group is paused because too many deliveries failed."""
     OTHER = "other"
 
 
@@ -41,6 +43,7 @@ _WORDS: tuple[tuple[str, ProblemKind], ...] = (
     (r"^a group commit has been on its way to the disk for ", ProblemKind.COMMIT_LATE),
     (r"^the write-ahead log is full and waits for a flush", ProblemKind.WAL_STALLED),
     (r"^the disk has little room left ", ProblemKind.NO_ROOM),
+    (r"^(consumer group \S+|\d+ more consumer groups) of \S+ (is|are) paused until .*, breaker: ", ProblemKind.BREAKER),
 )
 _KINDS = tuple((re.compile(words), kind) for words, kind in _WORDS)
 

@@ -798,6 +798,24 @@ class PartitionLog:
             if entry.index not in state.damaged:
                 yield entry.index, entry.kind, entry.next_offset, entry.append_ms
 
+    def batch_sizes(self, start: Index) -> Iterator[tuple[Index, Offset, int]]:
+        """(index, base offset, bytes of the batch) of each entry from `start` on, 0 bytes where it holds none.
+
+        Raises:
+            DamageError: a head on the way is unreadable, so that its size is not known.
+        """
+        state, following = self._state, start
+        while following <= state.flushed_index:
+            segment = self._segment_of(following)
+            position, _ = self._head_of(following)
+            for _, head in self._reader(segment).heads_from(position):
+                if head.index != following:
+                    raise DamageError(f"entry {following} of group {self.group} is damaged on this node")
+                yield head.index, head.base_offset, head.payload_bytes if head.kind is EntryKind.DATA else 0
+                following = Index(head.index + 1)
+        for entry in state.tail[following - state.flushed_index - 1 :]:
+            yield entry.index, entry.base_offset, len(entry.payload) if entry.kind is EntryKind.DATA else 0
+
     # For repair: what is known of entries, damaged or not.
 
     def head_of(self, index: Index) -> tuple[Offset, Offset, int, Term]:

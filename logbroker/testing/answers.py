@@ -51,6 +51,7 @@ from logbroker.node.requests import (
 from logbroker.partition.rewind import FIRST_PURGE_ID
 from logbroker.record.batch import decode_batch, read_batch, read_header
 from logbroker.testing.history import Verdict
+from logbroker.testing.id_checker import IdChecker
 from logbroker.testing.model import MessageState, ModelPause
 from logbroker.testing.violation import broken
 from logbroker.testing.workload import VANDAL
@@ -80,6 +81,7 @@ class AnswerChecker:
         self._model = model
         self._committed_us = committed_us
         self.judged_counts: dict[str, int] = {}
+        self._ids = IdChecker(model, self.judged_counts)
 
     def check(self, operation: Operation) -> None:
         """Judge one completed operation.
@@ -135,6 +137,9 @@ class AnswerChecker:
         if operation.client.startswith(VANDAL):
             broken("spoilt batches are refused", operation.describe()[:400])
         values = [record.value or b"" for record in decode_batch(request.batch)]
+        if request.dedup:
+            self._ids.check(operation, request, reply)
+            return
         model = self._model
         start, end = reply.base_offset, reply.base_offset + len(values)
         if reply.count != len(values) or model.values[start:end] != values:
@@ -255,7 +260,8 @@ class AnswerChecker:
         """A receive that found nothing: no message was there all the time, free to be leased."""
         model, first, last = self._model, operation.committed_before, operation.applied_at_reply
         group = model.find_group(request.group, first)
-        if group is None or group.deleted <= last:
+        # What has just become too old, or too much, is passed over before the entry that says so is committed.
+        if group is None or group.deleted <= last or model.max_age_ms or model.limits.drops_oldest:
             return
         self._count("receives that found nothing")
         if request.wait_ms:
@@ -266,11 +272,25 @@ class AnswerChecker:
             self._count("receives that a pause held up")
             return
         end = model.next_offset_at(first)
+        if model.order is not None:
+            if not self._is_idle(group, model.log_start_at(last), first, last):
+                return
+            self._count("receives that found nothing while nothing was in flight")
         for offset in range(max(model.log_start_at(last), end - _LOOKED_AT), end):
             is_free = all(moment.state is MessageState.AVAILABLE for moment in group.between(offset, first, last))
             # One that has expired only waits for its FLOOR entry.
             if is_free and model.append_ms - model.entry_at(offset)[1] < _FRESH_MS:
                 broken("who asks gets what there is", f"offset {offset} was free all the time: {operation.describe()}")
+
+    def _is_idle(self, group: ModelGroup, start: int, first: Index, last: Index) -> bool:
+        """Nothing was in flight at any moment: no order has anything wait."""
+        busy = (MessageState.LEASED, MessageState.DELAYED)
+        return not any(
+            moment.state in busy
+            for offset in group.moments
+            if offset >= start
+            for moment in group.between(offset, first, last)
+        )
 
     def _check_part(self, operation: Operation, part: Part) -> None:
         if part.corrupt:

@@ -8,15 +8,20 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, final
 
+from logbroker.entry import EntryKind
 from logbroker.ids import GroupId, Index, LeaseId, ReplicaId, Term
 from logbroker.node.peer_messages import RaftMessage
+from logbroker.partition.limits import NO_LIMITS, SizeLimits
 from logbroker.partition.machine import PartitionMachine
+from logbroker.partition.retention import MAX_AGE_MS
 from logbroker.partition.runs import RunState
 from logbroker.raft.log import CompactedError, UnavailableEntryError
 from logbroker.raft.messages import MessageKind
 from logbroker.testing.answers import AnswerChecker
 from logbroker.testing.clock import EPOCH_MS
 from logbroker.testing.model import MessageState, PartitionModel
+from logbroker.testing.order_rules import OrderRules
+from logbroker.testing.scheduler import US_PER_S
 from logbroker.testing.violation import broken
 
 if TYPE_CHECKING:
@@ -25,7 +30,9 @@ if TYPE_CHECKING:
     from logbroker.entry import Entry
     from logbroker.node.peer_messages import PeerMessage
     from logbroker.node.replica import Replica
+    from logbroker.partition.breaker import BreakerPolicy
     from logbroker.partition.groups import ConsumerGroup
+    from logbroker.partition.ordering import OrderPolicy
     from logbroker.partition.runs import Run
     from logbroker.raft.core import RaftCore
     from logbroker.raft.messages import ConfState
@@ -38,6 +45,7 @@ if TYPE_CHECKING:
 
 _DIGEST_EVERY = 16
 _READ_BYTES = 1 << 20
+_DROPPED_WITHIN_US = 10 * US_PER_S
 _CLOCK_SLACK_MS = 10_000
 """How much earlier than by true time a message may go: leaders' clocks differ, and drift."""
 
@@ -77,9 +85,26 @@ class Seen:
 class GroupHistory:
     """The one history of a group: its committed entries, and every entry that ever was in a log."""
 
-    def __init__(self, group: GroupId, *, max_deliveries: int = 0) -> None:
+    def __init__(
+        self,
+        group: GroupId,
+        *,
+        max_deliveries: int = 0,
+        max_age_ms: int = 0,
+        limits: SizeLimits = NO_LIMITS,
+        rewind_ms: int = MAX_AGE_MS,
+        breaker: BreakerPolicy | None = None,
+    ) -> None:
         self.group = group
-        self.model = PartitionModel(max_deliveries=max_deliveries)
+        self.model = PartitionModel(
+            max_deliveries=max_deliveries,
+            max_age_ms=max_age_ms,
+            limits=limits,
+            rewind_ms=rewind_ms,
+            breaker=breaker,
+        )
+        # Since when, and in which term, the partition has held more than it may.
+        self._over: tuple[int, Term] | None = None
         self.committed_us: list[int] = []
         """When each entry was first seen committed, from index 1."""
         self.answers = AnswerChecker(self.model, self.committed_us)
@@ -124,6 +149,20 @@ class GroupHistory:
         self.committed_us.append(self.now_us)
         self.appended_us.append(self._first_seen_us.get((entry.index, entry.term), self.now_us))
         self.model.apply(entry)
+        if entry.kind is EntryKind.DATA or entry.kind is EntryKind.FLOOR:
+            self._look_at_limits(entry)
+
+    def _look_at_limits(self, entry: Entry) -> None:
+        """A leader that has led for a while has let the oldest messages go where there were too many."""
+        if not self.model.limits.drops_oldest or not self.model.is_over_limits:
+            self._over = None
+        elif self._over is None or self._over[1] != entry.term:
+            self._over = self.now_us, entry.term
+        elif self.now_us - self._over[0] > _DROPPED_WITHIN_US:
+            broken(
+                "the oldest go where there are too many",
+                f"group {self.group} has held more than {self.model.limits} for {_DROPPED_WITHIN_US // US_PER_S} s",
+            )
 
     def note_leader(self, replica: ReplicaId, term: Term) -> None:
         first = self.leaders.setdefault(term, replica)
@@ -146,6 +185,11 @@ class GroupHistory:
             self.compared_digests += 1
 
 
+def order_rules(order: OrderPolicy) -> OrderRules | None:
+    """What leases of such a queue are held to."""
+    return OrderRules(order.window, order.by_key, order.blocks) if order.window else None
+
+
 @final
 class ClusterChecker:
     """See the module. Every method may raise Violation."""
@@ -162,8 +206,16 @@ class ClusterChecker:
     def history(self, group: GroupId) -> GroupHistory:
         history = self._groups.get(group)
         if history is None:
-            most = self._cluster.options.node.failures.max_deliveries
-            history = self._groups[group] = GroupHistory(group, max_deliveries=most)
+            options = self._cluster.options.node
+            history = self._groups[group] = GroupHistory(
+                group,
+                max_deliveries=options.failures.max_deliveries,
+                max_age_ms=options.max_age_ms,
+                limits=options.limits,
+                rewind_ms=options.rewind_ms,
+                breaker=options.breaker,
+            )
+            history.model.order = order_rules(options.order)
         history.now_us = self._scheduler.now_us
         return history
 
@@ -351,12 +403,22 @@ class ClusterChecker:
         for entry in _readable(core, start, core.commit):
             log_start = history.model.log_start_offset
             history.note_committed(entry, place)
+            self._check_leases(history.model)
             if history.model.log_start_offset > log_start:
                 self._check_age(history)
                 self._cluster.situations.on_floor(replica.group)
         if core.is_leader and len(history.committed) > known:
             self._check_majority(replica, (core.conf, seen.conf or core.conf), Index(len(history.committed)))
         seen.conf = core.conf
+
+    def _check_leases(self, model: PartitionModel) -> None:
+        """Nothing is leased past its time to live, but by a leader that mistrusts its clock."""
+        if model.old_leases and not self._cluster.progress.has_stray_clock:
+            broken("nothing is leased past its time to live", model.old_leases[0])
+        if model.old_reopened and not self._cluster.progress.has_stray_clock:
+            broken("what is settled for long stays settled", model.old_reopened[0])
+        model.old_leases.clear()
+        model.old_reopened.clear()
 
     def _check_age(self, history: GroupHistory) -> None:
         """Retention took no message before its time, as long as most of the clocks went right."""
@@ -367,6 +429,9 @@ class ClusterChecker:
         appended_us, speed = history.appended_us[index - 1], self._cluster.options.clock_speed
         if abs(append_ms - EPOCH_MS - appended_us * speed // 1000) > _CLOCK_SLACK_MS // 2:
             # It was not seen where it was made, behind an entry that is damaged there, and so its age is not known.
+            return
+        if history.model.is_floor_by_size:
+            self._count("log starts that were raised for want of room")
             return
         age_ms = (self._scheduler.now_us - appended_us) * speed // 1000
         if age_ms < self._cluster.options.node.retention_s * 1000 - _CLOCK_SLACK_MS:
@@ -456,6 +521,8 @@ _STATES = {
     RunState.DELAYED: MessageState.DELAYED,
     RunState.ACKED: MessageState.ACKED,
     RunState.DEAD: MessageState.DEAD,
+    RunState.MOVING: MessageState.MOVING,
+    RunState.MOVED: MessageState.MOVED,
 }
 
 
@@ -473,8 +540,9 @@ def compare_states(model: PartitionModel, machine: PartitionMachine, place: str)
     Raises:
         Violation: they differ; `place` says whose machine it is.
     """
-    here = (machine.applied_index, machine.next_offset, machine.log_start_offset, machine.append_ms)
-    there = (model.last_index, model.next_offset, model.log_start_offset, model.append_ms)
+    floors = machine.log_start_offset, machine.rewind_floor
+    here = (machine.applied_index, machine.next_offset, *floors, machine.append_ms)
+    there = (model.last_index, model.next_offset, model.log_start_offset, model.rewind_floor, model.append_ms)
     if here != there:
         broken("state follows from the log", f"{place} is at {here}, the model at {there}")
     if sorted(machine.groups) != sorted(model.groups):
@@ -482,6 +550,8 @@ def compare_states(model: PartitionModel, machine: PartitionMachine, place: str)
     for name, group in model.groups.items():
         _compare_groups(model, group, machine.group(name), place)
     _compare_producers(model, machine, place)
+    _compare_ids(model, machine, place)
+    _compare_moves(model, machine, place)
     _compare_schedules(model, machine, place)
 
 
@@ -497,6 +567,19 @@ def _compare_schedules(model: PartitionModel, machine: PartitionMachine, place: 
     cancelled = [offset for offset in kept if offset in model.schedule.cancelled]
     if voids != cancelled:
         broken("state follows from the log", f"{place} never delivers {voids}, the model {cancelled}")
+
+
+def _compare_ids(model: PartitionModel, machine: PartitionMachine, place: str) -> None:
+    offsets = [row.offset for row in machine.dedupe.rows()]
+    if offsets != model.ids.remembered():
+        broken("state follows from the log", f"{place} knows ids of {offsets}, the model of {model.ids.remembered()}")
+
+
+def _compare_moves(model: PartitionModel, machine: PartitionMachine, place: str) -> None:
+    told = [(row.number, row.target, row.group) for row in machine.outbox.rows()]
+    known = [(row.number, row.target, row.group) for row in model.moves.owed()]
+    if told != known:
+        broken("state follows from the log", f"{place} owes {told}, the model {known}")
 
 
 def _compare_producers(model: PartitionModel, machine: PartitionMachine, place: str) -> None:
@@ -534,9 +617,9 @@ def _is_same(run: Run, state: MessageState, deliveries: int, lease: LeaseId, vis
     if _STATES.get(run.state) is not state:
         return False
     match state:
-        case MessageState.ACKED:
+        case MessageState.ACKED | MessageState.MOVED:
             return True
-        case MessageState.AVAILABLE | MessageState.DEAD:
+        case MessageState.AVAILABLE | MessageState.DEAD | MessageState.MOVING:
             return run.deliveries == deliveries
         case MessageState.DELAYED:
             return (run.deliveries, run.visible_at_ms) == (deliveries, visible_at_ms)

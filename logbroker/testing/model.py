@@ -7,6 +7,7 @@ what clients were told. It must not import the state machine that it judges; it 
 
 from __future__ import annotations
 
+import re
 from bisect import bisect_right
 from dataclasses import dataclass
 from enum import Enum
@@ -19,14 +20,20 @@ from logbroker.partition.commands import (
     Ack,
     Bury,
     BuryExpired,
+    BuryOld,
     Cancel,
     Cause,
     CreateGroup,
+    Dedupe,
     DeleteGroup,
     DeliverAt,
     Expire,
     Extend,
+    ForgetSource,
     Lease,
+    Moved,
+    MoveIn,
+    MoveOut,
     Nack,
     Pause,
     Purge,
@@ -34,18 +41,25 @@ from logbroker.partition.commands import (
     Resume,
     Revive,
     Rewind,
+    RewindFloor,
     SkipTo,
     decode_changes,
     decode_floor,
 )
+from logbroker.partition.limits import NO_LIMITS, SizeLimits
 from logbroker.record.batch import decode_batch, read_header
+from logbroker.record.dedup_ids import DEDUP_HEADER
+from logbroker.testing.dedupe_model import ModelIds
+from logbroker.testing.moves_model import ModelMoves, MovedOut
 from logbroker.testing.violation import broken
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from logbroker.entry import Entry
+    from logbroker.partition.breaker import BreakerPolicy
     from logbroker.partition.commands import Change, GroupChange
+    from logbroker.testing.order_rules import OrderRules
 
 
 @final
@@ -55,12 +69,20 @@ class MessageState(Enum):
     DELAYED = "delayed"
     ACKED = "acked"
     DEAD = "dead"
+    MOVING = "moving"
+    MOVED = "moved"
 
 
-SETTLED = (MessageState.ACKED, MessageState.DEAD)
+SETTLED = (MessageState.ACKED, MessageState.DEAD, MessageState.MOVING, MessageState.MOVED)
+_KEPT = (MessageState.DEAD, MessageState.MOVING, MessageState.MOVED)
+MAX_OWED = 256
+"""Rows that an outbox holds at most."""
 
 NO_LEASE = LeaseId(0)
+_BREAKER = "breaker: "
+_TOLD = re.compile(_BREAKER + r"(\d+) of (\d+) deliveries failed in [\d.]+ s")
 _NEVER = Index(1 << 62)
+_NEVER_MS = 1 << 62
 
 
 @final
@@ -158,8 +180,21 @@ class ModelPause:
 
 
 @final
+@dataclass(frozen=True, slots=True)
+class ModelEnding:
+    """A delivery that ended by its consumer or by time, while its group was not paused."""
+
+    index: Index
+    append_ms: int
+    is_failed: bool
+
+
+@final
 class ModelSchedule:
-    """When messages are due, and which were cancelled before that: what holds for every consumer group."""
+    """When messages are due, and which were cancelled before that: what holds for every consumer group.
+
+    Those that repeat an id count as cancelled from the start.
+    """
 
     def __init__(self) -> None:
         self.due_ms: dict[int, int] = {}
@@ -216,10 +251,14 @@ class ModelGroup:
         self.moves: dict[int, Move] = {}
         """Rewinds and skips that took effect, by id."""
         self.burials: dict[int, list[Burial]] = {}
+        self.was_dead: dict[int, bool] = {}
+        """Of messages that are or were on their way to another partition: what they were before."""
         self.revivals: list[tuple[Index, int]] = []
         """Where something was revived, and how many messages."""
         self.pauses: list[tuple[Index, ModelPause | None]] = []
         """Where the group was paused, and where that was ended or forgotten."""
+        self.endings: list[ModelEnding] = []
+        """What a breaker may count: since the last pause, and not older than its window."""
         self.purges: dict[int, tuple[Index, tuple[int, int, int]]] = {}
         """Purges that took effect, by id: where, and the messages that were not acked, leased and dead."""
 
@@ -247,6 +286,10 @@ class ModelGroup:
     def pause(self) -> ModelPause | None:
         return self.pauses[-1][1] if self.pauses else None
 
+    def has_tripped_at(self, log_ms: int) -> bool:
+        """Whether a breaker keeps it paused."""
+        return self.pause is not None and self.pause.holds_at(log_ms) and self.pause.reason.startswith(_BREAKER)
+
     def pauses_between(self, first: Index, last: Index) -> list[ModelPause | None]:
         """What paused the group at `first`, and everything that did, or ended it, up to `last`, inclusive."""
         at_first = next((pause for index, pause in reversed(self.pauses) if index <= first), None)
@@ -254,6 +297,9 @@ class ModelGroup:
 
     def has_dead(self, start: int, end: int) -> bool:
         return any(self.message(offset).state is MessageState.DEAD for offset in range(start, end))
+
+    def has_leased(self) -> bool:
+        return any(message.state is MessageState.LEASED for message in self.messages.values())
 
     def unsettled(self, start: int, end: int) -> list[int]:
         """The offsets in [start, end) that are neither acked nor dead."""
@@ -275,7 +321,7 @@ class ModelGroup:
             ahead.count(MessageState.LEASED),
             ahead.count(MessageState.DELAYED),
             ahead.count(MessageState.ACKED),
-            ahead.count(MessageState.DEAD),
+            ahead.count(MessageState.DEAD) + ahead.count(MessageState.MOVING),
             oldest,
         )
 
@@ -297,9 +343,30 @@ class ModelGroup:
 class PartitionModel:
     """The reference: what the committed entries of one partition mean."""
 
-    def __init__(self, *, max_deliveries: int = 0) -> None:
-        """`max_deliveries` is what every leader goes by, 0 where messages are tried for ever."""
+    def __init__(
+        self,
+        *,
+        max_deliveries: int = 0,
+        max_age_ms: int = 0,
+        limits: SizeLimits = NO_LIMITS,
+        rewind_ms: int = _NEVER_MS,
+        breaker: BreakerPolicy | None = None,
+    ) -> None:
+        """What leaders go by: 0 where messages are tried or live for ever, None where nothing pauses by itself."""
+        self.limits = limits
+        self.rewind_ms = rewind_ms
+        self.rewind_floor = Offset(0)
+        self.old_reopened: list[str] = []
+        """As `old_leases`: settled messages that were rewound though they are older than may be."""
+        self.is_floor_by_size = False
+        """The last log start is such that it had to be there, lest the partition hold too much."""
+        self._sizes: list[int] = []
         self.max_deliveries = max_deliveries
+        self.max_age_ms = max_age_ms
+        self.old_leases: list[str] = []
+        """Messages that were leased past their time to live: right only where the leader mistrusts its clock."""
+        self.breaker = breaker
+        self.order: OrderRules | None = None
         self.last_index = Index(0)
         self.last_term = 0
         self.append_ms = 0
@@ -312,6 +379,7 @@ class PartitionModel:
         self.deleted_groups: list[ModelGroup] = []
         self.values: list[bytes] = []
         """The value at each offset."""
+        self.keys: list[bytes | None] = []
         self.offset_of: dict[bytes, int] = {}
         self.data_offsets: list[int] = []
         """Base offset of each DATA entry; `data_entries` beside it holds (index, append_ms)."""
@@ -319,13 +387,19 @@ class PartitionModel:
         self.floors: list[tuple[Index, Offset]] = []
         self.applied_counts: dict[str, int] = {}
         self.failure_counts: dict[str, int] = {}
-        """Messages that died, by how, and that were revived."""
+        """Messages that died, by how, and that were revived; and what breakers did."""
         self.log_times: list[int] = []
         """Log time of each entry, from index 1."""
         self.delay_counts: dict[str, int] = {}
         """Messages that were delayed, and what became of that."""
         self._prepared: tuple[Index, int, int] | None = None
         """Index and term of an entry that says when the batch of the next one is due, and that time."""
+        self.moves = ModelMoves()
+        self.copies: set[int] = set()
+        """Offsets of what came from other partitions."""
+        self._moved_in: tuple[Index, int, MoveIn] | None = None
+        """Index and term of an entry that says where the batch of the next one comes from."""
+        self.ids = ModelIds()
         self._producers: dict[int, list[SentBatch]] = {}
 
     def apply(self, entry: Entry) -> None:
@@ -353,18 +427,27 @@ class PartitionModel:
         self.append_ms = entry.append_ms
         self.log_times.append(entry.append_ms)
         due_ms = self._due_ms_of(entry)
+        move = self._move_of(entry)
+        ids = self.ids.of(entry, is_data=entry.kind is EntryKind.DATA)
         match entry.kind:
             case EntryKind.DATA:
-                self._append(entry, due_ms)
+                self._append(entry, due_ms, move, ids)
             case EntryKind.STATE:
                 changes = decode_changes(entry.payload)
                 due = [change.due_ms for change in changes if isinstance(change, DeliverAt)]
                 self._prepared = (entry.index, entry.term, max(due)) if due else None
+                self.ids.prepare(entry, changes)
+                moves = [change for change in changes if isinstance(change, MoveIn) and not change.is_refused]
+                self._moved_in = (entry.index, entry.term, moves[0]) if moves else None
                 if isinstance(changes[-1], Lease) and any(isinstance(change, BuryExpired) for change in changes):
                     self.failure_counts["buried: by a receive"] = self.failure_counts.get("buried: by a receive", 0) + 1
                 for ordinal, change in enumerate(changes):
                     self._count(type(change).__name__)
                     self._change(entry, ordinal, change)
+                last = changes[-1]
+                if self.order is not None and isinstance(last, Lease) and last.group in self.groups:
+                    group = self.groups[last.group]
+                    self.order.check(self, group, group.leases[lease_id(entry.index, len(changes) - 1)])
             case EntryKind.FLOOR:
                 self._raise_floor(entry)
             case EntryKind.CONFIG | EntryKind.NOOP:
@@ -426,7 +509,16 @@ class PartitionModel:
             )
         return prepared[2]
 
-    def _append(self, entry: Entry, due_ms: int) -> None:
+    def _move_of(self, entry: Entry) -> MoveIn | None:
+        """Where the batch of this entry comes from by the entry before it, None where that says nothing."""
+        moved, self._moved_in = self._moved_in, None
+        if moved is None or moved[1] != entry.term:
+            return None
+        if entry.kind is not EntryKind.DATA:
+            broken("nothing comes between a moved batch and its number", f"entry {entry.index} is {entry.kind.name}")
+        return moved[2]
+
+    def _append(self, entry: Entry, due_ms: int, move: MoveIn | None, ids: Dedupe | None) -> None:
         header = read_header(entry.payload)
         if entry.next_offset - entry.base_offset != header.record_count:
             broken(
@@ -445,20 +537,33 @@ class PartitionModel:
             records = decode_batch(entry.payload)
         except LogBrokerError as error:
             broken("what is in the log can be opened", f"entry {entry.index}: {error}")
+        if move is not None:
+            values = [record.value or b"" for record in records]
+            self.moves.take(move.source, move.number, values, f"entry {entry.index}")
+            self.copies.update(range(entry.base_offset, entry.next_offset))
         for position, record in enumerate(records):
             value = record.value or b""
             offset = entry.base_offset + position
             earlier = self.offset_of.setdefault(value, offset)
-            if earlier != offset:
+            has_id = any(key == DEDUP_HEADER for key, _ in record.headers)
+            if earlier != offset and move is None and not has_id:
                 broken("a message is in the log once", f"{value!r} stands at offset {earlier} and at {offset}")
             self.values.append(value)
+            self.keys.append(record.key)
             if due_ms:
                 self.schedule.due_ms[offset] = due_ms
                 self._count_delay("delayed")
+        self._sizes.append(len(entry.payload))
+        self._check_room(entry)
         self.data_offsets.append(entry.base_offset)
         self.data_entries.append((entry.index, entry.append_ms))
         self.next_offset = entry.next_offset
         self._count("DATA")
+        # What was moved here has kept its headers, and has no id here.
+        for offset in self.ids.append(entry, records, ids) if move is None else ():
+            self.schedule.cancelled[offset] = entry.index
+            for group in self.groups.values():
+                group.become(offset, entry.index, MessageState.ACKED)
 
     def _check_sequence(self, entry: Entry, producer_id: int, base_sequence: int, count: int) -> None:
         if producer_id < 0:
@@ -482,18 +587,63 @@ class PartitionModel:
             )
         if floor.start_offset > self.log_start_offset:
             self.log_start_offset = Offset(floor.start_offset)
+            self.moves.drop_below(floor.start_offset)
             self.floors.append((entry.index, self.log_start_offset))
+            self.is_floor_by_size = self._is_at_limit()
+
+    @property
+    def is_over_limits(self) -> bool:
+        limits = self.limits
+        return (0 < limits.max_messages < self._fullest()) or (0 < limits.max_bytes < self._held_bytes()[0])
+
+    def _is_at_limit(self) -> bool:
+        """Whether one step less would have left too much: a message, or a batch and the step of the count of bytes."""
+        limits = self.limits
+        if not limits.drops_oldest:
+            return False
+        if 0 < limits.max_messages <= self._fullest():
+            return True
+        held, before = self._held_bytes()
+        return 0 < limits.max_bytes < held + before + limits.max_bytes // 1000 + 1
+
+    def _fullest(self) -> int:
+        """Unsettled messages of the group that has most."""
+        start, end = self.log_start_offset, self.next_offset
+        return max(len(group.unsettled(start, end)) for group in self.groups.values())
+
+    def _held_bytes(self) -> tuple[int, int]:
+        """Bytes of the batches from the log start on, and of the one before."""
+        first = max(bisect_right(self.data_offsets, self.log_start_offset) - 1, 0)
+        return sum(self._sizes[first:]), self._sizes[first - 1] if first else 0
+
+    def _check_room(self, entry: Entry) -> None:
+        """A batch went into the log: where a full queue refuses, there was room for it."""
+        limits, count = self.limits, entry.next_offset - entry.base_offset
+        if limits.drops_oldest or not limits.max_messages:
+            return
+        held = self._fullest()
+        if held + count > limits.max_messages:
+            broken(
+                "a full queue takes nothing",
+                f"entry {entry.index} adds {count} messages to {held} unsettled ones of at most {limits.max_messages}",
+            )
 
     def _change(self, entry: Entry, ordinal: int, change: Change) -> None:
         match change:
             case CreateGroup():
                 self._create_group(entry, change)
+            case RewindFloor():
+                self._raise_rewind_floor(entry, change)
             case DeleteGroup():
                 group = self.groups.pop(change.group, None) if change.group != DEFAULT_GROUP else None
                 if group is not None:
                     group.deleted = entry.index
                     self.deleted_groups.append(group)
-            case DeliverAt():
+                    self.moves.drop_group(change.group)
+            case MoveIn():
+                if change.is_refused:
+                    self.moves.refuse(change.source, change.number, f"entry {entry.index}")
+            case DeliverAt() | ForgetSource() | Dedupe():
                 pass
             case Cancel():
                 self._cancel(entry, change)
@@ -503,6 +653,19 @@ class PartitionModel:
                     self._does_not_fit(entry, change, "there is no such consumer group")
                 else:
                     self._change_group(group, entry, ordinal, change)
+
+    def _raise_rewind_floor(self, entry: Entry, change: RewindFloor) -> None:
+        if not self.rewind_floor < change.start_offset <= self.next_offset:
+            self._does_not_fit(entry, change, "the floor never goes back")
+            return
+        youngest_ms = self.entry_at(change.start_offset - 1)[1]
+        if entry.append_ms - youngest_ms < self.rewind_ms:
+            broken(
+                "what is settled can be rewound for its time",
+                f"entry {entry.index} (log time {entry.append_ms}) raises the rewind floor to {change.start_offset}, "
+                f"past a message of {youngest_ms}, to be rewound for {self.rewind_ms} ms",
+            )
+        self.rewind_floor = Offset(change.start_offset)
 
     def _create_group(self, entry: Entry, change: CreateGroup) -> None:
         if change.group not in self.groups:
@@ -528,6 +691,7 @@ class PartitionModel:
             case Ack():
                 for offset in self._held(group, entry, change, change.lease, change.ranges):
                     group.become(offset, entry.index, MessageState.ACKED)
+                    self._note_ending(group, entry, is_failed=False)
             case Nack():
                 for offset in self._held(group, entry, change, change.lease, change.ranges):
                     self._nack(group, entry, offset, change.visible_at_ms)
@@ -546,12 +710,18 @@ class PartitionModel:
                     rejected = change.cause is Cause.REJECTED
                     how = "buried: rejected" if rejected else "buried: nacked for the last time"
                     self._bury(group, entry, offset, change.cause, change.reason, consumer, how)
+            case BuryOld():
+                self._bury_old(group, entry, change)
             case Revive():
                 dead = [o for o in self._offsets(change.ranges) if group.message(o).state is MessageState.DEAD]
                 for offset in dead:
                     group.become(offset, entry.index, MessageState.AVAILABLE).deliveries = 0
                 group.revivals.append((entry.index, len(dead)))
                 self.failure_counts["revived"] = self.failure_counts.get("revived", 0) + len(dead)
+            case MoveOut():
+                self._move_out(group, entry, lease_id(entry.index, ordinal), change)
+            case Moved():
+                self._end_move(group, entry, change)
             case Rewind():
                 self._rewind(group, entry, change)
             case SkipTo():
@@ -559,6 +729,8 @@ class PartitionModel:
             case Pause():
                 self._pause(group, entry, change)
             case Resume():
+                if group.has_tripped_at(entry.append_ms):
+                    self._note_breaker("ended by an operator")
                 self._set_pause(group, entry, None)
             case Purge():
                 self._purge(group, entry, change)
@@ -572,8 +744,47 @@ class PartitionModel:
     def _pause(self, group: ModelGroup, entry: Entry, change: Pause) -> None:
         if 0 < change.until_ms <= entry.append_ms:
             self._does_not_fit(entry, change, "it is over already")
-        else:
-            self._set_pause(group, entry, ModelPause(change.reason, entry.append_ms, change.until_ms))
+            return
+        if change.reason.startswith(_BREAKER):
+            self._check_trip(group, entry, change)
+        elif group.has_tripped_at(entry.append_ms):
+            self._note_breaker("replaced by an operator")
+        group.endings.clear()
+        self._set_pause(group, entry, ModelPause(change.reason, entry.append_ms, change.until_ms))
+
+    def _note_ending(self, group: ModelGroup, entry: Entry, *, is_failed: bool) -> None:
+        """Of deliveries that end while a group is paused no breaker may know: they say nothing of what follows."""
+        if self.breaker is None:
+            return
+        if group.pause is not None and group.pause.holds_at(entry.append_ms):
+            if group.has_tripped_at(entry.append_ms):
+                self._note_breaker("with deliveries that ended meanwhile")
+            return
+        group.endings.append(ModelEnding(entry.index, entry.append_ms, is_failed))
+
+    def _note_breaker(self, what: str) -> None:
+        name = f"breaker: {what}"
+        self.failure_counts[name] = self.failure_counts.get(name, 0) + 1
+
+    def _check_trip(self, group: ModelGroup, entry: Entry, change: Pause) -> None:
+        place = f"entry {entry.index} (log time {entry.append_ms}) pauses {group.name}: {change.reason!r}"
+        policy = self.breaker
+        if policy is None:
+            broken("only a queue that has a breaker is paused by one", place)
+        if group.pause is not None and group.pause.holds_at(entry.append_ms):
+            broken("a breaker leaves alone what is paused", f"{place}, which has {group.pause}")
+        if change.until_ms != entry.append_ms + policy.pause_ms:
+            broken("a breaker pauses for its time", f"{place} until {change.until_ms}, {policy}")
+        told = _TOLD.fullmatch(change.reason)
+        failed, ended = (int(told[1]), int(told[2])) if told is not None else (0, 0)
+        if ended < policy.least_count or failed * 100 < policy.percent * ended:
+            broken("a breaker trips where enough failed", f"{place}, {policy}")
+        group.endings = [each for each in group.endings if each.append_ms > entry.append_ms - policy.window_ms]
+        if not _has_run(group.endings, ended, failed):
+            broken("what a breaker counts is in the log", f"{place}, the window has {_by_entry(group.endings)}")
+        self._note_breaker("tripped")
+        if any(pause is not None and pause.reason.startswith(_BREAKER) for _, pause in group.pauses):
+            self._note_breaker("tripped again")
 
     def _check_not_paused(self, group: ModelGroup, entry: Entry) -> None:
         """A leader knows every pause in its log; and the first lease after the end of one forgets it."""
@@ -594,7 +805,7 @@ class PartitionModel:
         purged = revoked = dead = 0
         for offset in range(self.log_start_offset, min(change.end_offset, self.next_offset)):
             message = group.message(offset)
-            if message.state is MessageState.ACKED:
+            if message.state in (MessageState.ACKED, MessageState.MOVING, MessageState.MOVED):
                 continue
             purged += 1
             revoked += message.state is MessageState.LEASED
@@ -655,6 +866,11 @@ class PartitionModel:
                 f"entry {entry.index} (log time {entry.append_ms}) leases offset {offset} of {group.name}, "
                 f"which is due at {self.schedule.due_ms[offset]}",
             )
+        if offset in self.ids.repeats:
+            broken(
+                "what repeats an id is never delivered",
+                f"entry {entry.index} leases offset {offset} of {group.name}: {self.ids.repeats[offset]}",
+            )
         if offset in self.schedule.cancelled:
             broken(
                 "what was cancelled is never delivered",
@@ -671,6 +887,8 @@ class PartitionModel:
             )
         if message.state is MessageState.ACKED:
             broken("acked stays acked", f"entry {entry.index} leases acked offset {offset} of {group.name}")
+        if message.state in (MessageState.MOVING, MessageState.MOVED):
+            broken("what is moved is not delivered", f"entry {entry.index} leases offset {offset} of {group.name}")
         if message.state is MessageState.DEAD:
             broken("the dead stay dead", f"entry {entry.index} leases dead offset {offset} of {group.name}")
         if message.state is MessageState.DELAYED and message.visible_at_ms > entry.append_ms:
@@ -678,6 +896,11 @@ class PartitionModel:
                 "a delayed message waits",
                 f"entry {entry.index} (log time {entry.append_ms}) leases offset {offset} of {group.name}, "
                 f"which is delayed until {message.visible_at_ms}",
+            )
+        if self._is_old(entry, offset):
+            self.old_leases.append(
+                f"entry {entry.index} (log time {entry.append_ms}) leases offset {offset} of {group.name}, appended at "
+                f"{self.entry_at(offset)[1]}, to live for {self.max_age_ms} ms"
             )
         group.become(offset, entry.index, MessageState.LEASED, lease)
         message.deliveries += 1
@@ -704,8 +927,31 @@ class PartitionModel:
             )
         burial = Burial(entry.index, entry.append_ms, message.deliveries, cause, reason, consumer)
         group.burials.setdefault(offset, []).append(burial)
+        if cause is not Cause.TTL:
+            # Nobody held what is too old.
+            self._note_ending(group, entry, is_failed=True)
         self.failure_counts[how] = self.failure_counts.get(how, 0) + 1
         group.become(offset, entry.index, MessageState.DEAD)
+
+    def _bury_old(self, group: ModelGroup, entry: Entry, change: BuryOld) -> None:
+        for offset in range(self.log_start_offset, min(change.end_offset, self.next_offset)):
+            message = group.message(offset)
+            if message.state not in (MessageState.AVAILABLE, MessageState.DELAYED):
+                continue
+            if not self._is_old(entry, offset):
+                broken(
+                    "nothing dies before its time to live is over",
+                    f"entry {entry.index} (log time {entry.append_ms}) buries offset {offset} of {group.name}, "
+                    f"appended at {self.entry_at(offset)[1]}, to live for {self.max_age_ms} ms",
+                )
+            state = "as delayed" if message.state is MessageState.DELAYED else "as fresh"
+            if message.state is MessageState.AVAILABLE and message.deliveries:
+                state = "as given back"
+            self._bury(group, entry, offset, Cause.TTL, "", "", f"buried: too old, {state}")
+
+    def _is_old(self, entry: Entry, offset: int) -> bool:
+        """Whether a message has outlived its time to live at the log time of an entry."""
+        return 0 < self.max_age_ms <= entry.append_ms - self.entry_at(offset)[1]
 
     def _check_not_spent(self, group: ModelGroup, entry: Entry, offset: int) -> None:
         message = group.message(offset)
@@ -717,6 +963,7 @@ class PartitionModel:
 
     def _nack(self, group: ModelGroup, entry: Entry, offset: int, visible_at_ms: int) -> None:
         self._check_not_spent(group, entry, offset)
+        self._note_ending(group, entry, is_failed=True)
         delayed = visible_at_ms > entry.append_ms
         message = group.become(offset, entry.index, MessageState.DELAYED if delayed else MessageState.AVAILABLE)
         message.visible_at_ms = visible_at_ms
@@ -741,16 +988,51 @@ class PartitionModel:
                 )
             else:
                 self._check_not_spent(group, entry, offset)
+                self._note_ending(group, entry, is_failed=True)
+                group.become(offset, entry.index, MessageState.AVAILABLE)
+
+    def _move_out(self, group: ModelGroup, entry: Entry, number: int, change: MoveOut) -> None:
+        offsets = [offset for start, end in change.ranges for offset in range(start, end)]
+        movable = (MessageState.AVAILABLE, MessageState.DEAD)
+        if len(self.moves.owed()) >= MAX_OWED or not all(
+            self.log_start_offset <= offset < self.next_offset and group.message(offset).state in movable
+            for offset in offsets
+        ):
+            self._does_not_fit(entry, change, "the outbox is full, or a message is in no state to be moved")
+            return
+        self.moves.begin(
+            MovedOut(number, change.target, group.name, {offset: self.values[offset] for offset in offsets})
+        )
+        for offset in offsets:
+            group.was_dead[offset] = group.message(offset).state is MessageState.DEAD
+            group.become(offset, entry.index, MessageState.MOVING)
+
+    def _end_move(self, group: ModelGroup, entry: Entry, change: Moved) -> None:
+        row = self.moves.head(change.target)
+        if row is None or (row.number, row.group) != (change.number, group.name):
+            self._does_not_fit(entry, change, "it is not what is owed next")
+            return
+        self.moves.end(row, is_refused=change.is_refused)
+        for offset in self._offsets([(offset, offset + 1) for offset in row.values]):
+            if not change.is_refused:
+                group.become(offset, entry.index, MessageState.MOVED).deliveries = 0
+            elif group.was_dead[offset]:
+                group.become(offset, entry.index, MessageState.DEAD)
+            else:
                 group.become(offset, entry.index, MessageState.AVAILABLE)
 
     def _rewind(self, group: ModelGroup, entry: Entry, change: Rewind) -> None:
         if change.rewind_id in group.moves:
             return
-        start = self._clamped(change.start_offset)
+        start = max(self._clamped(change.start_offset), self.rewind_floor)
+        if self.rewind_floor > change.start_offset:
+            self.failure_counts["rewound: up to the rewind floor"] = (
+                self.failure_counts.get("rewound: up to the rewind floor", 0) + 1
+            )
         reopened = revoked = delayed = 0
         for offset in range(start, self.next_offset):
             message = group.message(offset)
-            if message.state is MessageState.DEAD or offset in self.schedule.cancelled:
+            if message.state in _KEPT or offset in self.schedule.cancelled:
                 continue
             if self.schedule.is_waiting(offset, entry.append_ms) and message.state is MessageState.ACKED:
                 self._count_delay("delayed: skipped and rewound before it was due")
@@ -761,6 +1043,11 @@ class PartitionModel:
                 revoked += 1
             elif message.state is MessageState.ACKED:
                 reopened += 1
+                if entry.append_ms - self.entry_at(offset)[1] >= self.rewind_ms:
+                    self.old_reopened.append(
+                        f"entry {entry.index} (log time {entry.append_ms}) reopens offset {offset} of {group.name}, "
+                        f"appended at {self.entry_at(offset)[1]}, to be rewound for {self.rewind_ms} ms"
+                    )
             elif message.state is MessageState.DELAYED and message.visible_at_ms > entry.append_ms:
                 delayed += 1
                 message.deliveries = 0
@@ -794,7 +1081,9 @@ class PartitionModel:
             entry.index,
             entry.append_ms,
             start,
-            self.log_start_offset,
+            Offset(max(self.log_start_offset, self.rewind_floor))
+            if isinstance(change, Rewind)
+            else self.log_start_offset,
             self.next_offset,
             isinstance(change, Rewind),
             counts,
@@ -844,3 +1133,29 @@ class PartitionModel:
 
     def _count(self, what: str) -> None:
         self.applied_counts[what] = self.applied_counts.get(what, 0) + 1
+
+
+def _by_entry(endings: Sequence[ModelEnding]) -> list[tuple[Index, int, int]]:
+    """Of each entry how many deliveries it ended, and how many of these failed."""
+    found: dict[Index, tuple[int, int]] = {}
+    for each in endings:
+        ended, failed = found.get(each.index, (0, 0))
+        found[each.index] = ended + 1, failed + each.is_failed
+    return [(index, *counts) for index, counts in found.items()]
+
+
+def _has_run(endings: Sequence[ModelEnding], ended: int, failed: int) -> bool:
+    """Whether entries that follow each other have these sums.
+
+    Not all of them need to count: those before the leader began do not, nor do the last ones, which it had proposed
+    and not yet applied.
+    """
+    sums = [(0, 0)]
+    for _, more, more_failed in _by_entry(endings):
+        sums.append((sums[-1][0] + more, sums[-1][1] + more_failed))
+    starts: set[tuple[int, int]] = set()
+    for total, total_failed in sums:
+        starts.add((total, total_failed))
+        if (total - ended, total_failed - failed) in starts:
+            return True
+    return False

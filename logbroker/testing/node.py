@@ -6,7 +6,7 @@ after the job was taken and a while before it is reported, so that a crash may c
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, final
 
 from logbroker.errors import (
@@ -20,6 +20,7 @@ from logbroker.errors import (
 )
 from logbroker.ids import GroupId, Index, NodeId, ReplicaId, Term
 from logbroker.node.engine import Engine, EngineOptions
+from logbroker.node.moving import NO_BATCH
 from logbroker.node.node_clock import ReadingClock
 from logbroker.node.partition_service import PartitionService, PartitionSettings
 from logbroker.node.replica import MachineKind, ReplicaOptions
@@ -27,8 +28,11 @@ from logbroker.node.requests import ReceiveRequest
 from logbroker.node.snapshots import SnapshotWriteJob
 from logbroker.partition.checkpoint import CheckpointMeta, decode, encode_slices
 from logbroker.partition.failures import NO_POLICY, FailurePolicy
+from logbroker.partition.limits import NO_LIMITS, SizeLimits
 from logbroker.partition.log_time import Reading
 from logbroker.partition.machine import PartitionMachine
+from logbroker.partition.ordering import NO_ORDER, OrderPolicy
+from logbroker.partition.retention import MAX_AGE_MS
 from logbroker.raft.messages import ConfState
 from logbroker.record.batch import DEFAULT_LIMITS
 from logbroker.storage.ballast import Room
@@ -48,13 +52,14 @@ from logbroker.testing.scheduler import US_PER_MS
 from logbroker.testing.violation import broken
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
     from random import Random
 
     from logbroker.node.engine import BackgroundJob
     from logbroker.node.peer_messages import PeerMessage
     from logbroker.node.replica import GroupMachine, Replica
     from logbroker.node.requests import Reply
+    from logbroker.partition.breaker import BreakerPolicy
     from logbroker.storage.node_store import NodeStore
     from logbroker.testing.clock import SimulatedClock
     from logbroker.testing.cluster import SimulatedCluster
@@ -118,8 +123,50 @@ class NodeOptions:
     engine: EngineOptions = field(default_factory=quick_engine)
     retention_s: int = 60
     failures: FailurePolicy = NO_POLICY
+    max_age_ms: int = 0
+    limits: SizeLimits = NO_LIMITS
+    rewind_ms: int = MAX_AGE_MS
+    breaker: BreakerPolicy | None = None
+    order: OrderPolicy = NO_ORDER
+    dead_letters: Mapping[GroupId, GroupId] = field(default_factory=dict)
+    """Where the dead messages of a partition are moved to."""
+    give_up_share: float = 0.0
+    """How often a node finds that it cannot copy what it owes, whatever it or another has sent before."""
+    dedup_window_ms: int = 3_000
+    dedup_count: int = 1_000_000
     commit_us: int = 300
     """Usual time of a group commit."""
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class _Hesitant:
+    """An engine to a partition that cannot always copy what it owes: what was sent once may be given up later."""
+
+    engine: Engine
+    share: float
+    random: Random
+
+    def send_transfer(self, target: GroupId, source: GroupId, number: int, batch: bytes) -> None:
+        self.engine.send_transfer(target, source, number, NO_BATCH if self.random.random() < self.share else batch)
+
+    def has_room(self, replica: Replica) -> bool:
+        return self.engine.has_room(replica)
+
+    def admits(self, size_bytes: int) -> bool:
+        return self.engine.admits(size_bytes)
+
+    def may_floor(self) -> bool:
+        return self.engine.may_floor()
+
+    def monotonic_ms(self) -> int:
+        return self.engine.monotonic_ms()
+
+    def chance(self) -> float:
+        return self.engine.chance()
+
+    def is_gone(self, group: GroupId) -> bool:
+        return self.engine.is_gone(group)
 
 
 @final
@@ -169,6 +216,7 @@ class SimulatedNode:
         self._scheduler = cluster.scheduler
         self._options = options
         self._random = self._scheduler.random(f"node {node}")
+        self._gives_up = self._scheduler.random(f"moves of node {node}")
         self._index = DictIndex()
         self._life = 0
         self._pump_is_planned = False
@@ -272,8 +320,28 @@ class SimulatedNode:
         self._touch()
 
     def _make_service(self, replica: Replica, engine: Engine) -> PartitionService:
-        settings = PartitionSettings(retention_s=self._options.retention_s, failures=self._options.failures)
-        return PartitionService(replica, engine, settings, DEFAULT_LIMITS)
+        options = self._options
+        settings = PartitionSettings(
+            retention_s=options.retention_s,
+            failures=options.failures,
+            max_age_ms=options.max_age_ms,
+            limits=options.limits,
+            rewind_ms=options.rewind_ms,
+            order=options.order,
+            breaker=options.breaker,
+            dead_letters=options.dead_letters.get(replica.group),
+            dedup_window_ms=options.dedup_window_ms,
+            dedup_count=options.dedup_count,
+        )
+        host = engine if not options.give_up_share else _Hesitant(engine, options.give_up_share, self._gives_up)
+        return PartitionService(replica, host, settings, DEFAULT_LIMITS)
+
+    def set_order(self, order: OrderPolicy) -> None:
+        """The queues are altered."""
+        self._options = replace(self._options, order=order)
+        for service in () if self.engine is None else self.engine.services.values():
+            if isinstance(service, PartitionService):
+                service.settings = replace(service.settings, order=order)
 
     def kill(self) -> None:
         """End the process; its connections close, and what it wrote stays in the page cache."""

@@ -7,11 +7,17 @@ from dataclasses import dataclass, field, replace
 from time import process_time
 from typing import TYPE_CHECKING, final
 
+from logbroker.ids import GroupId
 from logbroker.node.requests import StateRequest
+from logbroker.partition.breaker import BreakerPolicy
 from logbroker.partition.failures import NO_POLICY, FailurePolicy
+from logbroker.partition.limits import NO_LIMITS, SizeLimits
+from logbroker.partition.ordering import NO_ORDER, OrderPolicy, order_policy
+from logbroker.partition.retention import MAX_AGE_MS
 from logbroker.testing.checkers import compare_states, machine_of
 from logbroker.testing.cluster import ClusterOptions, SimulatedCluster
 from logbroker.testing.faults import FaultInjector, FaultKind, FaultPlan, draw_plan
+from logbroker.testing.moves_model import check_moves
 from logbroker.testing.network import LinkQuality
 from logbroker.testing.node import NodeOptions, quick_engine, small_store
 from logbroker.testing.scheduler import US_PER_MS, US_PER_S, Scheduler
@@ -22,7 +28,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from random import Random
 
-    from logbroker.ids import GroupId
     from logbroker.testing.model import PartitionModel
 
 _LEADER_WITHIN_US = 15 * US_PER_S
@@ -35,7 +40,10 @@ _LOOK_US = 200 * US_PER_MS
 LINKS, CLOCKS, BURSTS = "bad links", "clock errors", "bursts"
 OPERATOR, GROUPS, PRODUCERS, CONSUMERS = "operator", "extra groups", "more producers", "more consumers"
 MISBEHAVIOUR, LARGE_VALUES, VANDAL, WATCHER = "misbehaviour", "large values", "vandal", "watcher"
+AGES, BOUNDS, WINDOWS = "time to live", "bounds", "rewind windows"
+ORDER = "order"
 DELAYS = "delayed batches"
+IDS = "ids"
 PARTS = (
     LINKS,
     CLOCKS,
@@ -48,7 +56,12 @@ PARTS = (
     LARGE_VALUES,
     VANDAL,
     WATCHER,
+    AGES,
+    BOUNDS,
+    WINDOWS,
+    ORDER,
     DELAYS,
+    IDS,
 )
 """What can be left out of a run, beside the kinds of faults."""
 
@@ -97,22 +110,50 @@ class Simulation:
         kinds = frozenset(kind for kind in FaultKind if kind.value in options.without)
         plan = options.plan or draw_plan(self.scheduler.random("plan"), without=kinds)
         self.plan = _simpler_plan(plan, options.without)
+        limits = NO_LIMITS if BOUNDS in options.without else draw_limits(self.scheduler.random("size limits"))
+        max_age_ms = 0 if AGES in options.without else draw_max_age_ms(self.scheduler.random("max age"))
         drawn = draw_delays(draw_profile(random), self.scheduler.random("delays"))
-        profile = _simpler_profile(options.profile or drawn, options.without)
+        ids = self.scheduler.random("ids")
+        drawn = options.profile or replace(drawn, id_senders=ids.choice((0, 1, 2, 3)))
+        profile = _simpler_profile(drawn, options.without)
+        if limits.max_messages and not limits.drops_oldest:
+            # Groups that nobody reads would leave it full for ever.
+            profile = replace(profile, tidies_groups=True)
         group_count = options.group_count or random.choice((1, 1, 2))
+        self._order = NO_ORDER if ORDER in options.without else draw_order(self.scheduler.random("order"))
+        if self._order.by_key:
+            profile = replace(profile, key_count=self.scheduler.random("keys").choice((1, 3, 10)))
         self.cluster = SimulatedCluster(
             self.scheduler,
             ClusterOptions(
                 node_count=options.node_count,
                 group_count=group_count,
-                node=replace(draw_node(random), failures=draw_failures(self.scheduler.random("failures"))),
+                node=replace(
+                    draw_node(random),
+                    failures=draw_failures(self.scheduler.random("failures")),
+                    max_age_ms=max_age_ms,
+                    limits=limits,
+                    rewind_ms=MAX_AGE_MS
+                    if WINDOWS in options.without
+                    else draw_rewind_ms(self.scheduler.random("window")),
+                    breaker=draw_breaker(self.scheduler.random("breaker")),
+                    order=self._order,
+                    dead_letters=draw_dead_letters(self.scheduler.random("dead letters"), group_count),
+                    give_up_share=self.scheduler.random("moves given up").choice((0.0, 0.0, 0.1, 0.4)),
+                    dedup_window_ms=ids.choice((700, 3_000, 20_000, 60_000)),
+                    dedup_count=ids.choice((3, 20, 1_000_000)),
+                ),
                 clock_offset_ms=self.plan.clock_offset_ms,
                 drift_ppm=self.plan.drift_ppm,
                 clock_speed=options.clock_speed or random.choice((1, 4, 10)),
             ),
         )
         self.ledger = Ledger()
-        self.workloads = [Workload(self.cluster, self.ledger, group, profile) for group in self.cluster.groups]
+        groups = self.cluster.groups
+        self.workloads = [
+            Workload(self.cluster, self.ledger, group, profile, others=[other for other in groups if other != group])
+            for group in groups
+        ]
         self.injector = FaultInjector(self.cluster, self.plan)
 
     def run(self) -> None:
@@ -134,15 +175,31 @@ class Simulation:
         for workload in self.workloads:
             workload.stop_producing()
         self.cluster.heal()
+        self._widen()
         self.scheduler.note("healed")
         self._wait("a leader serves every group", _LEADER_WITHIN_US, self._without_leader)
         self._wait("every batch is answered", _ANSWERED_WITHIN_US, self._unanswered_batches)
         delays_us = max(self._delay_ms(group) for group in self.cluster.groups) * US_PER_MS
-        self._wait("every message is delivered and acked", _DRAINED_WITHIN_US + delays_us, self._undrained)
+        self._wait(
+            "every message is delivered and acked",
+            _DRAINED_WITHIN_US + delays_us,
+            lambda: self._undrained() or self._owed(),
+        )
         self._wait("every node catches up", _LEADER_WITHIN_US, self._behind)
         # Long enough for every poll that waits now to end.
         self.scheduler.run_for(_POLLS_END_US)
         self._wait("every request is answered", _ANSWERED_WITHIN_US, self._overdue)
+
+    def _widen(self) -> None:
+        """With a narrow window the backlog would be there longer than the run lasts; keys stay what they are."""
+        if self._order.window:
+            order = order_policy(1_000, by_key=self._order.by_key, blocks=self._order.blocks)
+            for node in self.cluster.nodes.values():
+                node.set_order(order)
+            for group in self.cluster.groups:
+                rules = self.cluster.checker.history(group).model.order
+                if rules is not None:
+                    rules.window = order.window
 
     def _wait(self, what: str, within_us: int, missing: Callable[[], str]) -> None:
         deadline_us = self.scheduler.now_us + within_us
@@ -181,6 +238,21 @@ class Simulation:
                     )
         return ""
 
+    def _owed(self) -> str:
+        """What is on its way to another partition, or has to go there."""
+        for workload in self.workloads:
+            model = self.cluster.checker.history(workload.partition).model
+            rows = model.moves.owed()
+            if rows:
+                return f"{len(rows)} moves out of group {workload.partition}, the first {rows[0]}"
+            node = self.cluster.options.node
+            # A message that could not be copied stays where it is while its leader leads.
+            if node.dead_letters.get(workload.partition) and not node.give_up_share:
+                for group in model.groups.values():
+                    if group.has_dead(model.log_start_offset, model.next_offset):
+                        return f"dead messages of {group.name} in group {workload.partition} that should be moved"
+        return ""
+
     def _behind(self) -> str:
         for group in self.cluster.groups:
             committed = self.cluster.checker.committed(group)
@@ -200,6 +272,7 @@ class Simulation:
     # At the end.
 
     def _check_end(self) -> None:
+        check_moves({group: self.cluster.checker.history(group).model.moves for group in self.cluster.groups})
         for workload in self.workloads:
             self._check_states(workload.partition)
             self._check_ledger(workload.partition)
@@ -244,6 +317,14 @@ class Simulation:
                     f"{value[:60]!r} was confirmed at {offset} of group {group}, "
                     f"the log has it at {model.offset_of.get(value)}",
                 )
+        for name, value, offset in self.ledger.confirmed_with_ids.get(group, ()):
+            first = model.ids.by_offset.get(offset)
+            there = model.values[offset] if offset < model.next_offset else None
+            if offset in model.ids.repeats and offset < model.log_start_offset and there == value:
+                # Told by a retry after a full queue had dropped it: by then nobody knew that it was a repeat.
+                continue
+            if there != value or offset in model.ids.repeats or (None if first is None else first.name) != name:
+                broken("confirmed messages stay", f"{value!r} of id {name!r} was confirmed at {offset}: {first}")
         for value in model.values:
             if value not in self.ledger.sent:
                 broken("nothing appears that nobody sent", f"{value[:60]!r} in group {group}")
@@ -252,10 +333,10 @@ class Simulation:
             self._check_due(model, value)
 
     def _check_due(self, model: PartitionModel, value: bytes) -> None:
-        """A message is due when its producer asked for, to the next full 100 ms of log time."""
+        """A message is due when its producer asked for, to the next full 100 ms of log time; a moved one at once."""
         offset = model.offset_of[value]
         append_ms = model.entry_at(offset)[1]
-        asked = self.ledger.delays.get(value, [(0, 0)])
+        asked = self.ledger.delays.get(value, [(0, 0)]) if offset not in model.copies else [(0, 0)]
         wanted = [append_ms + delay_ms if delay_ms else deliver_at_ms for delay_ms, deliver_at_ms in asked]
         due = [-(-time_ms // 100) * 100 if time_ms > append_ms else 0 for time_ms in wanted]
         if model.schedule.due_ms.get(offset, 0) not in due:
@@ -288,7 +369,10 @@ class Simulation:
             history = self.cluster.checker.history(group)
             add("log: ", history.model.applied_counts)
             add("", history.model.failure_counts)
+            add("", history.model.order.counts if history.model.order is not None else {})
             add("", history.model.delay_counts)
+            add("", history.model.moves.counts)
+            add("", history.model.ids.counts)
             add("judged: ", history.answers.judged_counts)
             add("", {"leaders": len(history.leaders), "digests compared": history.compared_digests})
             add("", {"messages": len(history.model.values)})
@@ -322,6 +406,57 @@ def draw_failures(random: Random) -> FailurePolicy:
     )
 
 
+def draw_max_age_ms(random: Random) -> int:
+    """How long messages may stay unsettled; for ever in most runs."""
+    return random.choice((1_000, 2_000, 5_000, 15_000)) if random.random() < 0.3 else 0
+
+
+def draw_limits(random: Random) -> SizeLimits:
+    """How much partitions may hold; in most runs there is no bound.
+
+    A queue that refuses more bytes waits for retention, which is too long for a run.
+    """
+    if random.random() >= 0.3:
+        return NO_LIMITS
+    drops_oldest = random.random() < 0.6
+    by_bytes = drops_oldest and random.random() < 0.5
+    return SizeLimits(
+        max_messages=0 if by_bytes else random.choice((10, 30, 80)),
+        max_bytes=random.choice((20_000, 60_000, 150_000)) if by_bytes else 0,
+        drops_oldest=drops_oldest,
+    )
+
+
+def draw_rewind_ms(random: Random) -> int:
+    """How long what is settled may be rewound; in most runs as long as it is kept."""
+    return random.choice((0, 1_000, 5_000, 15_000)) if random.random() < 0.3 else MAX_AGE_MS
+
+
+def draw_breaker(random: Random) -> BreakerPolicy | None:
+    """When groups that fail are paused: in a third of the runs, since much does not happen to a group that is paused.
+
+    The shares are some that the consumers do reach.
+    """
+    if random.random() < 0.67:
+        return None
+    return BreakerPolicy(
+        percent=random.choice((15, 25, 50)),
+        least_count=random.choice((1, 5, 20)),
+        window_ms=random.choice((1_000, 2_500, 6_000)),
+        pause_ms=random.choice((1_000, 2_000, 4_000)),
+    )
+
+
+def draw_order(random: Random) -> OrderPolicy:
+    """The order of the queues of one run; every other run has none."""
+    draw, blocks = random.random(), random.random() < 0.7
+    if draw < 0.5:
+        return NO_ORDER
+    if draw < 0.7:
+        return order_policy(random.choice((1, 1, 2, 5, 30)), by_key=False, blocks=blocks)
+    return order_policy(random.choice((0, 0, 4, 20)), by_key=True, blocks=blocks)
+
+
 def draw_delays(profile: WorkloadProfile, random: Random) -> WorkloadProfile:
     """How much is to be delivered later; in half of the runs nothing is."""
     return replace(
@@ -330,6 +465,11 @@ def draw_delays(profile: WorkloadProfile, random: Random) -> WorkloadProfile:
         max_delay_ms=random.choice((2_000, 8_000, 20_000)),
         cancel_share=random.choice((0.0, 0.3, 0.6)),
     )
+
+
+def draw_dead_letters(random: Random, group_count: int) -> dict[GroupId, GroupId]:
+    """Where dead messages of each partition go: in half of the runs with two, those of the first to the second."""
+    return {GroupId(1): GroupId(2)} if random.random() < 0.5 and group_count > 1 else {}
 
 
 def draw_profile(random: Random) -> WorkloadProfile:
@@ -379,6 +519,7 @@ def _simpler_profile(profile: WorkloadProfile, without: frozenset[str]) -> Workl
         producers=1 if PRODUCERS in without else profile.producers,
         consumers=1 + (GROUPS not in without and profile.extra_groups) if CONSUMERS in without else profile.consumers,
         delay_share=0.0 if DELAYS in without else profile.delay_share,
+        id_senders=0 if IDS in without else profile.id_senders,
         large_value_share=0.0 if LARGE_VALUES in without else profile.large_value_share,
         has_vandal=profile.has_vandal and VANDAL not in without,
         has_watcher=profile.has_watcher and WATCHER not in without,

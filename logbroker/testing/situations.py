@@ -59,6 +59,11 @@ REQUIRED = (
     "log: Bury",
     "log: BuryExpired",
     "log: Revive",
+    "log: BuryOld",
+    "log: RewindFloor",
+    "rewound: up to the rewind floor",
+    "ProduceRequest refused queue_full",
+    "replica: log starts that were raised for want of room",
     "log: Pause",
     "log: Resume",
     "log: Purge",
@@ -67,10 +72,17 @@ REQUIRED = (
     "log: Lease after the end of a pause",
     "leader change: with a paused group",
     "judged: receives that a pause held up",
+    "breaker: tripped",
+    "breaker: tripped again",
+    "breaker: with deliveries that ended meanwhile",
+    "leader change: with a group that its breaker paused",
     "buried: rejected",
     "buried: nacked for the last time",
     "buried: ran out for the last time",
     "buried: by a receive",
+    "buried: too old, as fresh",
+    "buried: too old, as given back",
+    "buried: too old, as delayed",
     "revived",
     "log: DeliverAt",
     "log: Cancel",
@@ -84,9 +96,28 @@ REQUIRED = (
     "crash: with delayed messages that are not due",
     "judged: dead messages listed",
     "leader change: with dead messages",
+    "leader change: with messages on their way",
+    "moved: taken",
+    "moved: ended",
+    "moved: refused",
+    "moved: never taken",
+    "judged: MoveReply",
+    "ids: duplicates",
+    "ids: conflicts",
+    "ids: new again after their window",
+    "ids: batches that repeat all",
+    "judged: batches of known ids not appended",
+    "judged: batches with ids sent again",
     "judged: OutOfOrderSequenceError",
     "judged: receives that found nothing",
     "judged: spoilt batches refused",
+    "order: leases judged",
+    "order: the window is full",
+    "order: passed over a key that is locked",
+    "order: passed over a key that waits after a failure",
+    "order: a failed message is overtaken by the next of its key",
+    "leader change: with keys in flight",
+    "judged: receives that found nothing while nothing was in flight",
     "node: crash in recovery",
     "node: entries damaged at a start",
     "node: replicas lost at a start",
@@ -120,10 +151,16 @@ class Situations:
         model = self._cluster.checker.history(group).model
         if any(each.has_dead(model.log_start_offset, model.next_offset) for each in model.groups.values()):
             self._count("leader change: with dead messages")
+        if model.order is not None and model.order.by_key and any(each.has_leased() for each in model.groups.values()):
+            self._count("leader change: with keys in flight")
         if any(each.pause is not None and each.pause.holds_at(model.append_ms) for each in model.groups.values()):
             self._count("leader change: with a paused group")
+        if any(each.has_tripped_at(model.append_ms) for each in model.groups.values()):
+            self._count("leader change: with a group that its breaker paused")
         if self._is_waiting(group):
             self._count("leader change: with delayed messages that are not due")
+        if model.moves.owed():
+            self._count("leader change: with messages on their way")
         for kind, name in ((AckRequest, "acks"), (ProduceRequest, "produces"), (ReceiveRequest, "polls")):
             if any(isinstance(asked.request, kind) for node in self._nodes() for asked in node.kept_waiting(group, 0)):
                 self._count(f"leader change: with {name} open")

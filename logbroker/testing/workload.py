@@ -25,6 +25,7 @@ from logbroker.node.requests import (
     EarliestTarget,
     ExtendRequest,
     LatestTarget,
+    MoveRequest,
     NackRequest,
     OffsetTarget,
     PauseRequest,
@@ -42,14 +43,15 @@ from logbroker.node.requests import (
     StateRequest,
     TimeTarget,
 )
-from logbroker.record.batch import DEFAULT_LIMITS, HEADER_BYTES, Codec, encode_values
+from logbroker.record.batch import DEFAULT_LIMITS, HEADER_BYTES, Codec, Record, encode_batch, encode_values
 from logbroker.record.checksum import crc32c
 from logbroker.record.compression import compress
 from logbroker.testing.history import Verdict
+from logbroker.testing.id_senders import IdPool, IdSender
 from logbroker.testing.scheduler import US_PER_MS, US_PER_S
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from random import Random
 
     from logbroker.node.requests import Request, Target
@@ -104,6 +106,17 @@ class WorkloadProfile:
     pause_share: float = 0.25
     """Of those actions: pauses, with and without an end, their ends, and purges."""
     extra_groups: int = 1
+    tidies_groups: bool = False
+    """At the end nobody leaves a consumer group behind that he made for himself."""
+    key_count: int = 0
+    """Of all producers of a partition; then every eighth message has none. 0: no message has one."""
+    move_share: float = 0.1
+    """Of those actions, where there is another partition: messages are moved there."""
+    id_senders: int = 2
+    """Clients whose messages have ids; every other one numbers its batches too."""
+    id_batches_per_second: float = 1.0
+    id_sender_death_share: float = 0.5
+    """Of their attempts without an answer."""
     has_vandal: bool = True
     has_watcher: bool = True
 
@@ -150,6 +163,8 @@ class Ledger:
         self.confirmed_bytes = 0
         self.delays: dict[bytes, list[tuple[int, int]]] = {}
         """What was asked for values to be delivered later, each way in which it was: delay_ms, deliver_at_ms."""
+        self.confirmed_with_ids: dict[GroupId, list[tuple[bytes | None, bytes, int]]] = {}
+        """Id, value and the offset that was told, of each message of those who send ids; None has no id."""
 
 
 @final
@@ -210,6 +225,7 @@ class Producer:
         self._name = name
         self._profile = profile
         self._random = self._scheduler.random(f"producer {name}")
+        self._keys = self._scheduler.random(f"keys {name}")
         self._delays = self._scheduler.random(f"delays {name}")
         self._route = Route(cluster, name, partition, self._random)
         self._life = 0
@@ -258,13 +274,7 @@ class Producer:
         values = [self._make_value(first + position) for position in range(count)]
         self._next_sequence += count
         self._ledger.sent.update(values)
-        data = encode_values(
-            values,
-            timestamp_ms=self._cluster.wall_ms(),
-            producer_id=self._producer_id,
-            producer_epoch=0,
-            base_sequence=first,
-        )
+        data = self._encode(values, first)
         self._next_batch_number += 1
         batch = _PendingBatch(self._next_batch_number - 1, values, data, self._choose_delay())
         if any(batch.delay):
@@ -277,6 +287,23 @@ class Producer:
             return 0, 0
         delay_ms = self._delays.choice((1, 100, self._delays.randrange(1, self._profile.max_delay_ms)))
         return (delay_ms, 0) if self._delays.random() < 0.5 else (0, self._cluster.wall_ms() + delay_ms)
+
+    def _encode(self, values: list[bytes], base_sequence: int) -> bytes:
+        timestamp_ms = self._cluster.wall_ms()
+        if not self._profile.key_count:
+            return encode_values(
+                values,
+                timestamp_ms=timestamp_ms,
+                producer_id=self._producer_id,
+                producer_epoch=0,
+                base_sequence=base_sequence,
+            )
+        records = [Record(value, self._make_key(), timestamp_ms=timestamp_ms) for value in values]
+        return encode_batch(records, producer_id=self._producer_id, producer_epoch=0, base_sequence=base_sequence)
+
+    def _make_key(self) -> bytes | None:
+        random = self._keys
+        return None if random.random() < 0.125 else b"key %d" % random.randrange(self._profile.key_count)
 
     def _make_value(self, sequence: int) -> bytes:
         name = b"%s/%d/%d " % (self._name.encode(), self._life, sequence)
@@ -542,7 +569,13 @@ class Operator:
     """Rewinds, skips, makes and deletes consumer groups, and asks how things stand."""
 
     def __init__(
-        self, cluster: Cluster, partition: GroupId, name: str, profile: WorkloadProfile, groups: list[GroupName]
+        self,
+        cluster: Cluster,
+        partition: GroupId,
+        name: str,
+        profile: WorkloadProfile,
+        groups: list[GroupName],
+        others: Sequence[GroupId],
     ) -> None:
         self._cluster = cluster
         self._scheduler = cluster.scheduler
@@ -551,6 +584,8 @@ class Operator:
         self._failures = self._scheduler.random(f"failures {name}")
         self._pauses = self._scheduler.random(f"pauses {name}")
         self._delays = self._scheduler.random(f"delays {name}")
+        self._moves = self._scheduler.random(f"moves {name}")
+        self._others = others
         self._seen_dead: list[tuple[GroupName, tuple[tuple[int, int], ...]]] = []
         self._route = Route(cluster, name, partition, self._random)
         self._started_ms = cluster.wall_ms()
@@ -573,6 +608,8 @@ class Operator:
     def stop(self) -> None:
         """Nothing new, and no group stays paused."""
         self._stopped = True
+        for name in self._temporary if self._profile.tidies_groups else ():
+            self._ask(_Order(DeleteGroupRequest(name), attempts_left=1_000))
         self._resume_all(_LAST_RESUMES)
 
     def _resume_all(self, times: int) -> None:
@@ -601,6 +638,8 @@ class Operator:
 
     def _choose(self) -> Request:
         draw = self._random.random()
+        if self._others and self._moves.random() < self._profile.move_share:
+            return self._move_away()
         if self._failures.random() < self._profile.revive_share:
             return self._choose_of_dead()
         if self._pauses.random() < self._profile.pause_share:
@@ -650,6 +689,13 @@ class Operator:
             self._purge_id = random.getrandbits(62)
         # Or one that was done already, perhaps in the other group.
         return PurgeRequest(group, self._purge_id)
+
+    def _move_away(self) -> MoveRequest:
+        """Some messages to another partition, whatever they are; all that is available of them goes."""
+        start = self._moves.randrange(self._last_end + 1)
+        end = max(start, min(start + self._moves.choice((1, 5, 40)), self._last_end)) or 1
+        group = self._moves.choice(self._groups)
+        return MoveRequest(group, ((min(start, end - 1), end),), self._moves.choice(self._others))
 
     def _move(self, *, forward: bool) -> RewindRequest:
         return self._moved(self._random.choice([*self._groups, *self._temporary]), self._target(), forward=forward)
@@ -784,7 +830,14 @@ def _bomb() -> bytes:
 class Workload:
     """All clients of one partition."""
 
-    def __init__(self, cluster: Cluster, ledger: Ledger, partition: GroupId, profile: WorkloadProfile) -> None:
+    def __init__(
+        self,
+        cluster: Cluster,
+        ledger: Ledger,
+        partition: GroupId,
+        profile: WorkloadProfile,
+        others: Sequence[GroupId] = (),
+    ) -> None:
         self.partition = partition
         self._profile = profile
         self.groups = [DEFAULT_GROUP, *(GroupName(f"group-{number}") for number in range(profile.extra_groups))]
@@ -796,7 +849,21 @@ class Workload:
             Consumer(cluster, partition, self.groups[number % len(self.groups)], f"c{partition}.{number}", profile)
             for number in range(profile.consumers)
         ]
-        self.operator = Operator(cluster, partition, f"o{partition}", profile, self.groups)
+        pool = IdPool(partition)
+        self.id_senders = [
+            IdSender(
+                cluster,
+                ledger,
+                Route(cluster, name, partition, cluster.scheduler.random(f"route {name}")),
+                partition,
+                name,
+                profile,
+                pool,
+                is_numbered=number % 2 == 0,
+            )
+            for number, name in enumerate(f"i{partition}.{number}" for number in range(profile.id_senders))
+        ]
+        self.operator = Operator(cluster, partition, f"o{partition}", profile, self.groups, others)
         self.watcher = Watcher(cluster, partition, f"w{partition}")
         self.vandal = Vandal(cluster, partition, f"{partition}")
 
@@ -806,7 +873,7 @@ class Workload:
             self.watcher.start()
         if self._profile.has_vandal:
             self.vandal.start()
-        for producer in self.producers:
+        for producer in self._senders():
             producer.start()
         for consumer in self.consumers:
             consumer.start()
@@ -815,7 +882,7 @@ class Workload:
         """The end of a run: nothing new, nobody misbehaves, what is there is drained."""
         self.operator.stop()
         self.vandal.stop()
-        for producer in self.producers:
+        for producer in self._senders():
             producer.stop()
         for consumer in self.consumers:
             consumer.behave()
@@ -823,4 +890,7 @@ class Workload:
     @property
     def is_settled(self) -> bool:
         """Every batch of a living producer has been answered for good."""
-        return all(producer.is_idle for producer in self.producers)
+        return all(producer.is_idle for producer in self._senders())
+
+    def _senders(self) -> list[Producer | IdSender]:
+        return [*self.producers, *self.id_senders]

@@ -14,6 +14,7 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 
 from logbroker.errors import CorruptBatchError, InvalidArgumentError, LogBrokerError
 from logbroker.record.batch import BatchLimits, Record, encode_batch, read_batch
+from logbroker.record.dedup_ids import DEDUP_HEADER, check_dedup_id
 from logbroker.wire.json_numbers import GivenNumber, read_number
 
 if TYPE_CHECKING:
@@ -59,6 +60,8 @@ class GivenMessage(Struct, frozen=True, gc=False, forbid_unknown_fields=True, kw
     headers: dict[str, str | None] | list[tuple[str, HeaderValue]] | UnsetType = UNSET
     timestamp_ms: GivenNumber | UnsetType = UNSET
     """The producer's time; the server's if it is left out."""
+    dedup_id: str | UnsetType = UNSET
+    """An id of the producer's own, at most 128 bytes: a message with an id that is known is not delivered again."""
 
 
 @final
@@ -91,6 +94,11 @@ class DeliveredMessage(Struct, frozen=True, omit_defaults=True, kw_only=True):
 
 
 # --- in ---
+
+
+def has_ids(given: GivenMessages) -> bool:
+    """Whether a message has an id of its own."""
+    return any(isinstance(message, GivenMessage) and message.dedup_id is not UNSET for message in given.messages)
 
 
 def build_batch(given: GivenMessages, *, now_ms: int, limits: BatchLimits) -> bytes:
@@ -132,7 +140,7 @@ def _record(message: str | GivenMessage, number: int, now_ms: int) -> Record:
     return Record(
         _bytes(message.value, message.value_base64),
         _bytes(message.key, message.key_base64),
-        _headers(message.headers),
+        _headers(message.headers) + _id_header(message.dedup_id),
         timestamp_ms,
     )
 
@@ -148,6 +156,10 @@ def _headers(given: dict[str, str | None] | list[tuple[str, HeaderValue]] | Unse
         return ()
     pairs = given.items() if isinstance(given, dict) else given
     return tuple([(name, _header(value)) for name, value in pairs])
+
+
+def _id_header(dedup_id: str | UnsetType) -> Headers:
+    return ((DEDUP_HEADER, check_dedup_id(dedup_id.encode())),) if isinstance(dedup_id, str) else ()
 
 
 def _header(value: HeaderValue) -> bytes | None:

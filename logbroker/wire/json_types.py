@@ -28,6 +28,7 @@ from logbroker.wire.requests import (
     Delivered,
     Extend,
     ListDead,
+    MoveMessages,
     Nack,
     PauseGroup,
     Peek,
@@ -69,6 +70,7 @@ DEFAULTS: dict[type[Struct], dict[str, object]] = {
     Reject: {"partition": 0, "group": "default"},
     ListDead: {"partition": 0, "group": "default"},
     Revive: {"partition": 0, "group": "default"},
+    MoveMessages: {"partition": 0, "group": "default", "to_partition": 0},
     Subscribe: {
         "partition": 0,
         "group": "default",

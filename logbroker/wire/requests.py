@@ -83,6 +83,37 @@ class QueueSettings(Struct, frozen=True, array_like=True, gc=False, kw_only=True
     """By how much each further failure lengthens it."""
     jitter_percent: Number = 20
     """The share of each wait that is left to chance."""
+    max_age_ms: Number = 0
+    """What is unsettled so long after it was appended is dead; 0: never."""
+    max_messages: Number = 0
+    """The most messages that a consumer group may have unsettled; 0: no bound. Each partition has an even share."""
+    max_bytes: Number = 0
+    """The most bytes of batches that are kept, settled or not; 0: no bound. As `max_messages`."""
+    full: Number = 0
+    """What happens at a bound: 0, produce is refused with `queue_full`; 1, the oldest messages go."""
+    rewind_ms: Number = 1_296_000_000
+    """What is settled so long after it was appended cannot be rewound; 0: nothing that is settled can."""
+    breaker_percent: Number = 0
+    """A consumer group is paused for a while when so many of a hundred deliveries fail; 0: never."""
+    breaker_count: Number = 20
+    """So many deliveries at least must have ended before, in one partition."""
+    breaker_window_ms: Number = 10_000
+    """In this time, that is."""
+    breaker_pause_ms: Number = 30_000
+    """How long it is paused then."""
+    window: Number = 0
+    """How many messages of a group and partition are in flight at most; 0: any number."""
+    order: Name = "none"
+    """`key`: of the messages of a key, only those of one lease are in flight at once."""
+    on_failure: Name = "block"
+    """What messages behind a failed one do, where there is a window or an order: `block` or `skip`."""
+    dead_letter: Name = ""
+    """The queue to which messages are moved when they are dead; empty: they stay where they are. One that was deleted
+    is told as empty."""
+    dedup_window_ms: Number = 300_000
+    """How long ids of messages are remembered, but never longer than the messages; 0: not at all."""
+    dedup_count: Number = 1_000_000
+    """How many of them, in each partition."""
 
 
 @final
@@ -98,6 +129,22 @@ class QueueChanges(Struct, frozen=True, array_like=True, gc=False, kw_only=True)
     max_backoff_ms: Number | None = None
     backoff_factor: Number | None = None
     jitter_percent: Number | None = None
+    max_age_ms: Number | None = None
+    max_messages: Number | None = None
+    max_bytes: Number | None = None
+    full: Number | None = None
+    rewind_ms: Number | None = None
+    breaker_percent: Number | None = None
+    breaker_count: Number | None = None
+    breaker_window_ms: Number | None = None
+    breaker_pause_ms: Number | None = None
+    window: Number | None = None
+    order: Name | None = None
+    on_failure: Name | None = None
+    dead_letter: Name | None = None
+    """Empty: none from now on."""
+    dedup_window_ms: Number | None = None
+    dedup_count: Number | None = None
 
 
 @final
@@ -177,6 +224,8 @@ class GroupCounts(Struct, frozen=True, array_like=True, gc=False, kw_only=True):
     paused_reason: Name = ""
     paused_until_ms: Number = 0
     """In log time; 0 where it is paused until it is resumed, and where it is not paused."""
+    moved: Number = 0
+    """Moved to another queue, but above the floor; those on their way count as dead."""
 
 
 @final
@@ -203,6 +252,8 @@ class GroupPartition(Struct, frozen=True, array_like=True, gc=False, kw_only=Tru
     paused_reason: Name = ""
     paused_until_ms: Number = 0
     """In log time; 0 where it is paused until it is resumed, and where it is not paused."""
+    moved: Number = 0
+    """Moved to another queue, but above the floor; those on their way count as dead."""
 
 
 @final
@@ -233,7 +284,7 @@ class PeekedRange(Struct, frozen=True, array_like=True, gc=False, kw_only=True):
     start: Number
     end: Number
     state: Name
-    """`available`, `leased`, `delayed`, `acked` or `dead`."""
+    """`available`, `leased`, `delayed`, `acked`, `dead`, `moving` to another queue, or `moved`."""
     visible_at_ms: Number = 0
     """When a lease or delay ends, in log time; else 0."""
 
@@ -247,7 +298,7 @@ class DeadRow(Struct, frozen=True, array_like=True, gc=False, kw_only=True):
     deliveries: Number
     buried_at_ms: Number
     cause: Name = ""
-    """`rejected` or `max_deliveries`; empty where the entry that says so cannot be read just now."""
+    """`rejected`, `max_deliveries` or `ttl`; empty where the entry that says so cannot be read just now."""
     reason: Name = ""
     """The consumer's words."""
     consumer: Name = ""
@@ -390,6 +441,8 @@ class Produce(Request, frozen=True, gc=False, tag=4, kw_only=True):
     """From when it is appended; at most the retention less a second."""
     deliver_at_ms: Number = 0
     """Log time; what lies in the past is delivered at once."""
+    dedup: bool = False
+    """Some of its messages have ids of their own, in a header: it is opened to look at them."""
 
 
 @final
@@ -555,6 +608,21 @@ class Revive(Request, frozen=True, gc=False, tag=24, kw_only=True):
     partition: Number
     group: Name
     ranges: list[Range]
+
+
+@final
+class MoveMessages(Request, frozen=True, gc=False, tag=34, kw_only=True):
+    """Move what is available or dead of the ranges to another partition; it is safe to repeat.
+
+    Each message gets there once, with headers that say where it was first, and is never delivered here again.
+    """
+
+    queue: Name
+    partition: Number
+    group: Name
+    ranges: list[Range]
+    to_queue: Name
+    to_partition: Number
 
 
 @final
@@ -724,6 +792,10 @@ class Produced(Reply, frozen=True, gc=False, tag=69, kw_only=True):
     duplicate: bool = False
     due_ms: Number = 0
     """When it may be delivered, a multiple of 100 ms; 0 is at once, or for a duplicate by now."""
+    duplicates: list[tuple[Number, Number]] = []
+    """(position in the batch, offset of the first message of its id) of those that were there before."""
+    conflicts: list[Number] = []
+    """Positions of those whose id was used for another body; they are never delivered."""
 
 
 @final
@@ -788,6 +860,14 @@ class DeadList(Reply, frozen=True, gc=False, tag=78, kw_only=True):
 @final
 class Revived(Reply, frozen=True, gc=False, tag=79, kw_only=True):
     """So many messages. Where that is less than all that were dead, asking again goes on; 0: nothing is left."""
+
+    count: Number
+
+
+@final
+class Moving(Reply, frozen=True, gc=False, tag=86, kw_only=True):
+    """So many messages are on their way. Where that is less than all that could be moved, asking again goes on; 0:
+    nothing is left. One that turns out not to be readable stays where it was."""
 
     count: Number
 
@@ -872,6 +952,7 @@ AnyRequest: TypeAlias = (
     | Reject
     | ListDead
     | Revive
+    | MoveMessages
     | Subscribe
     | Credit
     | Unsubscribe
@@ -900,6 +981,7 @@ AnyReply: TypeAlias = (
     | StatusReply
     | DeadList
     | Revived
+    | Moving
     | Delivered
     | Unsubscribed
     | GroupDescriptions
@@ -933,6 +1015,7 @@ REPLY_OF: dict[type[Request], type[Reply]] = {
     Reject: Settled,
     ListDead: DeadList,
     Revive: Revived,
+    MoveMessages: Moving,
     Subscribe: Unsubscribed,
     Credit: Done,
     Unsubscribe: Done,

@@ -14,10 +14,12 @@ import pytest
 import logbroker_client
 import logbroker_client.asyncio
 from logbroker.errors import (
+    DedupConflictError,
     InvalidArgumentError,
     LocalProtocolError,
     LogBrokerError,
     NotFoundError,
+    QueueFullError,
     StaleLeaseError,
     UnauthenticatedError,
     UnavailableError,
@@ -25,7 +27,7 @@ from logbroker.errors import (
 )
 from logbroker.record.batch import decode_batch
 from logbroker.wire.requests import Ack, AnyRequest, Produce, Receive, Subscribe, Unsubscribe
-from logbroker_client import NewMessage
+from logbroker_client import NewMessage, RedriveProgress
 from logbroker_client.endpoints import ConnectSettings
 from tests.contract.client_kit import FACES, MEMORY_FACES, Face, FakeWorld, fake_nodes, real_node
 from tests.fake_broker import Answer, Drop, FakeCluster, FakeNode, Hold
@@ -117,6 +119,14 @@ def answer_held(world: FakeWorld) -> None:
             connection.on_output()
 
     world.thread.call(answer)
+
+
+async def settled(client: Any, queue: str, count: int) -> list[Any]:  # noqa: ANN401 - as above
+    """The messages of a queue, once so many have come."""
+    found: list[Any] = []
+    while len(found) < count:
+        found = await client.peek(queue)
+    return found
 
 
 # --- a node, real or in memory ---
@@ -277,6 +287,102 @@ def test_what_is_rejected_or_fails_once_too_often_is_dead_until_it_is_revived(
 
 
 @everywhere
+def test_the_dead_go_to_their_queue_with_their_history_and_come_back_from_there(
+    face: Face, node: str, queue: str
+) -> None:
+    letters = f"{queue}-dead"
+
+    async def scenario() -> None:
+        async with face.connect(node) as client:
+            await client.create_queue(letters)
+            await client.create_queue(queue, partitions=2, max_deliveries=2, dead_letter=letters)
+            assert (await client.describe_queue(queue)).info.settings.dead_letter == letters
+            async with client.producer(queue) as producer:
+                ids = await producer.send_many([NewMessage(b"a", b"k"), NewMessage(b"b", b"k")])
+            async with client.consumer(queue, max_messages=1, name="till") as consumer:
+                (first,) = await take(consumer, 1)
+                assert first.history is None
+                await first.reject(reason="no such account")
+                (second,) = await take(consumer, 1)
+                await second.nack(reason="down", delay=0.0)
+                (second,) = await take(consumer, 1)
+                await second.nack(reason="down", delay=0.0)
+            # Nobody receives from there: what a consumer was given would not be available to a redrive.
+            found = await settled(client, letters, 2)
+            assert [message.value for message in found] == [b"a", b"b"]
+            assert [message.key for message in found] == [b"k", b"k"]
+            histories = [message.history for message in found]
+            assert [history.origin for history in histories] == [first.id, second.id] == list(ids)
+            assert [history.origin_ms for history in histories] == [first.append_ms, second.append_ms]
+            assert [(one.attempts, one.cause, one.reason) for one in histories] == [
+                (1, "rejected", "no such account"),
+                (2, "max_deliveries", "down"),
+            ]
+            assert {(one.consumer, one.group) for one in histories} == {("till", "default")}
+            seen: list[RedriveProgress] = []
+            totals = await client.redrive(
+                letters, where=lambda message: message.history.reason == "down", on_progress=seen.append
+            )
+            assert totals == RedriveProgress(moved=1, skipped=1, left=0)
+            assert seen[-1] == totals
+            async with client.consumer(queue, max_messages=1) as consumer:
+                (again,) = await take(consumer, 1)
+                assert (again.value, again.deliveries, again.partition) == (b"b", 1, second.partition)
+                assert again.history.origin == second.id
+                await again.ack()
+                assert await client.redrive(letters, rate=1000.0) == RedriveProgress(1, 0, 0)
+                (back,) = await take(consumer, 1)
+                assert (back.value, back.history.origin) == (b"a", first.id)
+                await back.reject(reason="still")
+            async with client.consumer(letters, max_messages=1) as consumer:
+                (once_more,) = await take(consumer, 1)
+                assert (once_more.history.origin, once_more.history.reason) == (first.id, "still")
+                moved = await client.move(letters, messages=[once_more.id], to=queue)
+                assert moved == 0, "it is leased"
+                await once_more.ack()
+            assert await client.redrive(letters) == RedriveProgress(0, 0, 0)
+            assert await client.dead(queue) == []
+            await client.alter_queue(queue, dead_letter="")
+            assert (await client.describe_queue(queue)).info.settings.dead_letter == ""
+            with pytest.raises(NotFoundError):
+                await client.alter_queue(queue, dead_letter=f"{queue}-nothing")
+            with pytest.raises(InvalidArgumentError):
+                await client.alter_queue(queue, dead_letter=queue)
+
+    face.run(scenario)
+
+
+@everywhere
+def test_messages_are_moved_to_another_queue_and_shown_as_moved(face: Face, node: str, queue: str) -> None:
+    other = f"{queue}-other"
+
+    async def scenario() -> None:
+        async with face.connect(node) as client:
+            for name in (queue, other):
+                await client.create_queue(name)
+            async with client.producer(queue) as producer:
+                ids = await producer.send_many([b"a", b"b", b"c"])
+            assert await client.move(queue, messages=ids[1:], to=other) == 2
+            assert await client.move(queue, messages=ids[1:], to=other) == 0
+            async with client.consumer(other, max_messages=2) as consumer:
+                found = await take(consumer, 2)
+                assert [message.value for message in found] == [b"b", b"c"]
+                assert [message.history.cause for message in found] == ["", ""]
+                for message in found:
+                    await message.ack()
+            # The source hears of it after those who wait for the messages.
+            while (await client.describe_queue(queue)).partitions[0].groups[0].moved < 2:
+                pass
+            shown = await client.peek(queue, start=0)
+            assert [message.state for message in shown] == ["available", "moved", "moved"]
+            await client.rewind(queue, to="earliest")
+            assert [message.value for message in await client.peek(queue)] == [b"a"]
+            assert await client.redrive(queue, to=other) == RedriveProgress(1, 0, 0)
+
+    face.run(scenario)
+
+
+@everywhere
 def test_a_nack_without_a_delay_waits_as_the_queue_says(face: Face, node: str, queue: str) -> None:
     async def scenario() -> None:
         async with face.connect(node) as client:
@@ -295,6 +401,109 @@ def test_a_nack_without_a_delay_waits_as_the_queue_says(face: Face, node: str, q
                 await client.alter_queue(queue, backoff_factor=11)
             with pytest.raises(InvalidArgumentError, match="jitter"):
                 await client.alter_queue(queue, jitter=-1.0)
+
+    face.run(scenario)
+
+
+@everywhere
+def test_a_time_to_live_is_told_in_seconds_and_has_its_bounds(face: Face, node: str, queue: str) -> None:
+    async def scenario() -> None:
+        async with face.connect(node) as client:
+            await client.create_queue(queue, max_age=60.0)
+            assert (await client.describe_queue(queue)).info.settings.max_age_ms == 60_000
+            await client.alter_queue(queue, max_age=0.0)
+            assert (await client.describe_queue(queue)).info.settings.max_age_ms == 0
+            with pytest.raises(
+                InvalidArgumentError, match="max_age_ms 999 is not between 1,000 and 1,296,000,000, nor 0"
+            ):
+                await client.alter_queue(queue, max_age=0.999)
+
+    face.run(scenario)
+
+
+def test_a_full_queue_says_so_when_the_time_of_the_producer_is_over(face: Face, node: str, queue: str) -> None:
+    async def scenario() -> None:
+        async with face.connect(node) as client:
+            await client.create_queue(queue, max_messages=2, full="reject")
+            async with client.producer(queue, timeout=1.0) as producer:
+                await producer.send_many([b"a", b"b"])
+                with pytest.raises(QueueFullError, match=r"queue_full: .* has 2 unsettled messages"):
+                    await producer.send(b"c")
+                await client.alter_queue(queue, full="drop_oldest")
+                await producer.send(b"d")
+
+    face.run(scenario)
+
+
+@everywhere
+def test_bounds_of_a_queue_are_told_and_have_bounds(face: Face, node: str, queue: str) -> None:
+    async def scenario() -> None:
+        async with face.connect(node) as client:
+            await client.create_queue(queue, max_messages=2, full="drop_oldest", rewind_window=0.0)
+            settings = (await client.describe_queue(queue)).info.settings
+            assert (settings.max_messages, settings.max_bytes, settings.full, settings.rewind_ms) == (2, 0, 1, 0)
+            with pytest.raises(InvalidArgumentError, match="full 'sometimes' is not"):
+                await client.alter_queue(queue, full="sometimes")
+            with pytest.raises(InvalidArgumentError, match="max_bytes 1,000 is not between 1,048,576"):
+                await client.alter_queue(queue, max_bytes=1_000)
+
+
+def test_a_breaker_pauses_a_group_that_fails_at_everything(face: Face, node: str, queue: str) -> None:
+    async def scenario() -> None:
+        async with face.connect(node) as client:
+            await client.create_queue(
+                queue, max_deliveries=2, breaker=0.5, breaker_count=3, breaker_window=60.0, breaker_pause=3600.0
+            )
+            async with client.producer(queue) as producer:
+                await producer.send_many([b"a", b"b", b"c"])
+            async with client.consumer(queue, max_messages=1) as consumer:
+                for _ in range(3):
+                    (message,) = await take(consumer, 1)
+                    await message.nack(delay=60.0)
+            # The pause follows the nack, and nothing is leased in between.
+            group = await client.describe_group(queue, "default")
+            for _ in range(1_000):
+                if not group.is_paused:
+                    group = await client.describe_group(queue, "default")
+            assert (group.delayed, group.dead, group.is_paused) == (3, 0, True)
+            assert group.paused_reason == "breaker: 3 of 3 deliveries failed in 60 s"
+            with pytest.raises(InvalidArgumentError, match="begins with 'breaker: '"):
+                await client.pause_group(queue, reason="breaker: mine")
+            await client.resume_group(queue)
+            assert not (await client.describe_group(queue, "default")).is_paused
+            await client.alter_queue(queue, breaker=0.0)
+            settings = (await client.describe_queue(queue)).info.settings
+            told = (settings.breaker_count, settings.breaker_window_ms, settings.breaker_pause_ms)
+            assert (settings.breaker_percent, *told) == (0, 3, 60_000, 3_600_000)
+            with pytest.raises(InvalidArgumentError, match="breaker_percent 101 is not between 0 and 100"):
+                await client.alter_queue(queue, breaker=1.01)
+
+
+def test_a_window_of_one_and_keys_keep_their_order(face: Face, node: str, queue: str) -> None:
+    async def scenario() -> None:
+        async with face.connect(node) as client:
+            await client.create_queue(queue, window=1)
+            async with client.producer(queue) as producer:
+                for value, key in ((b"a1", b"a"), (b"a2", b"a"), (b"b1", b"b")):
+                    await producer.send(value, key=key)
+            async with client.consumer(queue) as consumer:
+                (message,) = await take(consumer, 1)
+                await message.nack()
+                (message,) = await take(consumer, 1)
+                assert (message.value, message.deliveries) == (b"a1", 2)
+                await client.alter_queue(queue, window=0, order="key")
+                (other,) = await take(consumer, 1)
+                assert other.value == b"b1"
+                await message.ack()
+                (message,) = await take(consumer, 1)
+                assert message.value == b"a2"
+            settings = (await client.describe_queue(queue)).info.settings
+            assert (settings.window, settings.order, settings.on_failure) == (0, "key", "block")
+            for wrong in ({"order": "strict"}, {"on_failure": "stop"}, {"window": 10_001}):
+                with pytest.raises(InvalidArgumentError, match=next(iter(wrong))):
+                    await client.alter_queue(queue, **wrong)
+            with pytest.raises(InvalidArgumentError, match="ordered by key and cannot grow"):
+                await client.alter_queue(queue, partitions=2)
 
     face.run(scenario)
 
@@ -875,3 +1084,35 @@ def test_the_asyncio_client_does_without_trio() -> None:
 def test_the_trio_client_does_without_asyncio() -> None:
     code = "import sys, logbroker_client; logbroker_client.connect; sys.exit('asyncio.base_events' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@everywhere
+def test_a_message_with_an_id_is_appended_once_and_who_repeats_it_is_told_the_first(
+    face: Face, node: str, queue: str
+) -> None:
+    async def scenario() -> None:
+        async with face.connect(node) as client:
+            await client.create_queue(queue, partitions=3, dedup_window=60.0, dedup_count=100)
+            async with client.producer(queue) as producer:
+                first = await producer.send(b"pay 7", dedup_id="payment-7", headers=(("a", b"b"),))
+                await producer.send_many([b"x", NewMessage(b"pay 8", dedup_id=b"payment-8")])
+            assert not first.duplicate
+            async with client.producer(queue) as producer:
+                again = await producer.send(b"pay 7", dedup_id="payment-7", headers=(("a", b"b"),))
+                assert (again, again.duplicate) == (first, True)
+                with pytest.raises(DedupConflictError, match="another value, key or header"):
+                    await producer.send(b"pay 70", dedup_id="payment-7", headers=(("a", b"b"),))
+                others = [NewMessage(b"pay 8", dedup_id="payment-8"), NewMessage(b"pay 9", dedup_id="payment-9")]
+                assert [sent.duplicate for sent in await producer.send_many(others)] == [True, False]
+                with pytest.raises(DedupConflictError):
+                    await producer.send_many([NewMessage(b"10", dedup_id="payment-9"), b"y"])
+                with pytest.raises(InvalidArgumentError, match="dedup_id has 129 bytes, not 1 to 128"):
+                    await producer.send(b"", dedup_id="x" * 129)
+            async with client.consumer(queue) as consumer:
+                values = sorted([message.value or b"" for message in await take(consumer, 5)])
+            assert values == [b"pay 7", b"pay 8", b"pay 9", b"x", b"y"]
+            await client.alter_queue(queue, dedup_window=0.0)
+            async with client.producer(queue) as producer:
+                assert not (await producer.send(b"pay 70", dedup_id="payment-7")).duplicate
+
+    face.run(scenario)

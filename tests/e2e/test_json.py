@@ -185,4 +185,4 @@ async def test_the_page_shows_what_happens(tmp_path: Path) -> None:
                         named[name] = answer[name]
                     else:
                         assert answer.get(name) == value, (text, answer)
-    assert len(lines) == 36
+    assert len(lines) == 40

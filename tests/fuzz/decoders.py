@@ -74,27 +74,36 @@ from logbroker.node.peer_messages import (
     RaftMessage,
     SnapshotAck,
     SnapshotChunk,
+    Transfer,
+    TransferAnswer,
     decode_peer_message,
     encode_peer_message,
 )
-from logbroker.node.requests import GroupReply, PauseRequest, StateRequest
+from logbroker.node.requests import GroupReply, MoveVerdict, PauseRequest, StateRequest
 from logbroker.partition import checkpoint as partition_checkpoint
 from logbroker.partition.checkpoint import CheckpointMeta
 from logbroker.partition.commands import (
     Ack,
     Bury,
     BuryExpired,
+    BuryOld,
     Cancel,
     Cause,
     Change,
     CreateGroup,
+    Dedupe,
     DeliverAt,
     Floor,
+    ForgetSource,
     Lease,
+    Moved,
+    MoveIn,
+    MoveOut,
     Pause,
     Purge,
     Resume,
     Revive,
+    RewindFloor,
     decode_changes,
     decode_floor,
     encode_changes,
@@ -102,7 +111,7 @@ from logbroker.partition.commands import (
 )
 from logbroker.raft.config_change import ChangeKind, ConfigChange, ConfigProposal
 from logbroker.raft.messages import ConfState, Message, MessageKind, SnapshotMeta
-from logbroker.record.batch import BatchLimits, Codec, check_batch, encode_batch, read_batch, read_header
+from logbroker.record.batch import BatchLimits, Codec, batch_keys, check_batch, encode_batch, read_batch, read_header
 from logbroker.record.batch import Record as BatchRecord
 from logbroker.record.checksum import crc32c
 from logbroker.storage.checkpoints import CheckpointHeader, checkpoint_path, read_checkpoint, write_checkpoint
@@ -438,6 +447,8 @@ def _peer_seeds() -> list[bytes]:
         EntryGone(GROUP, ReplicaId(1), REPLICA, Index(5), Index(9)),
         Heartbeats(((GROUP, ReplicaId(1), REPLICA, Term(2), Index(5)),) * 3),
         HeartbeatAnswers(((GROUP, ReplicaId(1), REPLICA, Term(2)),) * 3),
+        Transfer(GROUP, GroupId(8), 9 << 16, b"batch"),
+        TransferAnswer(GROUP, GroupId(8), 9 << 16, MoveVerdict.TAKEN),
     ]
     return [encode_peer_message(message, TAG) for message in messages]  # type: ignore[arg-type]
 
@@ -486,6 +497,7 @@ def _of_clients() -> dict[str, Decoder]:
             **sealed,  # type: ignore[arg-type]
         ),
         "batch to open": Decoder(partial(read_batch, limits=LIMITS), batch_errors, **sealed),  # type: ignore[arg-type]
+        "keys of a batch": Decoder(partial(batch_keys, limits=LIMITS), batch_errors, **sealed),  # type: ignore[arg-type]
         "batch header": Decoder(read_header, (CorruptBatchError,), _batches()),
         "grant": Decoder(
             lambda data: parse_grant(data.decode(errors="replace")),
@@ -542,15 +554,24 @@ def _of_logs() -> dict[str, Decoder]:
         Bury(DEFAULT_GROUP, 7, ((3, 4),), Cause.REJECTED, "no account"),
         BuryExpired(DEFAULT_GROUP, ((4, 6),), "c"),
         Revive(DEFAULT_GROUP, ((3, 4),)),
+        BuryOld(DEFAULT_GROUP, 5),
+        RewindFloor(4),
         Pause(DEFAULT_GROUP, "night", 9_000),
         Resume(DEFAULT_GROUP),
         Purge(DEFAULT_GROUP, 1 << 62, 9, "all"),
         Cancel(((4, 6),)),
         DeliverAt(900),
+        MoveOut(DEFAULT_GROUP, ((6, 8),), 4),
+        Moved(DEFAULT_GROUP, 4, 9, is_refused=True),
+        MoveIn(5, 9, is_refused=False),
+        ForgetSource(5),
+        Dedupe(300_000, 1_000_000, bytes(32), bytes(16)),
     ]
     catalogue = catalogue_kit.cluster(1, 2, 3)
     catalogue_kit.create(catalogue, "orders", partitions=2)
-    optional = CreateQueueWith(CreateQueue(QueueName("slow"), QueueSettings()), ((1, 5_000), (3, 4)))
+    optional = CreateQueueWith(
+        CreateQueue(QueueName("slow"), QueueSettings()), ((1, 5_000), (3, 4), (5, 60_000), (9, 0))
+    )
     catalogue_kit.run(catalogue, optional)
     meta = CheckpointMeta(REPLICA, b"conf")
     proposal = ConfigProposal((ConfigChange(ChangeKind.ADD_VOTER, REPLICA),))

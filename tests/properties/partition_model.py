@@ -12,14 +12,20 @@ from logbroker.partition.commands import (
     Ack,
     Bury,
     BuryExpired,
+    BuryOld,
     Cancel,
     Change,
     CreateGroup,
+    Dedupe,
     DeleteGroup,
     DeliverAt,
     Expire,
     Extend,
+    ForgetSource,
     Lease,
+    Moved,
+    MoveIn,
+    MoveOut,
     Nack,
     Pause,
     Purge,
@@ -28,6 +34,7 @@ from logbroker.partition.commands import (
     Resume,
     Revive,
     Rewind,
+    RewindFloor,
     SkipTo,
 )
 
@@ -49,7 +56,9 @@ class Message:
 
 FRESH = Message()
 ACKED = Message("acked")
-SETTLED = ("acked", "dead")
+SETTLED = ("acked", "dead", "moving", "moved")
+KEPT = ("dead", "moving", "moved")
+MOVED = Message("moved")
 
 
 @dataclass
@@ -78,6 +87,25 @@ class Group:
         return None
 
 
+@dataclass(frozen=True)
+class Ids:
+    """What a batch says of the ids of its messages: (id, body) for each, or None for one without."""
+
+    window_ms: int
+    max_count: int
+    messages: list[tuple[int, int] | None]
+
+
+@dataclass(frozen=True)
+class Known:
+    """The first message of an id."""
+
+    name: int
+    body: int
+    offset: int
+    append_ms: int
+
+
 @dataclass
 class Producer:
     epoch: int
@@ -97,11 +125,20 @@ class Model:
         self.voids: set[int] = set()
         # When each message that was ever delayed is due, whatever the groups; what is due stays here.
         self.due: dict[int, int] = {}
+        # What is owed by number: target, group and what each message was before, which retention shortens.
+        self.owed: dict[int, tuple[int, str, dict[int, Message]]] = {}
+        # What others owed, by source: the highest number, and whether it was taken.
+        self.taken: dict[int, tuple[int, bool]] = {}
+        # Oldest first.
+        self.known: list[Known] = []
         self.next_offset = 0
         self.log_start = 0
+        self.rewind_floor = 0
         self.now_ms = 0
 
-    def produce(self, producer: tuple[int, int, int] | None, count: int, due_ms: int = 0) -> tuple[object, ...]:
+    def produce(
+        self, producer: tuple[int, int, int] | None, count: int, due_ms: int = 0, ids: Ids | None = None
+    ) -> tuple[object, ...]:
         """Append `count` records of (producer id, epoch, sequence), voided where the sequence does not fit."""
         base = self.next_offset
         verdict = self.judge(producer, count)
@@ -121,7 +158,41 @@ class Model:
             if known is None or known.epoch != epoch:
                 known = self.producers[producer_id] = Producer(epoch, [])
             known.batches = [*known.batches, (sequence, sequence + count - 1, base)][-5:]
-        return ("produced", base, count, first.visible_at_ms)
+        duplicates, conflicts = self.remember(ids, base) if ids else ([], [])
+        for offset in [base + position for position in [*dict(duplicates), *conflicts]]:
+            self.voids.add(offset)
+            for group in self.groups.values():
+                group.messages[offset] = ACKED
+        return ("produced", base, count, first.visible_at_ms, duplicates, conflicts)
+
+    def still_known(self, ids: Ids) -> list[Known]:
+        return [known for known in self.known if self.now_ms - known.append_ms < ids.window_ms][-ids.max_count :]
+
+    def remember(self, ids: Ids, base: int) -> tuple[list[tuple[int, int]], list[int]]:
+        """Take the ids of a batch at `base`; give (position, first offset) of duplicates, and who conflicts."""
+        self.known = self.still_known(ids)
+        duplicates: list[tuple[int, int]] = []
+        conflicts: list[int] = []
+        for position, message in enumerate(ids.messages):
+            if message is None:
+                continue
+            first = next((known for known in self.known if known.name == message[0]), None)
+            if first is None:
+                self.known = [*self.known, Known(*message, base + position, self.now_ms)][-ids.max_count :]
+            elif first.body == message[1]:
+                duplicates.append((position, first.offset))
+            else:
+                conflicts.append(position)
+        return duplicates, conflicts
+
+    def void(self, count: int) -> tuple[object, ...]:
+        """Append what was moved here before, as nobody should."""
+        base = self.next_offset
+        self.next_offset += count
+        for group in self.groups.values():
+            group.messages |= dict.fromkeys(range(base, base + count), ACKED)
+        self.voids |= set(range(base, base + count))
+        return ("void", "duplicate")
 
     def scheduled(self) -> dict[int, int]:
         """When each message that is not due yet is."""
@@ -152,6 +223,11 @@ class Model:
             gone = [group.messages.pop(offset) for offset in range(self.log_start, start)]
             expired[name] = sum(message.state not in SETTLED for message in gone)
         self.log_start = start
+        for number, (target, name, before) in list(self.owed.items()):
+            left = {offset: message for offset, message in before.items() if offset >= start}
+            self.owed[number] = (target, name, left)
+            if not left:
+                del self.owed[number]
         self.voids = {offset for offset in self.voids if offset >= start}
         self.due = {offset: due for offset, due in self.due.items() if offset >= start}
         return expired
@@ -159,10 +235,25 @@ class Model:
     def apply(self, change: Change, lease: int) -> tuple[object, ...]:
         if isinstance(change, CreateGroup):
             return self._create(change)
-        if isinstance(change, DeliverAt):
+        if isinstance(change, RewindFloor):
+            if not self.rewind_floor < change.start_offset <= self.next_offset:
+                return ("nothing",)
+            self.rewind_floor = change.start_offset
+            return ("rewind floor", change.start_offset)
+        if isinstance(change, (DeliverAt, Dedupe)):
             return ("prepared",)
         if isinstance(change, Cancel):
             return self._cancel(change)
+        if isinstance(change, MoveIn):
+            if not change.is_refused:
+                return ("prepared",)
+            if self.is_settled(change.source, change.number):
+                return ("nothing",)
+            self.taken[change.source] = (change.number, False)
+            return ("prepared",)
+        if isinstance(change, ForgetSource):
+            self.taken.pop(change.source, None)
+            return ("prepared",)
         if change.group not in self.groups:
             return ("nothing",)
         group = self.groups[change.group]
@@ -171,6 +262,7 @@ class Model:
                 if change.group == "default":
                     return ("nothing",)
                 del self.groups[change.group]
+                self.owed = {number: row for number, row in self.owed.items() if row[1] != change.group}
                 return ("deleted",)
             case Lease():
                 return self._lease(group, change, lease)
@@ -204,10 +296,16 @@ class Model:
                 )
             case BuryExpired():
                 return self._expire(group, change, lambda message: self._buried(message, burial=lease))
+            case BuryOld():
+                return self._bury_old(group, change, lease)
             case Revive():
                 dead = [o for o in offsets(change.ranges) if o in group.messages and group.messages[o].state == "dead"]
                 group.messages |= dict.fromkeys(dead, FRESH)
                 return ("revived", len(dead))
+            case MoveOut():
+                return self._move_out(group, change, lease)
+            case Moved():
+                return self._end_move(group, change)
             case Rewind() | SkipTo():
                 return self._move(group, change)
             case Pause():
@@ -230,6 +328,34 @@ class Model:
             if message.state == "available"
             or (message.state in ("leased", "delayed") and message.visible_at_ms <= past)
         ]
+
+    def head(self, target: int) -> int | None:
+        """The number that is owed to a target next."""
+        return min((number for number, row in self.owed.items() if row[0] == target), default=None)
+
+    def is_settled(self, source: int, number: int) -> bool:
+        return self.taken.get(source, (0, True))[0] >= number
+
+    def movable(self, name: str, ranges: Ranges) -> list[int]:
+        messages = self.groups[name].messages
+        return [o for o in offsets(ranges) if o in messages and messages[o].state in ("available", "dead")]
+
+    def _move_out(self, group: Group, change: MoveOut, number: int) -> tuple[object, ...]:
+        wanted = offsets(change.ranges)
+        if self.movable(change.group, change.ranges) != wanted:
+            return ("nothing",)
+        before = {offset: group.messages[offset] for offset in wanted}
+        self.owed[number] = (change.target, change.group, before)
+        for offset, message in before.items():
+            group.messages[offset] = replace(message, state="moving")
+        return ("moving", len(wanted))
+
+    def _end_move(self, group: Group, change: Moved) -> tuple[object, ...]:
+        if self.head(change.target) != change.number or self.owed[change.number][1] != change.group:
+            return ("nothing",)
+        _, _, before = self.owed.pop(change.number)
+        group.messages |= before if change.is_refused else dict.fromkeys(before, MOVED)
+        return ("ended", len(before))
 
     def _create(self, change: CreateGroup) -> tuple[object, ...]:
         if change.group in self.groups:
@@ -318,12 +444,28 @@ class Model:
             group.messages[offset] = become(group.messages[offset])
         return ("expired" if isinstance(change, Expire) else "buried", len(wanted))
 
+    def idle(self, group: Group, end: int) -> list[int]:
+        """Offsets below `end` that are available or delayed."""
+        states = ("available", "delayed")
+        return [
+            offset for offset, message in sorted(group.messages.items()) if offset < end and message.state in states
+        ]
+
+    def _bury_old(self, group: Group, change: BuryOld, burial: int) -> tuple[object, ...]:
+        old = self.idle(group, change.end_offset)
+        if change.end_offset > self.next_offset or not old:
+            return ("nothing",)
+        for offset in old:
+            group.messages[offset] = self._buried(group.messages[offset], burial=burial)
+        return ("buried", len(old))
+
     def _move(self, group: Group, change: Rewind | SkipTo) -> tuple[object, ...]:
         kind = type(change).__name__
         if change.rewind_id in group.rewinds:
             done, result = group.rewinds[change.rewind_id]
             return (kind, *result) if done == kind else ("nothing",)
-        start = min(max(change.start_offset, self.log_start), self.next_offset)
+        floor = self.rewind_floor if isinstance(change, Rewind) else 0
+        start = min(max(change.start_offset, self.log_start, floor), self.next_offset)
         result = self._rewind(group, start) if isinstance(change, Rewind) else self._skip(group, start)
         result = (start, int(start != change.start_offset), *result)
         group.rewinds[change.rewind_id] = (kind, result)
@@ -334,7 +476,7 @@ class Model:
         due = self.scheduled()
         for offset in range(start, self.next_offset):
             message = group.messages[offset]
-            if offset in self.voids or message.state == "dead":
+            if offset in self.voids or message.state in KEPT:
                 continue
             if offset in due or (message.state == "delayed" and message.visible_at_ms > self.now_ms):
                 delayed += 1
@@ -349,7 +491,7 @@ class Model:
         skipped = revoked = 0
         for offset in range(self.log_start, start):
             message = group.messages[offset]
-            if message.state == "dead":
+            if message.state in KEPT:
                 continue
             skipped += message.state != "acked"
             revoked += message.state == "leased"
@@ -361,8 +503,9 @@ class Model:
             return ("nothing",)
         if change.rewind_id not in group.rewinds:
             end = min(change.end_offset, self.next_offset)
-            states = [group.messages[offset].state for offset in range(self.log_start, end)]
-            group.messages |= dict.fromkeys(range(self.log_start, end), ACKED)
+            passed = [o for o in range(self.log_start, end) if group.messages[o].state not in ("moving", "moved")]
+            states = [group.messages[offset].state for offset in passed]
+            group.messages |= dict.fromkeys(passed, ACKED)
             counts = (len(states) - states.count("acked"), states.count("leased"), states.count("dead"))
             group.rewinds[change.rewind_id] = ("Purge", (end, *counts))
         return ("Purge", *group.rewinds[change.rewind_id][1])

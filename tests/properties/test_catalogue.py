@@ -50,7 +50,7 @@ targets = st.one_of(
     st.builds(OffsetTarget, small),
     st.just(EarliestTarget()),
 )
-pairs = st.sampled_from([(), ((1, 5_000),), ((1, 0), (3, 4)), ((3, 11),)])
+pairs = st.sampled_from([(), ((1, 5_000),), ((1, 0), (3, 4)), ((3, 11),), ((5, 1_000),), ((5, 999),)])
 commands: st.SearchStrategy[Command] = st.one_of(
     st.builds(JoinNode, st.builds(node, nodes, alive=st.integers(1, 3))),
     st.builds(SetMembers, st.lists(nodes, max_size=4).map(tuple)),

@@ -18,16 +18,22 @@ from logbroker.partition.commands import (
     Ack,
     Bury,
     BuryExpired,
+    BuryOld,
     Cancel,
     Cause,
     Change,
     CreateGroup,
+    Dedupe,
     DeleteGroup,
     DeliverAt,
     Expire,
     Extend,
     Floor,
+    ForgetSource,
     Lease,
+    Moved,
+    MoveIn,
+    MoveOut,
     Nack,
     Pause,
     Purge,
@@ -36,6 +42,7 @@ from logbroker.partition.commands import (
     Resume,
     Revive,
     Rewind,
+    RewindFloor,
     SkipTo,
     decode_changes,
     decode_floor,
@@ -67,11 +74,23 @@ CHANGES: st.SearchStrategy[Change] = st.one_of(
     st.builds(Bury, NAMES, NUMBERS, RANGES, st.sampled_from(Cause), TEXTS),
     st.builds(BuryExpired, NAMES, RANGES, TEXTS),
     st.builds(Revive, NAMES, RANGES),
+    st.builds(BuryOld, NAMES, NUMBERS),
+    st.builds(RewindFloor, NUMBERS),
     st.builds(Pause, NAMES, TEXTS, NUMBERS),
     st.builds(Resume, NAMES),
     st.builds(Purge, NAMES, NUMBERS, NUMBERS, TEXTS),
     st.builds(DeliverAt, st.integers(0, MAX_NUMBER // 100).map(lambda number: number * 100)),
     st.builds(Cancel, RANGES),
+    st.builds(MoveOut, NAMES, RANGES, NUMBERS),
+    st.builds(Moved, NAMES, NUMBERS, NUMBERS, st.booleans()),
+    st.builds(MoveIn, NUMBERS, NUMBERS, st.booleans()),
+    st.builds(ForgetSource, NUMBERS),
+    st.builds(
+        lambda window_ms, max_count, count: Dedupe(window_ms, max_count, bytes(16 * count), bytes(8 * count)),
+        st.integers(1, MAX_NUMBER),
+        st.integers(1, MAX_NUMBER),
+        st.integers(1, 5),
+    ),
 )
 JSON_LIKE = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.text(max_size=5) | st.binary(max_size=5),
@@ -125,7 +144,7 @@ def test_flipped_bits_are_taken_or_named(changes: list[Change], data: st.DataObj
 
 
 SMALL = st.integers(0, 12)
-RUN = st.tuples(SMALL, SMALL, st.integers(0, 5), SMALL, SMALL, SMALL, SMALL)
+RUN = st.tuples(SMALL, SMALL, st.integers(0, 7), SMALL, SMALL, SMALL, SMALL)
 SECTIONS = st.one_of(
     st.tuples(st.just(1), *[SMALL] * 7),
     st.tuples(
@@ -140,6 +159,13 @@ SECTIONS = st.one_of(
         st.lists(st.tuples(SMALL, st.lists(st.tuples(SMALL, SMALL), max_size=2), SMALL, st.just("c"), SMALL, SMALL)),
     ),
     st.tuples(st.just(7), st.tuples(st.just("r"), SMALL, SMALL)),
+    st.tuples(
+        st.just(11),
+        st.lists(
+            st.tuples(SMALL, SMALL, st.just("default"), st.lists(st.tuples(SMALL, SMALL), max_size=2)), max_size=2
+        ),
+    ),
+    st.tuples(st.just(12), st.lists(st.tuples(SMALL, SMALL, st.booleans()), max_size=3)),
 )
 
 

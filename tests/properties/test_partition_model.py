@@ -6,6 +6,7 @@ ways must have come to one digest.
 
 from __future__ import annotations
 
+from copy import copy
 from typing import TYPE_CHECKING
 
 import pytest
@@ -16,22 +17,28 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from logbroker.entry import Entry, EntryKind
 from logbroker.errors import StaleLeaseError
 from logbroker.ids import GroupId, GroupName, Index, LeaseId, Offset, ReplicaId, Term, lease_id
-from logbroker.partition import blocked_map, decide, state_form
+from logbroker.partition import blocked_map, decide, dedupe, moving, state_form
 from logbroker.partition.checkpoint import CheckpointMeta, decode, encode_slices
 from logbroker.partition.commands import (
     Ack,
     Bury,
     BuryExpired,
+    BuryOld,
     Cancel,
     Cause,
     Change,
     CreateGroup,
+    Dedupe,
     DeleteGroup,
     DeliverAt,
     Expire,
     Extend,
     Floor,
+    ForgetSource,
     Lease,
+    Moved,
+    MoveIn,
+    MoveOut,
     Nack,
     Pause,
     Purge,
@@ -40,6 +47,7 @@ from logbroker.partition.commands import (
     Resume,
     Revive,
     Rewind,
+    RewindFloor,
     SkipTo,
     encode_changes,
     encode_floor,
@@ -55,6 +63,8 @@ from logbroker.partition.outcomes import (
     GroupCreated,
     GroupDeleted,
     Leased,
+    MoveEnded,
+    MovingOut,
     Nothing,
     Outcome,
     Paused,
@@ -65,13 +75,15 @@ from logbroker.partition.outcomes import (
     Released,
     Resumed,
     Revived,
+    RewindFloorMoved,
     Rewound,
     Settled,
     Skipped,
     Void,
 )
 from logbroker.record.batch import encode_values, read_header, stamp
-from tests.properties.partition_model import FIRST_PURGE_ID, SETTLED, TWELVE_HOURS_MS, Message, Model, offsets
+from logbroker.record.dedup_ids import NO_ID, id_hash
+from tests.properties.partition_model import FIRST_PURGE_ID, SETTLED, TWELVE_HOURS_MS, Ids, Message, Model, offsets
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -85,6 +97,7 @@ RANGES: st.SearchStrategy[Ranges] = st.lists(
     st.tuples(SMALL, st.integers(1, 8)), min_size=1, max_size=4, unique_by=lambda part: part[0]
 ).map(lambda parts: _apart(sorted(parts)))
 MOVES = st.tuples(st.integers(1, 6), SMALL)
+TARGETS = st.sampled_from([GroupId(8), GroupId(10)])
 
 
 def _apart(parts: list[tuple[int, int]]) -> Ranges:
@@ -93,6 +106,19 @@ def _apart(parts: list[tuple[int, int]]) -> Ranges:
         if not ranges or ranges[-1][1] <= start:
             ranges.append((start, start + length))
     return tuple(ranges)
+
+
+def batch_of(producer: tuple[int, int, int] | None, count: int) -> bytes:
+    producer_id, epoch, sequence = producer or (-1, -1, -1)
+    return encode_values(
+        [b"v"] * count, timestamp_ms=5, producer_id=producer_id, producer_epoch=epoch, base_sequence=sequence
+    )
+
+
+def dedupe_of(ids: Ids) -> Dedupe:
+    hashes = b"".join([NO_ID if message is None else id_hash(b"%d" % message[0]) for message in ids.messages])
+    bodies = b"".join([b"%8d" % (message or (0, 0))[1] for message in ids.messages])
+    return Dedupe(ids.window_ms, ids.max_count, hashes, bodies)
 
 
 def spread(ranges: Sequence[Range]) -> list[int]:
@@ -105,7 +131,8 @@ def plain(outcome: Outcome) -> tuple[object, ...]:
         case Nothing():
             return ("nothing",)
         case Produced():
-            return ("produced", outcome.base_offset, outcome.count, outcome.due_ms)
+            verdicts = (list(outcome.duplicates), list(outcome.conflicts))
+            return ("produced", outcome.base_offset, outcome.count, outcome.due_ms, *verdicts)
         case Void(duplicate_of=None):
             return ("void", outcome.why.value)
         case Void():
@@ -140,10 +167,16 @@ def plain(outcome: Outcome) -> tuple[object, ...]:
             return ("created", outcome.start_offset)
         case GroupDeleted():
             return ("deleted",)
+        case RewindFloorMoved():
+            return ("rewind floor", outcome.start_offset)
         case FloorMoved():
             return ("floor", dict(outcome.expired))
         case Prepared():
             return ("prepared",)
+        case MovingOut():
+            return ("moving", outcome.count)
+        case MoveEnded():
+            return ("ended", outcome.count)
         case Cancelled():
             return ("cancelled", outcome.count, outcome.late_count)
 
@@ -155,7 +188,11 @@ class PartitionAgainstModel(RuleBasedStateMachine):
         for module, bound, value in [
             (blocked_map, "_FULL", 4),
             (blocked_map, "_SMALL", 2),
+            (dedupe, "_CHUNK_ROWS", 3),
+            (dedupe, "_LEAF_ENTRIES", 4),
+            (dedupe, "_FREED_PER_BATCH", 1),
             (state_form, "RUNS_PER_SLICE", 3),
+            (state_form, "IDS_PER_SLICE", 2),
             (state_form, "RANGES_PER_SLICE", 3),
             (state_form, "PRODUCERS_PER_SLICE", 2),
         ]:
@@ -256,6 +293,40 @@ class PartitionAgainstModel(RuleBasedStateMachine):
         assert now + delay <= due < now + delay + 100
         self._produce(None, count, due_ms=due)
 
+    @rule(
+        messages=st.lists(
+            st.none() | st.tuples(st.integers(0, 9), st.integers(0, 4).map(lambda n: n // 4)), min_size=1
+        ),
+        window=st.sampled_from([100, 950, 3000, 3000]),
+        most=st.sampled_from([1, 3, 20, 20]),
+        delay=st.sampled_from([0, 0, 950]),
+        numbered=st.booleans(),
+    )
+    def produce_with_ids(
+        self, messages: list[tuple[int, int] | None], window: int, most: int, delay: int, numbered: bool
+    ) -> None:
+        ids = Ids(window, most, messages)
+        # A producer of its own, whose sequence goes on.
+        known = self.model.producers.get(77)
+        producer = (77, 0, known.batches[-1][1] + 1 if known else 0) if numbered else None
+        due_ms = (self.model.now_ms + delay) // 100 * 100 if delay else 0
+        change = dedupe_of(ids)
+        header = read_header(batch_of(producer, len(messages)))
+        decision = decide.decide_produce(self.machine, header, due_ms=due_ms, ids=change, now_ms=self.model.now_ms)
+        known_names = {known.name for known in self.model.still_known(ids)}
+        if producer is None and all(message is not None and message[0] in known_names for message in messages):
+            assert isinstance(decision, Answer)
+            model = copy(self.model)
+            assert plain(decision.outcome)[4:] == model.remember(ids, self.model.next_offset)
+            return
+        assert decision == ProposeBatch(
+            self.machine.next_offset, Offset(self.model.next_offset + len(messages)), due_ms
+        )
+        self.change(*([DeliverAt(due_ms)] if due_ms else []), change)
+        payload = stamp(batch_of(producer, len(messages)), self.machine.next_offset, 3)
+        (outcome,) = self.append(EntryKind.DATA, payload, len(messages))
+        assert plain(outcome) == self.model.produce(producer, len(messages), due_ms, ids)
+
     @rule(group=NAMES, count=st.integers(1, 3), ahead=st.integers(0, 300))
     def another_leader_after_half_of_a_delayed_batch(self, group: GroupName, count: int, ahead: int) -> None:
         """No leader leaves half of it, but if one did, no other batch would take the blame."""
@@ -302,10 +373,7 @@ class PartitionAgainstModel(RuleBasedStateMachine):
     def _produce(
         self, producer: tuple[int, int, int] | None, count: int, *, force: bool = False, due_ms: int = 0
     ) -> None:
-        producer_id, epoch, sequence = producer or (-1, -1, -1)
-        batch = encode_values(
-            [b"v"] * count, timestamp_ms=5, producer_id=producer_id, producer_epoch=epoch, base_sequence=sequence
-        )
+        batch = batch_of(producer, count)
         verdict = self.model.judge(producer, count)
         decision = decide.decide_produce(self.machine, read_header(batch), due_ms=due_ms)
         if isinstance(verdict, tuple):
@@ -331,6 +399,23 @@ class PartitionAgainstModel(RuleBasedStateMachine):
         self.requests += 1
         self._receive(group, count, hide, ranges, request_id=self.requests)
 
+    @rule(group=NAMES, count=st.integers(1, 12), not_below=SMALL)
+    def receive_what_is_young(self, group: GroupName, count: int, not_below: int) -> None:
+        self.requests += 1
+        self._receive(group, count, 1000, 50, request_id=self.requests, not_below=not_below)
+
+    @rule(below=SMALL, runs=st.integers(1, 4))
+    def bury_old(self, below: int, runs: int) -> None:
+        below = min(below, self.model.next_offset)
+        old = {(name, offset) for name, group in self.model.groups.items() for offset in self.model.idle(group, below)}
+        assert decide.has_idle(self.machine, below=Offset(below)) is bool(old)
+        changes = decide.decide_bury_old(self.machine, below=Offset(below), max_runs=runs)
+        assert bool(changes) is bool(old)
+        if changes:
+            outcomes = self.change(*changes)
+            count = sum(outcome.count for outcome in outcomes if isinstance(outcome, Buried))
+            assert count >= len({name for name, _ in old}), "no group is left out"
+
     @rule(group=NAMES, back=st.integers(0, 3), count=st.integers(1, 5))
     def receive_again(self, group: GroupName, back: int, count: int) -> None:
         if group not in self.model.groups or back >= self.requests:
@@ -352,7 +437,9 @@ class PartitionAgainstModel(RuleBasedStateMachine):
         assert answer.visible_at_ms == min(model.messages[offset].visible_at_ms for offset in left)
         assert self.machine.holdings(group, answer.lease)[0].start <= left[0]
 
-    def _decide_receive(self, group: GroupName, count: int, hide: int, ranges: int, *, request_id: int) -> Decision:
+    def _decide_receive(
+        self, group: GroupName, count: int, hide: int, ranges: int, *, request_id: int, not_below: int = 0
+    ) -> Decision:
         return decide.decide_receive(
             self.machine,
             group,
@@ -362,18 +449,21 @@ class PartitionAgainstModel(RuleBasedStateMachine):
             consumer="c",
             session=1,
             request_id=request_id,
+            not_below=not_below,
             policy=self.policy,
             limits=decide.DecisionLimits(max_ranges_per_change=ranges),
         )
 
-    def _receive(self, group: GroupName, count: int, hide: int, ranges: int, *, request_id: int) -> None:
-        decision = self._decide_receive(group, count, hide, ranges, request_id=request_id)
+    def _receive(
+        self, group: GroupName, count: int, hide: int, ranges: int, *, request_id: int, not_below: int = 0
+    ) -> None:
+        decision = self._decide_receive(group, count, hide, ranges, request_id=request_id, not_below=not_below)
         if group not in self.model.groups:
             assert isinstance(decision, Refused)
             return
         expected: list[int] = []
         messages = self.model.groups[group].messages
-        eligible = self.model.eligible(group, self.model.now_ms)
+        eligible = [offset for offset in self.model.eligible(group, self.model.now_ms) if offset >= not_below]
         spent = {o for o in eligible if messages[o].state == "leased" and self.policy.is_spent(messages[o].deliveries)}
         for offset in [offset for offset in eligible if offset not in spent][:count]:
             ranges -= not expected or expected[-1] + 1 != offset
@@ -393,7 +483,8 @@ class PartitionAgainstModel(RuleBasedStateMachine):
             assert expected == []
             times = [m.visible_at_ms for m in self.model.groups[group].messages.values() if m.visible_at_ms]
             following = decision.next_visible_ms
-            assert following == (-(-min(times) // 100) * 100 if times else None)
+            # What is too old may be due all the while.
+            assert not_below or following == (-(-min(times) // 100) * 100 if times else None)
             return
         assert isinstance(decision, Propose)
         outcome = self.change(*decision.changes)[-1]
@@ -481,6 +572,54 @@ class PartitionAgainstModel(RuleBasedStateMachine):
             assert isinstance(decision, Answer)
             assert dead == []
 
+    @rule(group=NAMES, ranges=RANGES, every=st.booleans(), to=TARGETS, most=st.integers(1, 6))
+    def move_out(self, group: GroupName, ranges: Ranges, every: bool, to: GroupId, most: int) -> None:
+        if every and self.model.next_offset:
+            ranges = ((0, self.model.next_offset),)
+        decision = moving.decide_move_out(self.machine, group, ranges=ranges, target=to, max_count=most)
+        if group not in self.model.groups or ranges[-1][1] > self.model.next_offset:
+            assert isinstance(decision, Refused)
+            return
+        movable = self.model.movable(group, ranges)[:most]
+        if not movable:
+            assert isinstance(decision, Answer)
+            return
+        assert isinstance(decision, Propose)
+        (change,) = decision.changes
+        assert isinstance(change, MoveOut)
+        assert offsets(change.ranges) == movable
+        self.change(change)
+
+    @rule(to=TARGETS, refused=st.booleans())
+    def end_move(self, to: GroupId, refused: bool) -> None:
+        head = self.model.head(to)
+        number = 1 if head is None else head
+        change = moving.decide_moved(self.machine, target=to, number=number, is_refused=refused)
+        assert (change is None) == (head is None)
+        if change is not None:
+            self.change(change)
+
+    @rule(source=TARGETS, number=st.integers(1, 6), count=st.integers(0, 3), forced=st.booleans())
+    def take_moved(self, source: GroupId, number: int, count: int, forced: bool) -> None:
+        """With a count of 0 it is asked that the number is never taken."""
+        batch = encode_values([b"v"] * count, timestamp_ms=5) if count else b""
+        header = read_header(batch) if count else None
+        decision = moving.decide_move_in(self.machine, header, source=source, number=number)
+        is_settled = self.model.is_settled(source, number)
+        assert isinstance(decision, Answer) == is_settled
+        if is_settled and not forced:
+            return
+        self.change(MoveIn(source, number, is_refused=not count))
+        if count:
+            armed_ms = self.armed_ms
+            (outcome,) = self.append(EntryKind.DATA, stamp(batch, self.machine.next_offset, 3), count)
+            if is_settled:
+                assert isinstance(outcome, Void)
+                assert self.model.void(count) == plain(outcome)
+            else:
+                self.model.taken[source] = (number, True)
+                assert plain(outcome) == self.model.produce(None, count, armed_ms)
+
     @rule(data=st.data(), hide=st.sampled_from([1000, 4321, TWELVE_HOURS_MS]))
     def extend(self, data: st.DataObject, hide: int) -> None:
         group, lease = self.a_lease(data)
@@ -546,18 +685,26 @@ class PartitionAgainstModel(RuleBasedStateMachine):
         if changes:
             self.change(*changes)
 
-    @rule(group=NAMES, move=MOVES, skip=st.booleans())
-    def move(self, group: GroupName, move: tuple[int, int], skip: bool) -> None:
+    @rule(group=NAMES, move=MOVES, skip=st.booleans(), floor=st.one_of(st.just(0), SMALL))
+    def move(self, group: GroupName, move: tuple[int, int], skip: bool, floor: int) -> None:
         rewind_id, start = move
-        choose = decide.decide_skip_to if skip else decide.decide_rewind
-        decision = choose(self.machine, group, rewind_id=rewind_id, start_offset=start, requested="x")
+        floor = min(floor, self.model.next_offset)
+        if skip:
+            decision = decide.decide_skip_to(
+                self.machine, group, rewind_id=rewind_id, start_offset=start, requested="x"
+            )
+        else:
+            decision = decide.decide_rewind(
+                self.machine, group, rewind_id=rewind_id, start_offset=start, requested="x", floor=Offset(floor)
+            )
         if group not in self.model.groups:
             assert isinstance(decision, Refused)
             return
         done = self.model.groups[group].rewinds.get(rewind_id)
         if done is None:
             assert isinstance(decision, Propose)
-            self.change(*decision.changes)
+            outcome = self.change(*decision.changes)[-1]
+            assert not isinstance(outcome, Rewound) or outcome.start_offset >= floor
         elif done[0] == ("SkipTo" if skip else "Rewind"):
             assert isinstance(decision, Answer)
             assert plain(decision.outcome) == (done[0], *done[1])
@@ -596,10 +743,15 @@ class PartitionAgainstModel(RuleBasedStateMachine):
         if done is None:
             assert isinstance(decision, Propose)
             self.change(*decision.changes)
-            assert all(message.state == "acked" for message in self.model.groups[group].messages.values())
+            left = {message.state for message in self.model.groups[group].messages.values()}
+            assert left <= {"acked", "moving", "moved"}
         else:
             assert isinstance(decision, Answer)
             assert plain(decision.outcome) == (done[0], *done[1])
+
+    @rule(start=SMALL)
+    def rewind_floor(self, start: int) -> None:
+        self.change(RewindFloor(start))
 
     @rule(start=SMALL)
     def floor(self, start: int) -> None:
@@ -640,12 +792,16 @@ class PartitionAgainstModel(RuleBasedStateMachine):
                 SkipTo,
                 Bury,
                 BuryExpired,
+                BuryOld,
                 Revive,
                 Pause,
                 Resume,
                 Purge,
                 Cancel,
                 DeliverAt,
+                MoveOut,
+                Moved,
+                ForgetSource,
             ]
         ),
         move=MOVES,
@@ -680,6 +836,8 @@ class PartitionAgainstModel(RuleBasedStateMachine):
                 made = Bury(group, lease, ranges, Cause.REJECTED, "r")
             case "BuryExpired":
                 made = BuryExpired(group, ranges, "c")
+            case "BuryOld":
+                made = BuryOld(group, ranges[-1][1])
             case "Revive":
                 made = Revive(group, ranges)
             case "Pause":
@@ -690,6 +848,12 @@ class PartitionAgainstModel(RuleBasedStateMachine):
                 made = Purge(group, data.draw(st.sampled_from([0, FIRST_PURGE_ID])) + move[0], move[1], "r")
             case "Cancel":
                 made = Cancel(ranges)
+            case "MoveOut":
+                made = MoveOut(group, ranges, 8)
+            case "Moved":
+                made = Moved(group, 8, lease, is_refused=bool(at % 2))
+            case "ForgetSource":
+                made = ForgetSource(8)
             case "DeliverAt":
                 made = DeliverAt(until // 100 * 100)
             case "Rewind":
@@ -739,12 +903,17 @@ class PartitionAgainstModel(RuleBasedStateMachine):
     def every_message_is_as_in_the_model(self) -> None:
         assert self.machine.next_offset == self.model.next_offset
         assert self.machine.log_start_offset == self.model.log_start
+        assert self.machine.rewind_floor == self.model.rewind_floor
         assert sorted(self.model.groups) == list(self.machine.groups)
         assert spread(list(self.machine.voids)) == sorted(self.model.voids)
         scheduled = [(o, run.visible_at_ms) for run in self.machine.schedule.runs() for o in range(run.start, run.end)]
         due = {o: at for o, at in self.model.due.items() if o not in self.model.voids}
         assert scheduled == sorted((o, at) for o, at in due.items() if at > self.machine.append_ms)
         assert self.machine.schedule.first_ms == min((at for _, at in scheduled), default=1 << 63)
+        owed = {row.number: (row.target, row.group, spread(row.ranges)) for row in self.machine.outbox.rows()}
+        assert owed == {number: (*row[:2], sorted(row[2])) for number, row in self.model.owed.items()}
+        taken = {row.source: (row.number, not row.is_refused) for row in self.machine.inbox.rows()}
+        assert taken == self.model.taken
         for name, expected in self.model.groups.items():
             self._compare(GroupName(name), expected.messages)
             group = self.machine.group(GroupName(name))
@@ -772,8 +941,9 @@ class PartitionAgainstModel(RuleBasedStateMachine):
         assert status.available_count == states.count("available")
         assert status.leased_count == states.count("leased")
         assert status.delayed_count == states.count("delayed")
-        assert status.lag_count == len(states) - states.count("acked") - states.count("dead")
-        assert status.dead_count == states.count("dead")
+        assert status.lag_count == sum(state not in SETTLED for state in states)
+        assert status.dead_count == states.count("dead") + states.count("moving")
+        assert status.moved_count == states.count("moved")
         dead = [o for run in table.dead(0, self.model.next_offset) for o in range(run.start, run.end)]
         assert dead == sorted(offset for offset, message in expected.items() if message.state == "dead")
         unsettled = [offset for offset, message in expected.items() if message.state not in SETTLED]

@@ -15,6 +15,7 @@ from logbroker.record.batch import (
     BatchLimits,
     Codec,
     Record,
+    batch_keys,
     check_batch,
     decode_batch,
     encode_batch,
@@ -93,6 +94,11 @@ def test_records_come_back(records: list[Record], codec: Codec) -> None:
     batch = encode_batch(records, codec=codec)
     assert check_batch(batch) == read_header(batch)
     assert decode_batch(batch) == records
+
+
+@given(RECORDS, CODECS)
+def test_keys_alone_are_those_of_the_records(records: list[Record], codec: Codec) -> None:
+    assert batch_keys(encode_batch(records, codec=codec)) == [record.key for record in records]
 
 
 @given(PLAIN, INT64, CODECS)

@@ -233,6 +233,9 @@ class TableAgainstMessages(_TinyBlocks):
         assert spread(runs) == {o: self.model[o] for o in range(self.table.floor, self.table.frontier)}
         assert all(self.model[o] == FRESH for o in range(self.table.frontier, END))
         assert len(self.table) == len(runs)
+        for end in (0, self.table.floor, self.table.frontier, END // 2, END):
+            idle = (RunState.AVAILABLE, RunState.DELAYED)
+            assert spread(self.table.idle(end)) == {o: m for o, m in self.model.items() if o < end and m[0] in idle}
         for state in RunState:
             assert self.table.count(state) == sum(run.end - run.start for run in runs if run.state is state)
 

@@ -12,8 +12,9 @@ import pytest
 from logbroker.entry import Entry, EntryKind
 from logbroker.ids import DEFAULT_GROUP, Index, Offset, Term
 from logbroker.partition.commands import Ack, Expire, Floor, Lease, Nack, Pause, encode_changes, encode_floor
-from logbroker.record.batch import encode_values, stamp
+from logbroker.record.batch import Record, encode_batch, encode_values, stamp
 from logbroker.testing.checkers import compare_states
+from logbroker.testing.order_rules import OrderRules
 from logbroker.testing.violation import Violation
 from tests.simulation.partition_script import GROUP, PartitionScript, run_at_random
 
@@ -110,6 +111,49 @@ def test_a_lease_below_the_log_start_is_a_violation() -> None:
     script = planted()
     script.floor(5)
     assert violated_rule(script, EntryKind.STATE, changes(lease_of(4, 6))) == "only readable messages are leased"
+
+
+def ordered(keys: str, *, window: int = 100, by_key: bool = False, blocks: bool = True) -> PartitionScript:
+    """As `planted`, of messages with these keys, the first of which is leased."""
+    script = PartitionScript()
+    records = [Record(b"value-%d" % number, key.encode()) for number, key in enumerate(keys)]
+    script.append(EntryKind.DATA, stamp(encode_batch(records), Offset(0), 1), record_count=len(keys))
+    script.receive(max_count=1)
+    script.model.order = OrderRules(window, by_key, blocks)
+    return script
+
+
+def test_more_in_flight_than_the_window_is_a_violation() -> None:
+    rule = violated_rule(ordered("abcd", window=2), EntryKind.STATE, changes(lease_of(1, 3)))
+    assert rule == "no more than the window is in flight"
+
+
+def test_what_waits_after_a_failure_is_in_flight_where_failures_block() -> None:
+    for blocks in (True, False):
+        script = ordered("aab", by_key=True, blocks=blocks)
+        lease = script.machine.group(DEFAULT_GROUP).table.at(0).lease
+        script.change(Nack(DEFAULT_GROUP, lease, ((0, 1),), script.now_ms + 500, ""))
+        if blocks:
+            assert violated_rule(script, EntryKind.STATE, changes(lease_of(1, 2))) == "a key is in flight once"
+        else:
+            script.change(lease_of(1, 2))
+            assert script.model.order is not None
+            assert script.model.order.counts["order: a failed message is overtaken by the next of its key"] == 1
+
+
+def test_a_window_of_one_that_lets_anything_by_is_a_violation() -> None:
+    script = ordered("abc", window=1)
+    lease = script.machine.group(DEFAULT_GROUP).table.at(0).lease
+    script.change(Nack(DEFAULT_GROUP, lease, ((0, 1),), 0, ""))
+    rule = violated_rule(script, EntryKind.STATE, changes(lease_of(1, 2)))
+    assert rule == "with a window of one nothing is overtaken"
+
+
+def test_a_later_message_of_a_key_before_an_earlier_one_is_a_violation() -> None:
+    script = ordered("abb", by_key=True)
+    script.change(lease_of(1, 3))
+    rule = violated_rule(ordered("abb", by_key=True), EntryKind.STATE, changes(lease_of(2, 3)))
+    assert rule == "of a key the lowest goes first"
 
 
 def test_an_early_expiry_is_a_violation() -> None:

@@ -11,7 +11,7 @@ from logbroker.node.engine import Engine
 from logbroker.node.requests import NackRequest, ProduceRequest
 from logbroker.testing.faults import FaultKind, FaultPlan, draw_plan
 from logbroker.testing.scheduler import US_PER_S, Scheduler
-from logbroker.testing.simulation import RunOptions, Simulation, run_seed
+from logbroker.testing.simulation import AGES, BOUNDS, ORDER, WINDOWS, RunOptions, Simulation, run_seed
 from logbroker.testing.violation import Violation
 from logbroker.testing.workload import WorkloadProfile
 
@@ -26,6 +26,7 @@ HEALTHY = RunOptions(
     clock_speed=1,
     plan=FaultPlan(),
     profile=WorkloadProfile(operator_actions_per_second=0.0, nack_share=0.3),
+    without=frozenset({AGES, BOUNDS, WINDOWS, ORDER}),
 )
 
 

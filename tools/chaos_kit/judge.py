@@ -13,7 +13,22 @@ from typing import TYPE_CHECKING, final
 
 from logbroker.entry import EntryKind
 from logbroker.ids import GroupName, Index, LeaseId, lease_id
-from logbroker.partition.commands import Ack, Cancel, DeliverAt, Expire, Extend, Lease, Nack, decode_changes
+from logbroker.partition.commands import (
+    Ack,
+    Cancel,
+    Dedupe,
+    DeliverAt,
+    Expire,
+    Extend,
+    ForgetSource,
+    Lease,
+    Moved,
+    MoveIn,
+    MoveOut,
+    Nack,
+    RewindFloor,
+    decode_changes,
+)
 from logbroker.record.batch import decode_batch
 from logbroker.testing.model import MessageState, PartitionModel
 from logbroker.testing.violation import Violation
@@ -243,7 +258,7 @@ class _LeaseTimes:
                 # which can only make the check weaker.
                 for held in self._find(change.group, change.ranges):
                     held.lease = 0
-            case DeliverAt() | Cancel():
+            case DeliverAt() | Cancel() | Dedupe() | RewindFloor() | MoveOut() | Moved() | MoveIn() | ForgetSource():
                 # Of messages that nobody has held yet.
                 pass
             case _:

@@ -12,11 +12,13 @@ from typing import TYPE_CHECKING
 from logbroker.errors import (
     AlreadyExistsError,
     CorruptBatchError,
+    DedupConflictError,
     ForbiddenError,
     InvalidArgumentError,
     LogBrokerError,
     NotFoundError,
     OffsetOutOfRangeError,
+    QueueFullError,
     RequestError,
     RequestTooLargeError,
     StaleLeaseError,
@@ -28,7 +30,9 @@ from logbroker_client.client import Client, Position, Queue
 from logbroker_client.consumer import Consumer
 from logbroker_client.dead import DeadMessages
 from logbroker_client.delays import Cancelled
+from logbroker_client.histories import MessageHistory
 from logbroker_client.messages import Message, MessageBatch, MessageId, NewMessage
+from logbroker_client.moves import RedriveProgress
 from logbroker_client.peeking import PeekedMessage
 from logbroker_client.producer import Producer
 from logbroker_client.queue_options import QueueOptions
@@ -43,11 +47,13 @@ __all__ = [
     "Consumer",
     "CorruptBatchError",
     "DeadMessages",
+    "DedupConflictError",
     "ForbiddenError",
     "InvalidArgumentError",
     "LogBrokerError",
     "Message",
     "MessageBatch",
+    "MessageHistory",
     "MessageId",
     "NewMessage",
     "NotFoundError",
@@ -56,7 +62,9 @@ __all__ = [
     "Position",
     "Producer",
     "Queue",
+    "QueueFullError",
     "QueueOptions",
+    "RedriveProgress",
     "RequestError",
     "RequestTooLargeError",
     "StaleLeaseError",

@@ -19,7 +19,9 @@ from logbroker_client.core import ClientCore
 from logbroker_client.dead import DeadMessages
 from logbroker_client.delays import Cancelled
 from logbroker_client.endpoints import checked_urls, options_of, trust_of
+from logbroker_client.histories import MessageHistory
 from logbroker_client.messages import Message, MessageBatch, MessageId, NewMessage
+from logbroker_client.moves import RedriveProgress
 from logbroker_client.peeking import PeekedMessage
 from logbroker_client.producer import Producer
 from logbroker_client.queue_options import QueueOptions
@@ -38,6 +40,7 @@ __all__ = [
     "DeadMessages",
     "Message",
     "MessageBatch",
+    "MessageHistory",
     "MessageId",
     "NewMessage",
     "PeekedMessage",
@@ -45,6 +48,7 @@ __all__ = [
     "Producer",
     "Queue",
     "QueueOptions",
+    "RedriveProgress",
     "connect",
 ]
 

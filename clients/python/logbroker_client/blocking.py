@@ -21,6 +21,7 @@ from logbroker_client import asyncio as coroutines
 from logbroker_client.client import Position
 from logbroker_client.dead import DeadMessages
 from logbroker_client.delays import Cancelled
+from logbroker_client.histories import MessageHistory
 from logbroker_client.loop_thread import LoopThread
 from logbroker_client.messages import (
     DeliveredBatch,
@@ -32,6 +33,7 @@ from logbroker_client.messages import (
     reason_of,
     reject_order,
 )
+from logbroker_client.moves import RedriveProgress
 from logbroker_client.peeking import PeekedMessage
 from logbroker_client.queue_options import QueueOptions
 from logbroker_client.settling import ACK
@@ -52,6 +54,7 @@ __all__ = [
     "DeadMessages",
     "Message",
     "MessageBatch",
+    "MessageHistory",
     "MessageId",
     "NewMessage",
     "PeekedMessage",
@@ -59,6 +62,7 @@ __all__ = [
     "Producer",
     "Queue",
     "QueueOptions",
+    "RedriveProgress",
     "connect",
 ]
 
@@ -362,6 +366,8 @@ class Client(_Face[coroutines.Client]):
     peek = _blocking(coroutines.Client.peek)
     dead = _blocking(coroutines.Client.dead)
     revive = _blocking(coroutines.Client.revive)
+    move = _blocking(coroutines.Client.move)
+    redrive = _blocking(coroutines.Client.redrive)
     create_token = _blocking(coroutines.Client.create_token)
     delete_token = _blocking(coroutines.Client.delete_token)
     list_tokens = _blocking(coroutines.Client.list_tokens)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime, timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Literal, TypeAlias, final
 
 from typing_extensions import TypeVar, Unpack
@@ -30,6 +31,8 @@ from logbroker.wire.requests import (
     ListQueues,
     ListTokens,
     MessageTarget,
+    MoveMessages,
+    Moving,
     OffsetTarget,
     PauseGroup,
     Peek,
@@ -61,6 +64,7 @@ from logbroker_client.consumer import Consumer
 from logbroker_client.dead import DEAD_PAGE, DeadMessages, message_ranges
 from logbroker_client.delays import Cancelled
 from logbroker_client.messages import MessageId
+from logbroker_client.moves import RedrivePlan, RedriveProgress, move_ranges, origins, pieces
 from logbroker_client.options import ConsumerOptions, ProducerOptions, SubscriptionOptions
 from logbroker_client.peeking import PEEK_PAGE, PEEK_PAGE_BYTES, PeekedMessage, opened
 from logbroker_client.producer import Producer
@@ -73,6 +77,7 @@ if TYPE_CHECKING:
     from logbroker.wire.requests import DeadRow
     from logbroker_client.codecs import MessageCodec
     from logbroker_client.core import ClientCore
+    from logbroker_client.moves import Destination
     from logbroker_client.waits import Waits
 
 _R = TypeVar("_R", bound=Reply)
@@ -505,6 +510,114 @@ class Client:
             is_repeatable=True,
         )
         return reply.count
+
+    async def move(
+        self,
+        queue: str,
+        *,
+        messages: Iterable[MessageId],
+        to: str,
+        to_partition: int | None = None,
+        group: str = "default",
+    ) -> int:
+        """Move messages to another queue, each once: what of them is available or dead in `group`, as they are now.
+
+        They keep their partition, as far as the other queue has it, unless there is a `to_partition`; their headers
+        say where they were first (`Message.history`). Here they are never delivered again, to that group. The right to
+        rewind is needed, and to produce there. If cancelled, some may be on their way; asking again moves the rest.
+
+        Returns:
+            How many are on their way. One that the log has lost stays as it is.
+        """
+        await self.load_queue(to)
+        partitions = self.core.routes.partition_count(to)
+        count = 0
+        for partition, ranges in move_ranges(queue, messages):
+            wanted = partition % partitions if to_partition is None else to_partition
+            count += await self._move(queue, partition, group, ranges, (to, wanted))
+        return count
+
+    async def redrive(
+        self,
+        queue: str,
+        *,
+        to: str | None = None,
+        group: str = "default",
+        where: Callable[[PeekedMessage], bool] | None = None,
+        rate: float | None = None,
+        on_progress: Callable[[RedriveProgress], None] | None = None,
+    ) -> RedriveProgress:
+        """Move the messages of a dead-letter queue back to where they came from, or all to the queue `to`.
+
+        Those that are there and available now are looked at, page by page; those for which `where` is true, or all
+        without it, are moved, at most `rate` a second. Messages that were never moved need a `to`. It may be cancelled
+        at any time: nothing is lost or doubled by that, and the next redrive goes on with the rest. Where an answer is
+        lost, as when a leader goes, messages are on their way that the totals do not count as moved.
+        """
+        if rate is not None and not rate > 0:
+            raise InvalidArgumentError(f"rate {rate} is not a positive number of messages a second")
+        await self.load_queue(queue)
+        counts = await self._describe_groups(queue, group)
+        total = sum([found.available for found in counts])
+        plan = RedrivePlan(to=to, where=where, partitions=self.core.routes.partition_count)
+        known: set[str] = set()
+        moved = 0
+        for partition in range(self.core.routes.partition_count(queue)):
+            place: Target = EarliestTarget()
+            # What dies again meanwhile is not moved again.
+            end: int | None = None
+            while True:
+                page = PEEK_PAGE if rate is None else max(1, min(PEEK_PAGE, int(rate)))
+                reply, body = await self._peek_page(
+                    queue, partition, group, place, page, PEEK_PAGE_BYTES, with_settled=False
+                )
+                end = reply.log_end if end is None else end
+                found = [one for one in opened(queue, partition, reply, body, max_count=page) if one.offset < end]
+                for name in ({to} if to else origins(found)) - known:
+                    # One that is gone has no partitions, and its messages stay.
+                    await self._wait(self.core.ask_metadata([name], timeout_s=self.core.options.timeout_s))
+                    known.add(name)
+                moved_before = moved
+                for destination, ranges in plan.sorted(found).items():
+                    for part in pieces(ranges):
+                        moved += await self._move(queue, partition, group, part, destination)
+                progress = RedriveProgress(moved, plan.skipped, max(0, total - moved - plan.skipped))
+                if on_progress is not None and found:
+                    on_progress(progress)
+                is_new = not isinstance(place, OffsetTarget) or reply.next_offset > place.offset
+                place = OffsetTarget(reply.next_offset)
+                if reply.next_offset >= end or not is_new:
+                    break
+                if rate is not None and moved > moved_before:
+                    await self._pause((moved - moved_before) / rate)
+        return RedriveProgress(moved, plan.skipped, max(0, total - moved - plan.skipped))
+
+    async def _pause(self, seconds: float) -> None:
+        await self.waits.within(seconds, partial(self.waits.among, {}))
+
+    async def _move(
+        self, queue: str, partition: int, group: str, ranges: list[tuple[int, int]], to: Destination
+    ) -> int:
+        """Ask until nothing of the ranges is left; one answer covers what one copy holds."""
+        total = 0
+        while True:
+            reply = await self._ask(
+                lambda rid: MoveMessages(
+                    rid,
+                    queue=queue,
+                    partition=partition,
+                    group=group,
+                    ranges=ranges,
+                    to_queue=to[0],
+                    to_partition=to[1],
+                ),
+                Moving,
+                route=(queue, partition),
+                is_repeatable=True,
+            )
+            total += reply.count
+            if not reply.count or total >= sum([end - start for start, end in ranges]):
+                return total
 
     # --- tokens and status ---
 

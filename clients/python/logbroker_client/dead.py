@@ -24,8 +24,8 @@ _MAX_RANGES = 1_000
 class DeadMessages:
     """Neighbouring messages of a partition, offsets [start, end), that died together.
 
-    `cause` is `rejected` or `max_deliveries`; `reason` is in the words of `consumer`, who held them last. All three are
-    empty where the broker cannot read them just now.
+    `cause` is `rejected`, `max_deliveries` or `ttl`; `reason` is in the words of `consumer`, who held them last. All
+    three are empty where the broker cannot read them just now.
     """
 
     partition: int

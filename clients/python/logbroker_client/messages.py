@@ -14,6 +14,7 @@ from typing_extensions import TypeVar
 
 from logbroker.errors import CorruptBatchError, InvalidArgumentError, LogBrokerError, RequestTooLargeError
 from logbroker.record.batch import DEFAULT_LIMITS, Record, read_batch
+from logbroker.record.records import with_history_room
 from logbroker_client.settling import ACK, Order, Verb, join_ranges
 
 if TYPE_CHECKING:
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from logbroker.record.batch import Headers
     from logbroker.wire.requests import BatchPart
     from logbroker_client.codecs import MessageCodec
+    from logbroker_client.dedup import DedupId
+    from logbroker_client.histories import MessageHistory
     from logbroker_client.inbox import Delivery
 
 # What a codec makes of the value of a message; without a codec it is the value.
@@ -30,11 +33,11 @@ _B_co = TypeVar("_B_co", covariant=True, default=bytes)
 _M = TypeVar("_M", bound="DeliveredMessage[Any]")
 
 _OFFSET_BITS = 48
+_READ_LIMITS = with_history_room(DEFAULT_LIMITS)
 MAX_REASON_LENGTH = 256
 """In characters. Nodes refuse a longer one, and a message must not stay hidden because an error was long."""
 
 
-@final
 class MessageId(NamedTuple):
     """Where a message is; it is written `queue/partition/offset`."""
 
@@ -44,6 +47,11 @@ class MessageId(NamedTuple):
 
     def __str__(self) -> str:
         return f"{self.queue}/{self.partition}/{self.offset}"
+
+    @property
+    def duplicate(self) -> bool:
+        """Whether a send found its `dedup_id` known: this is the first message of that id, and no other was made."""
+        return False
 
     @property
     def number(self) -> int:
@@ -65,13 +73,28 @@ class MessageId(NamedTuple):
 
 
 @final
+class KnownMessageId(MessageId):
+    """The id that a send gives of a message which was there before; as a tuple it is like any other."""
+
+    __slots__ = ()
+
+    @property
+    def duplicate(self) -> bool:
+        return True
+
+
+@final
 @dataclass(frozen=True, slots=True)
 class NewMessage(Generic[_B_co]):
-    """A message to send. `value` is for the producer's codec; None deletes its key once the queue is compacted."""
+    """A message to send. `value` is for the producer's codec; None deletes its key once the queue is compacted.
+
+    `dedup_id` is as in `Producer.send`.
+    """
 
     value: _B_co | None
     key: bytes | None = None
     headers: Headers = ()
+    dedup_id: DedupId | None = None
 
 
 class SettlingNowait(Protocol):
@@ -170,6 +193,18 @@ class DeliveredMessage(Generic[_B_co]):
     @property
     def headers(self) -> Headers:
         return self._record().headers
+
+    @property
+    def history(self) -> MessageHistory | None:
+        """Where it was first and how it died, if it was moved here from another queue, as the dead are.
+
+        Raises:
+            CorruptBatchError: it cannot be read.
+        """
+        # Which needs the ids of this module.
+        from logbroker_client.histories import history_of
+
+        return history_of(self._record().headers)
 
     @property
     def timestamp_ms(self) -> int:
@@ -408,7 +443,7 @@ def contents_of(
 def _read_part(part: BatchPart, data: bytes) -> tuple[range | list[int], list[Record]]:
     if not data:
         raise CorruptBatchError("the log has lost it", hint="`logbroker status` tells of damage")
-    header, offsets, records = read_batch(data, DEFAULT_LIMITS)
+    header, offsets, records = read_batch(data, _READ_LIMITS)
     if header.base_offset != part.base_offset:
         raise CorruptBatchError(f"the batch sent for offset {part.base_offset} says {header.base_offset}")
     return offsets if isinstance(offsets, range) else list(offsets), records

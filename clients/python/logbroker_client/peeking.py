@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, final
 
 from logbroker.errors import CorruptBatchError, LogBrokerError, RemoteProtocolError
+from logbroker_client.histories import history_of
 from logbroker_client.inbox import leases_no_more
 from logbroker_client.messages import MessageId, contents_of
 
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
 
     from logbroker.record.batch import Headers, Record
     from logbroker.wire.requests import Peeked
+    from logbroker_client.histories import MessageHistory
 
 PEEK_PAGE = 100
 """Messages of one answer."""
@@ -24,7 +26,7 @@ PEEK_PAGE_BYTES = 1024 * 1024
 @final
 @dataclass(frozen=True, slots=True)
 class PeekedMessage:
-    """A message as a consumer group has it: `available`, `leased`, `delayed`, `acked` or `dead`.
+    """A message as a consumer group has it: `available`, `leased`, `delayed`, `acked`, `dead`, `moving` or `moved`.
 
     `deliveries` is 0 for one that was never delivered. `visible_at_ms` is when a lease or a delay ends, in
     log time; it is 0 for the others.
@@ -66,6 +68,11 @@ class PeekedMessage:
     @property
     def headers(self) -> Headers:
         return self._record().headers
+
+    @property
+    def history(self) -> MessageHistory | None:
+        """Where it was first and how it died, if it was moved here from another queue."""
+        return history_of(self._record().headers)
 
     def _record(self) -> Record:
         content = self._content

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any, Generic, Self, cast, final
 from typing_extensions import TypeVar
 
 from logbroker.errors import InvalidArgumentError, LocalProtocolError
+from logbroker_client.dedup import conflict, with_id
 from logbroker_client.delays import AT_ONCE, delay_of
-from logbroker_client.messages import MessageId, NewMessage
+from logbroker_client.messages import KnownMessageId, MessageId, NewMessage
 from logbroker_client.producing import RECORD_OVERHEAD_BYTES, OutgoingBatch, ProducerCore
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from logbroker.record.batch import Headers
     from logbroker_client.client import Client
     from logbroker_client.codecs import MessageCodec
+    from logbroker_client.dedup import DedupId
     from logbroker_client.delays import Delay
     from logbroker_client.options import ProducerOptions
 
@@ -85,11 +87,17 @@ class Producer(Generic[_B]):
         headers: Headers = (),
         delay: float = 0.0,
         deliver_at: datetime | None = None,
+        dedup_id: DedupId | None = None,
     ) -> MessageId:
         """Send one message and return when it is committed. `value` is for the codec, and bytes without one.
 
         With `delay`, in seconds, or `deliver_at`, with its zone, nobody gets it before that; at most the queue's
         retention less a second. It can be cancelled until then.
+
+        With a `dedup_id`, at most 128 bytes, it is appended once, by whoever and however often it is sent, as long as
+        the queue remembers the id: for five minutes, unless the queue says another time. Who sends it again gets the
+        place of the first, and there `duplicate` is true. Without a key the id picks the partition. Delivered it may
+        be more than once, like any message.
 
         Messages with the same key stay in order; so do those that one task sends one after another to
         the same partition. The best throughput comes from many tasks sending at once, or `send_many`.
@@ -98,7 +106,8 @@ class Producer(Generic[_B]):
 
         Raises:
             UnknownOutcomeError: no answer within the timeout: it may or may not be committed. Sending
-                it again can double it.
+                it again can double it, unless it has a `dedup_id`.
+            DedupConflictError: the id was used for a message with another value, key or header.
             UnavailableError: it was not committed, because nothing could be done within the timeout.
             RequestError: the server, or this client in its place, refuses it.
         """
@@ -110,6 +119,8 @@ class Producer(Generic[_B]):
             data = value
         else:
             data = self._encode(value)
+        if dedup_id is not None:
+            headers = with_id(headers, dedup_id)
         size_bytes = core.size_of(data, key, headers)
         later = AT_ONCE if not delay and deliver_at is None else delay_of(delay, deliver_at)
         await self._checkpoint_if_cancelled()
@@ -120,7 +131,19 @@ class Producer(Generic[_B]):
         await self._wait_among(batch.waiters)
         if batch.error is not None:
             raise_failure(batch)
+        if batch.known is not None:
+            return self._known_id(batch, position)
         return MessageId(self.queue, batch.partition, batch.base_offset + position)
+
+    def _known_id(self, batch: OutgoingBatch, position: int) -> MessageId:
+        """The id of a message of a batch in which some were known."""
+        known = batch.known or {}
+        if position not in known:
+            return MessageId(self.queue, batch.partition, batch.base_offset + position)
+        first = known[position]
+        if first is None:
+            raise conflict()
+        return KnownMessageId(self.queue, batch.partition, first)
 
     async def _wait_for_room(self, core: ProducerCore, size_bytes: int) -> None:
         """Wait until `size_bytes` are reserved. Cancelled, nothing is."""
@@ -140,7 +163,7 @@ class Producer(Generic[_B]):
         `delay` and `deliver_at` are as in `send`, and of all of them.
 
         They are not one transaction: an error, or being cancelled, leaves some committed and others
-        not. Raises the first error, as `send` does.
+        not. Raises the first error, as `send` does; a conflict of one `dedup_id` concerns no other message.
         """
         core = self._running()
         later = delay_of(delay, deliver_at)
@@ -164,15 +187,16 @@ class Producer(Generic[_B]):
         if not isinstance(message, NewMessage):
             return self._encode(message)
         value = None if message.value is None else self._encode(message.value)
-        return NewMessage(value, message.key, message.headers)
+        return NewMessage(value, message.key, message.headers, message.dedup_id)
 
     async def _append(self, core: ProducerCore, message: object, spans: list[_Span], later: Delay) -> None:
         if not isinstance(message, NewMessage):
             message = NewMessage(_to_bytes(message))
-        size_bytes = core.size_of(message.value, message.key, message.headers)
+        headers = message.headers if message.dedup_id is None else with_id(message.headers, message.dedup_id)
+        size_bytes = core.size_of(message.value, message.key, headers)
         if not core.reserve(size_bytes):
             await self._wait_for_room(core, size_bytes)
-        batch = core.append(message.value, message.key, message.headers, size_bytes, later)
+        batch = core.append(message.value, message.key, headers, size_bytes, later)
         spans.append((batch, batch.count - 1, 1))
 
     async def _append_values(
@@ -207,6 +231,9 @@ class Producer(Generic[_B]):
         for batch, position, count in spans:
             if batch.error is not None:
                 raise_failure(batch)
+            if batch.known is not None:
+                ids += [self._known_id(batch, place) for place in range(position, position + count)]
+                continue
             base = batch.base_offset + position
             ids += map(MessageId._make, zip(repeat(self.queue), repeat(batch.partition), range(base, base + count)))
         return ids

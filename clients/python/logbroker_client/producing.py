@@ -25,6 +25,7 @@ from logbroker.errors import (
     LogBrokerError,
     NotLeaderError,
     OutOfOrderSequenceError,
+    QueueFullError,
     RemoteProtocolError,
     RequestTooLargeError,
     UnavailableError,
@@ -35,6 +36,7 @@ from logbroker.wire.failures import error_from_reply
 from logbroker.wire.requests import Error, Produce, Produced
 from logbroker_client.backoff import Backoff
 from logbroker_client.calls import is_certain
+from logbroker_client.dedup import MAX_RECORDS_WITH_IDS, id_of, known_of
 from logbroker_client.delays import AT_ONCE
 from logbroker_client.partitioner import partition_of
 from logbroker_client.pending import Pending
@@ -45,6 +47,7 @@ if TYPE_CHECKING:
     from logbroker.record.batch import Headers
     from logbroker.wire.requests import AnyReply
     from logbroker_client.core import ClientCore
+    from logbroker_client.dedup import Known
     from logbroker_client.delays import Delay
     from logbroker_client.links import Link
     from logbroker_client.options import ProducerOptions
@@ -57,6 +60,7 @@ RECORD_OVERHEAD_BYTES = 24
 RUN_BATCH_COUNT = 16
 _SEQUENCE_MASK = (1 << 31) - 1
 _MAX_HEADER_BYTES = 64 * 1024
+_MANY = 1 << 32
 
 
 @final
@@ -76,11 +80,14 @@ class OutgoingBatch(Pending):
         "deadline",
         "delay",
         "error",
+        "has_ids",
         "holds_clock",
         "is_uncertain",
         "is_unkeyed",
+        "known",
         "last_error",
         "link",
+        "max_count",
         "opened_at",
         "partition",
         "producer_id",
@@ -97,11 +104,17 @@ class OutgoingBatch(Pending):
         opened_at: float,
         deadline: float,
         timestamp_ms: int,
+        max_count: int,
         delay: Delay = AT_ONCE,
     ) -> None:
         super().__init__()
         # Of all its messages.
         self.delay = delay
+        # Some of its messages have ids of their own; then it takes fewer.
+        self.has_ids = False
+        self.max_count = max_count
+        # What became of those whose ids were known, if there are any.
+        self.known: Known | None = None
         self._line = line
         self.partition = line.partition
         self.opened_at = opened_at
@@ -151,6 +164,13 @@ class OutgoingBatch(Pending):
             self.records.extend([Record(value, None, (), self.timestamp_ms) for value in values])
         self.count += len(values)
         self.size_bytes += size_bytes
+
+    def take_ids(self) -> None:
+        """A message that is to come has an id."""
+        self.has_ids = True
+        self.max_count = min(self.max_count, MAX_RECORDS_WITH_IDS)
+        # It belongs into one partition, as one with a key does.
+        self.is_unkeyed = False
 
     def encode(self, producer_id: int, base_sequence: int, codec: Codec, limits: BatchLimits) -> None:
         """Take an identity and make the bytes.
@@ -240,15 +260,16 @@ class PartitionLine:
 
     # --- filling ---
 
-    def room_in(self, size_bytes: int, delay: Delay = AT_ONCE) -> OutgoingBatch:
-        """The batch that takes a message of `size_bytes` to be delivered then."""
+    def room_in(self, size_bytes: int, delay: Delay = AT_ONCE, *, max_count: int = _MANY) -> OutgoingBatch:
+        """The batch that takes a message of `size_bytes` to be delivered then; it has fewer than `max_count` so far."""
         batch = self._open
         if batch is not None and batch.delay != delay:
             self.close_open(batch, is_full=False)
             batch = None
         if batch is not None:
             options = self._producer.options
-            fits = batch.size_bytes + size_bytes <= options.batch_bytes and batch.count < self._producer.max_count
+            has_place = batch.count < batch.max_count and batch.count < max_count
+            fits = has_place and batch.size_bytes + size_bytes <= options.batch_bytes
             if fits or not batch.count:
                 return batch
             self.close_open(batch)
@@ -258,6 +279,7 @@ class PartitionLine:
             opened_at=now,
             deadline=now + self._producer.options.timeout_s,
             timestamp_ms=self._env.wall_ms(),
+            max_count=self._producer.max_count,
             delay=delay,
         )
         self._open = batch
@@ -350,6 +372,7 @@ class PartitionLine:
             partition=self.partition,
             delay_ms=delay_ms,
             deliver_at_ms=deliver_at_ms,
+            dedup=batch.has_ids,
         )
         protocol.send(request, batch, batch.data)
 
@@ -382,6 +405,7 @@ class PartitionLine:
             )
             return
         batch.base_offset, batch.append_ms = reply.base_offset, reply.append_ms
+        batch.known = known_of(reply)
         if not self._is_recovering:
             self._failure_count = 0
         self._in_flight.remove(batch)
@@ -482,13 +506,15 @@ class PartitionLine:
         return bool(self._unanswered_count)
 
     def _expire(self, batch: OutgoingBatch) -> None:
-        detail = f": {batch.last_error.message}" if batch.last_error is not None else ""
+        last = batch.last_error
+        detail = f": {last.code}: {last.message}" if last is not None else ""
         place = f"{self.queue}/{self.partition}"
         if batch in self._in_flight:
             if batch.is_uncertain or batch.link is not None:
                 error: LogBrokerError = UnknownOutcomeError(f"no confirmation from {place} in time{detail}")
             else:
-                error = UnavailableError(f"{place} did not take the batch in time{detail}")
+                kind = QueueFullError if isinstance(last, QueueFullError) else UnavailableError
+                error = kind(f"{place} did not take the batch in time{detail}", hint="" if last is None else last.hint)
             self._give_up(batch, error)
             return
         if batch is self._open:
@@ -590,9 +616,23 @@ class ProducerCore:
         self, value: bytes | None, key: bytes | None, headers: Headers, size_bytes: int, delay: Delay = AT_ONCE
     ) -> OutgoingBatch:
         """Put a message whose room is reserved at the end of a batch, all of which is delivered then."""
+        if headers:
+            dedup_id = id_of(headers)
+            if dedup_id is not None:
+                return self._append_with_id(dedup_id, Record(value, key, headers), size_bytes, delay)
         line = self._lines[self._current if key is None else partition_of(key, len(self._lines))]
         batch = line.room_in(size_bytes, delay)
         batch.add(value, key, headers, size_bytes)
+        line.appended(batch)
+        return batch
+
+    def _append_with_id(self, dedup_id: bytes, record: Record, size_bytes: int, delay: Delay) -> OutgoingBatch:
+        """Without a key the id picks the partition, so that a repeat meets the first."""
+        place = dedup_id if record.key is None else record.key
+        line = self._lines[partition_of(place, len(self._lines))]
+        batch = line.room_in(size_bytes, delay, max_count=MAX_RECORDS_WITH_IDS)
+        batch.take_ids()
+        batch.add(record.value, record.key, record.headers, size_bytes)
         line.appended(batch)
         return batch
 
@@ -600,7 +640,7 @@ class ProducerCore:
         """Put messages that are a value each, whose room is reserved, into one batch; they must fit in one."""
         line = self._lines[self._current]
         batch = line.room_in(size_bytes, delay)
-        if batch.count + len(values) > self.max_count:
+        if batch.count + len(values) > batch.max_count:
             line.close_open(batch)
             return self.append_values(values, size_bytes, delay)
         batch.add_values(values, size_bytes)

@@ -80,7 +80,16 @@ class Catalogue:
     next_offset: ClassVar[Offset] = Offset(0)
     log_start_offset: ClassVar[Offset] = Offset(0)
 
-    __slots__ = ("_by_digest", "_state", "append_ms", "applied_index", "applied_term", "epoch", "log_start_index")
+    __slots__ = (
+        "_by_digest",
+        "_names",
+        "_state",
+        "append_ms",
+        "applied_index",
+        "applied_term",
+        "epoch",
+        "log_start_index",
+    )
 
     def __init__(
         self,
@@ -94,6 +103,7 @@ class Catalogue:
     ) -> None:
         self._state = state
         self._by_digest = {row.digest: row for row in state.tokens.values()}
+        self._names = {row.queue_id: row.name for row in state.queues.values()}
         self.applied_index = applied_index
         self.applied_term = applied_term
         self.append_ms = append_ms
@@ -177,6 +187,7 @@ class Catalogue:
         if changed:
             self.epoch += 1
             self._by_digest = {row.digest: row for row in self._state.tokens.values()}
+            self._names = {row.queue_id: row.name for row in self._state.queues.values()}
         return Applied(entry.index, outcomes, changed)
 
     def preview(self, command: Command, limits: CatalogueLimits, *, now_ms: int) -> Outcome:
@@ -292,6 +303,10 @@ class Catalogue:
 
     def queue(self, name: str) -> QueueRow | None:
         return self._state.queues.get(QueueName(name))
+
+    def queue_of_id(self, queue_id: int) -> QueueRow | None:
+        name = self._names.get(queue_id)
+        return None if name is None else self._state.queues.get(name)
 
     def options(self, queue: QueueRow) -> QueueOptions:
         return self._state.options.get(queue.queue_id, DEFAULT_OPTIONS)

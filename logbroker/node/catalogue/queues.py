@@ -18,7 +18,7 @@ from logbroker.node.catalogue.bounds import (
     CatalogueLimits,
     name_fault,
 )
-from logbroker.node.catalogue.options import DEFAULT_OPTIONS, QueueOptions, changed, options_fault
+from logbroker.node.catalogue.options import DEFAULT_OPTIONS, ORDER_KEY, QueueOptions, changed, options_fault
 from logbroker.node.catalogue.outcomes import (
     Done,
     Outcome,
@@ -56,6 +56,9 @@ def create_queue(
     if fault is not None:
         return invalid(fault)
     present = state.queues.get(command.name)
+    refusal = _dead_letter_refusal(state, present, options) if pairs else None
+    if refusal is not None:
+        return refusal
     if present is not None:
         if (present.settings, _options_of(state, present)) == (command.settings, options):
             return QueueStands(present, already=True)
@@ -89,6 +92,10 @@ def alter_queue(
         return not_found(f"there is no queue {command.name}")
     settings = _changed(queue.settings, command)
     options = changed(_options_of(state, queue), pairs)
+    if options.dead_letter_queue != _options_of(state, queue).dead_letter_queue:
+        refusal = _dead_letter_refusal(state, queue, options)
+        if refusal is not None:
+            return refusal
     fault = settings_fault(settings) or options_fault(options)
     if fault is not None:
         return invalid(f"queue {queue.name}: {fault}")
@@ -104,6 +111,11 @@ def alter_queue(
     if refusal is not None:
         return refusal
     grows = settings.partitions > present
+    if grows and options.order == ORDER_KEY:
+        return invalid(
+            f"queue {queue.name} is ordered by key and cannot grow from {present} to {settings.partitions} partitions",
+            hint="a key would move to another partition while messages of it wait in the old one; create another queue",
+        )
     epoch = queue.routing_epoch + 1 if grows else queue.routing_epoch
     queue = replace(queue, settings=settings, changed_ms=at_ms, routing_epoch=epoch)
     state.queues[queue.name] = _grow(state, queue, settings.partitions)
@@ -159,6 +171,18 @@ def settings_fault(settings: QueueSettings) -> str | None:
 
 def _options_of(state: CatalogueState, queue: QueueRow) -> QueueOptions:
     return state.options.get(queue.queue_id, DEFAULT_OPTIONS)
+
+
+def _dead_letter_refusal(state: CatalogueState, queue: QueueRow | None, options: QueueOptions) -> Outcome | None:
+    """Why dead messages cannot go to where the options say. One that is deleted later is no fault of theirs."""
+    wanted = options.dead_letter_queue
+    if not wanted:
+        return None
+    if queue is not None and queue.queue_id == wanted:
+        return invalid(f"queue {queue.name} cannot be the one for its own dead messages")
+    if all(other.queue_id != wanted for other in state.queues.values()):
+        return not_found(f"there is no queue of id {wanted} for dead messages")
+    return None
 
 
 def _set_options(state: CatalogueState, queue: QueueRow, options: QueueOptions) -> None:

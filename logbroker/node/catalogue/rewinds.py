@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, assert_never
 from msgspec.structs import replace
 
 from logbroker.node.catalogue.bounds import MAX_REWINDS, CatalogueLimits, group_name_fault
+from logbroker.node.catalogue.options import DEFAULT_OPTIONS
 from logbroker.node.catalogue.outcomes import Outcome, RewindStands, exists, invalid, not_found, too_many
 from logbroker.node.catalogue.rows import QueueRow, RewindRow, RewoundRow
 from logbroker.wire.requests import (
@@ -38,7 +39,8 @@ def begin_rewind(state: CatalogueState, command: BeginRewind, limits: CatalogueL
         return exists(
             f"operation {command.operation_id} is a rewind of group {known.consumer_group} of queue {known.queue}"
         )
-    fault = _target_fault(command, queue, at_ms)
+    rewind_ms = state.options.get(queue.queue_id, DEFAULT_OPTIONS).rewind_ms
+    fault = _target_fault(command, queue, rewind_ms, at_ms)
     if fault is not None:
         return invalid(f"rewind of queue {queue.name}: {fault}")
     of_group = pending_of(state, queue.queue_id, command.consumer_group)
@@ -117,14 +119,14 @@ def _make_room(state: CatalogueState) -> bool:
     return True
 
 
-def _target_fault(command: BeginRewind, queue: QueueRow, at_ms: int) -> str | None:
+def _target_fault(command: BeginRewind, queue: QueueRow, rewind_ms: int, at_ms: int) -> str | None:
     match command.target:
         case TimeTarget(ms=ms):
-            return _time_fault(ms, queue, at_ms, clamp=command.clamp)
+            return _time_fault(ms, command, queue, rewind_ms, at_ms)
         case RelativeTarget(ms=ms, count=count):
             if (ms == 0) == (count == 0):
                 return f"relative target of {ms} ms and {count} messages; exactly one of them is not 0"
-            return _time_fault(at_ms - ms, queue, at_ms, clamp=command.clamp)
+            return _time_fault(at_ms - ms, command, queue, rewind_ms, at_ms)
         case MessageTarget(offsets=offsets):
             return _offsets_fault([partition for partition, _ in offsets], queue)
         case OffsetTarget() | EarliestTarget() | LatestTarget():
@@ -133,12 +135,15 @@ def _target_fault(command: BeginRewind, queue: QueueRow, at_ms: int) -> str | No
             assert_never(never)
 
 
-def _time_fault(ms: int, queue: QueueRow, at_ms: int, *, clamp: bool) -> str | None:
-    oldest = at_ms - queue.settings.retention_ms
+def _time_fault(ms: int, command: BeginRewind, queue: QueueRow, rewind_ms: int, at_ms: int) -> str | None:
+    kept_ms, what = queue.settings.retention_ms, "the retention"
+    if rewind_ms < kept_ms and not command.forward:
+        kept_ms, what = rewind_ms, "the rewind window"
+    oldest = at_ms - kept_ms
     if ms > at_ms:
         return f"time {ms} lies after the log time {at_ms}"
-    if ms < oldest and not clamp:
-        return f"time {ms} lies before the retention, which reaches from {oldest} to {at_ms}"
+    if ms < oldest and not command.clamp:
+        return f"time {ms} lies before {what}, which reaches from {oldest} to {at_ms}"
     return None
 
 

@@ -18,6 +18,7 @@ from logbroker.server.handlers.admin import (
 )
 from logbroker.server.handlers.group_figures import describe_groups
 from logbroker.server.handlers.groups import create_group, delete_group, rewind
+from logbroker.server.handlers.moves import move_messages
 from logbroker.server.handlers.pauses import pause_group, purge_group, resume_group
 from logbroker.server.handlers.peek import peek
 from logbroker.server.handlers.produce import cancel, produce
@@ -43,6 +44,7 @@ from logbroker.wire.requests import (
     ListQueues,
     ListTokens,
     Metadata,
+    MoveMessages,
     Nack,
     PauseGroup,
     Peek,
@@ -86,6 +88,7 @@ HANDLERS: dict[type[Request], Handler] = {
     Reject: reject,
     ListDead: list_dead,
     Revive: revive,
+    MoveMessages: move_messages,
     Subscribe: subscribe,
     Credit: credit,
     Unsubscribe: unsubscribe,

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import msgspec
-
 from logbroker.errors import InvalidArgumentError, NotFoundError
 from logbroker.ids import META_GROUP
 from logbroker.node.catalogue import commands
 from logbroker.node.catalogue.rights import parse_grant
 from logbroker.node.tokens import RANDOM_BYTES, make_token, token_digest
 from logbroker.server.auth import may_see
+from logbroker.server.handlers.queue_options import option_fields
 from logbroker.server.members import members_of, problems_of
 from logbroker.server.service import CatalogueMiss
 from logbroker.wire.requests import (
@@ -59,6 +58,7 @@ def list_queues(exchange: Exchange, request: ListQueues, body: bytes) -> None:
 def queue_info(service: ClientService, row: QueueRow) -> QueueInfo:
     backend, settings = service.backend, row.settings
     options = backend.catalogue.options(row)
+    dead_letter = backend.catalogue.queue_of_id(options.dead_letter_queue)
     return QueueInfo(
         name=row.name,
         queue_id=row.queue_id,
@@ -68,7 +68,8 @@ def queue_info(service: ClientService, row: QueueRow) -> QueueInfo:
             hide_ms=settings.hide_ms,
             max_wait_ms=settings.max_wait_ms,
             max_delivery_count=settings.max_delivery_count,
-            **msgspec.structs.asdict(options),
+            **option_fields(options),  # type: ignore[arg-type]  # each of its own type
+            dead_letter="" if dead_letter is None else dead_letter.name,
         ),
         partitions=[
             PartitionInfo(

@@ -67,6 +67,7 @@ def _partition(name: str, number: int, answer: Reply | LogBrokerError) -> GroupP
         leased=state.leased,
         delayed=state.delayed,
         dead=state.dead,
+        moved=state.moved,
         lag_count=lag_count,
         lag_ms=max(answer.append_ms - state.oldest_ms, 0) if is_timed else 0,
         oldest_offset=state.oldest_offset,

@@ -21,6 +21,7 @@ from logbroker.node import requests as node_requests
 from logbroker.node.catalogue import RewindStands
 from logbroker.node.catalogue.commands import BeginRewind
 from logbroker.node.requests import CreateGroupRequest, DeleteGroupRequest, PauseRequest, StateReply, StateRequest
+from logbroker.partition.breaker import is_breaker
 from logbroker.server.fan_out import ask_partitions
 from logbroker.server.targets import describe_target, partition_target
 from logbroker.wire.requests import Done, Rewound, RewoundPartition
@@ -129,7 +130,8 @@ async def _spread_pauses(service: ClientService, queue: str, states: dict[GroupI
     paused: dict[GroupName, tuple[str, int]] = {}
     for reply in states.values():
         for state in reply.groups:
-            if state.is_paused:
+            # A breaker speaks for its own partition alone.
+            if state.is_paused and not is_breaker(state.paused_reason):
                 left_ms = max(state.paused_until_ms - reply.append_ms, 1_000) if state.paused_until_ms else 0
                 paused[state.group] = (state.paused_reason, left_ms)
     questions = [

@@ -1,4 +1,5 @@
-"""Produce: the batch goes to the partition's leader unopened; and cancel, of what is to be delivered later."""
+"""Produce: the batch goes to the partition's leader unopened, unless it says that there are ids in it; and cancel, of
+what is to be delivered later."""
 
 from __future__ import annotations
 
@@ -26,6 +27,8 @@ def produce(exchange: Exchange, request: Produce, body: bytes) -> None:
                 append_ms=reply.append_ms,
                 duplicate=reply.duplicate,
                 due_ms=reply.due_ms,
+                duplicates=list(reply.duplicates),
+                conflicts=list(reply.conflicts),
             )
         )
         if not reply.duplicate:
@@ -33,7 +36,7 @@ def produce(exchange: Exchange, request: Produce, body: bytes) -> None:
             traffic.produced_messages += reply.count
             traffic.produced_bytes += size_bytes
 
-    exchange.ask(group, ProduceRequest(body, request.delay_ms, request.deliver_at_ms), on_reply)
+    exchange.ask(group, ProduceRequest(body, request.delay_ms, request.deliver_at_ms, request.dedup), on_reply)
 
 
 def cancel(exchange: Exchange, request: Cancel, body: bytes) -> None:

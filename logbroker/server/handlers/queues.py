@@ -6,15 +6,17 @@ from typing import TYPE_CHECKING, assert_never
 
 import trio
 
-from logbroker.errors import LogBrokerError
+from logbroker.errors import InvalidArgumentError, LogBrokerError
 from logbroker.ids import META_GROUP, QueueName
 from logbroker.node.catalogue import commands, rows
-from logbroker.node.catalogue.options import DEFAULT_OPTIONS, OPTION_NAMES, encode_changes
+from logbroker.node.catalogue.options import DEFAULT_OPTIONS, encode_changes
 from logbroker.node.catalogue.rows import ReplicaState
 from logbroker.node.requests import StateReply, StateRequest
+from logbroker.server.auth import authorize_target
 from logbroker.server.fan_out import ask_partitions
 from logbroker.server.handlers.admin import queue_info
 from logbroker.server.handlers.groups import spread_groups
+from logbroker.server.handlers.queue_options import option_numbers
 from logbroker.wire.requests import (
     Done,
     GroupCounts,
@@ -41,7 +43,8 @@ DESCRIBE_WAIT_S = 2.0
 def create_queue(exchange: Exchange, request: CreateQueue, body: bytes) -> None:
     """The same queue once more is no error: the first reply may have been lost."""
     service = exchange.service
-    command = queue_command(request.name, request.settings)
+    letters = _dead_letter_id(exchange, request.name, request.settings.dead_letter)
+    command = queue_command(request.name, request.settings, dead_letter_id=letters or 0)
 
     async def work() -> Done:
         await service.backend.propose_catalogue(command)
@@ -52,8 +55,8 @@ def create_queue(exchange: Exchange, request: CreateQueue, body: bytes) -> None:
     exchange.start(work)
 
 
-def queue_command(name: str, settings: QueueSettings) -> commands.Command:
-    """What makes a queue of these settings."""
+def queue_command(name: str, settings: QueueSettings, *, dead_letter_id: int = 0) -> commands.Command:
+    """What makes a queue of these settings, whose `dead_letter` is the queue of that id."""
     queue = commands.CreateQueue(
         QueueName(name),
         rows.QueueSettings(
@@ -64,7 +67,7 @@ def queue_command(name: str, settings: QueueSettings) -> commands.Command:
             max_delivery_count=settings.max_delivery_count,
         ),
     )
-    given = {name: getattr(settings, name) for name in OPTION_NAMES}
+    given = option_numbers(settings) | {"dead_letter_queue": dead_letter_id}
     options = encode_changes({name: value for name, value in given.items() if value != getattr(DEFAULT_OPTIONS, name)})
     return commands.CreateQueueWith(queue, options) if options else queue
 
@@ -79,7 +82,8 @@ def alter_queue(exchange: Exchange, request: AlterQueue, body: bytes) -> None:
         max_wait_ms=changes.max_wait_ms,
         max_delivery_count=changes.max_delivery_count,
     )
-    options = encode_changes({name: getattr(changes, name) for name in OPTION_NAMES})
+    letters = _dead_letter_id(exchange, request.name, changes.dead_letter)
+    options = encode_changes(option_numbers(changes) | {"dead_letter_queue": letters})
     command = commands.AlterQueueWith(queue, options) if options else queue
 
     async def work() -> Done:
@@ -91,6 +95,24 @@ def alter_queue(exchange: Exchange, request: AlterQueue, body: bytes) -> None:
 
     exchange.group = META_GROUP
     exchange.start(work)
+
+
+def _dead_letter_id(exchange: Exchange, queue: str, name: str | None) -> int | None:
+    """The id of the queue for dead messages; 0 for none, None where nothing is said of it.
+
+    Raises:
+        InvalidArgumentError: a queue cannot be its own.
+        NotFoundError: there is no such queue.
+        ForbiddenError: whoever asks may not produce there, and would by way of this queue.
+    """
+    if not name:
+        return None if name is None else 0
+    if name == queue:
+        raise InvalidArgumentError(f"queue {queue} cannot be the one for its own dead messages")
+    identity = exchange.session.identity
+    if identity is not None:
+        authorize_target(identity.principal, name)
+    return exchange.service.queue(name).queue_id
 
 
 def delete_queue(exchange: Exchange, request: DeleteQueue, body: bytes) -> None:
@@ -165,6 +187,7 @@ def _partition(
                 is_paused=state.is_paused,
                 paused_reason=state.paused_reason,
                 paused_until_ms=state.paused_until_ms,
+                moved=state.moved,
             )
             for state in answer.groups
         ],

@@ -5,16 +5,34 @@
 
 from __future__ import annotations
 
-from logbroker.testing.mutants import catalogue, delays, failures, partition, pauses, raft, storage
+from logbroker.testing.mutants import (
+    breakers,
+    catalogue,
+    delays,
+    failures,
+    ids,
+    limits,
+    moves,
+    order,
+    partition,
+    pauses,
+    raft,
+    storage,
+)
 from logbroker.testing.mutants.planting import MUTANTS, Mutant, Patch, planted
 
 __all__ = [
     "MUTANTS",
     "Mutant",
     "Patch",
+    "breakers",
     "catalogue",
     "delays",
     "failures",
+    "ids",
+    "limits",
+    "moves",
+    "order",
     "partition",
     "pauses",
     "planted",

@@ -73,9 +73,10 @@ def _(patch: Patch) -> None:
 
 @mutant("duplicate-confirmed-early", "B18", "a duplicate of what is in flight is confirmed at once")
 def _(patch: Patch) -> None:
-    def hasty(service: PartitionService, base_offset: Offset, count: int, after_index: Index, answer: Answer) -> None:
+    def hasty(service: PartitionService, outcome: outcomes.Produced, after_index: Index, answer: Answer) -> None:
         del after_index
-        answer(ProduceReply(base_offset, count, service._append_ms_of(base_offset), duplicate=True))
+        first_ms = service._append_ms_of(outcome.base_offset)
+        answer(ProduceReply(outcome.base_offset, outcome.count, first_ms, duplicate=True, due_ms=outcome.due_ms))
 
     patch.attribute(PartitionService, "_answer_duplicate", hasty)
 

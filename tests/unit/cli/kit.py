@@ -29,7 +29,7 @@ from logbroker.wire.requests import (
     StatusReply,
     TokenInfo,
 )
-from logbroker_client import Cancelled, DeadMessages, MessageId, PeekedMessage
+from logbroker_client import Cancelled, DeadMessages, MessageId, PeekedMessage, RedriveProgress
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterable
@@ -59,6 +59,14 @@ def run(*args: str, stdin: bytes = b"", env: dict[str, str] | None = None) -> Ra
     if result.exception is not None and not isinstance(result.exception, SystemExit):
         raise result.exception
     return Ran(result.exit_code, result.stdout, result.stderr)
+
+
+def redriven(options: Any, found: list[PeekedMessage]) -> RedriveProgress:  # noqa: ANN401  as the command gives them
+    """A redrive of one page that asks what the command wants, and tells it."""
+    moved = sum([options["where"](message) for message in found])
+    progress = RedriveProgress(moved, len(found) - moved, 0)
+    options["on_progress"](progress)
+    return progress
 
 
 @dataclass
@@ -254,6 +262,7 @@ _ANSWERS: dict[str, Callable[[FakeCluster], object]] = {
     "dead": lambda _: [DeadMessages(0, 12, 14, 5, 1_800_000_000_000, "rejected", "no account", "till-3")],
     "revive": lambda _: 2,
     "cancel": lambda _: Cancelled(2, 1),
+    "redrive": lambda cluster: redriven(cluster.asked[-1][2], cluster.peeked),
     "rewind": lambda cluster: cluster.rewound,
     "skip_to": lambda cluster: cluster.rewound,
     "status": lambda _: StatusReply(

@@ -59,6 +59,44 @@ def test_options_of_a_queue_are_told_in_the_units_of_the_client(cluster: FakeClu
         "backoff_factor": 3,
     }
     assert run("queue", "create", "orders", "--backoff-factor", "11").code == 2
+    assert run("queue", "alter", "orders", "--max-age", "90s").code == 0
+    assert cluster.asked[-1][2]["max_age"] == 90.0
+    assert run("queue", "alter", "orders", "--max-messages", "5", "--max-bytes", "0", "--full", "drop_oldest").code == 0
+    given = {name: value for name, value in cluster.asked[-1][2].items() if value is not None}
+    assert given == {"max_messages": 5, "max_bytes": 0, "full": "drop_oldest"}
+    assert run("queue", "create", "orders", "--full", "sometimes").code == 2
+    assert run("queue", "alter", "orders", "--rewind-window", "1h").code == 0
+    assert cluster.asked[-1][2]["rewind_window"] == 3600.0
+    cluster.asked.clear()
+    assert run("queue", "alter", "orders", "--dedup-window", "10m", "--dedup-count", "5").code == 0
+    [(_, _, altered)] = cluster.asked
+    assert (altered["dedup_window"], altered["dedup_count"]) == (600.0, 5)
+
+
+def test_a_breaker_is_told_in_the_units_of_the_client(cluster: FakeCluster) -> None:
+    options = ("--breaker", "0.5", "--breaker-count", "50", "--breaker-window", "1m", "--breaker-pause", "5m")
+    assert run("queue", "create", "orders", *options).code == 0
+    (_, _, created) = cluster.asked[0]
+    assert {name: value for name, value in created.items() if name.startswith("breaker")} == {
+        "breaker": 0.5,
+        "breaker_count": 50,
+        "breaker_window": 60.0,
+        "breaker_pause": 300.0,
+    }
+    for wrong in (("--breaker", "50%"), ("--breaker", "1.1"), ("--breaker-count", "0"), ("--breaker-window", "long")):
+        assert run("queue", "create", "orders", *wrong).code == 2
+
+
+def test_the_order_of_a_queue_is_told_in_words(cluster: FakeCluster) -> None:
+    assert run("queue", "create", "orders", "--window", "1", "--order", "key", "--on-failure", "skip").code == 0
+    ((_, _, created),) = cluster.asked
+    assert {name: created.get(name) for name in ("window", "order", "on_failure")} == {
+        "window": 1,
+        "order": "key",
+        "on_failure": "skip",
+    }
+    assert run("queue", "create", "orders", "--order", "strict").code == 2
+    assert run("queue", "alter", "orders", "--window", "10001").code == 2
 
 
 def test_a_queue_that_exists_is_a_conflict_unless_that_is_fine(cluster: FakeCluster) -> None:
@@ -206,6 +244,14 @@ def test_values_of_the_command_line_are_a_message_each(cluster: FakeCluster) -> 
         (b"one", b"k", (("a", b"1"), ("b", b"x=y"))),
         (b"two", b"k", (("a", b"1"), ("b", b"x=y"))),
     ]
+
+
+def test_one_message_may_have_an_id(cluster: FakeCluster) -> None:
+    assert run("produce", "orders", "--dedup-id", "payment-7", "one").code == 0
+    assert [message.dedup_id for message in cluster.sent] == ["payment-7"]
+    for wrong in (["one", "two"], []):
+        ran = run("produce", "orders", "--dedup-id", "payment-7", *wrong)
+        assert (ran.code, "--dedup-id is for one VALUE" in ran.err) == (2, True)
 
 
 @pytest.mark.parametrize(
@@ -482,3 +528,61 @@ def test_a_ca_file_that_is_none_is_refused_by_name(cluster: FakeCluster) -> None
     ran = run("status", "--ca-file", "none.pem")
     assert ran.code == 1
     assert "none.pem" in ran.err
+
+
+def letter(offset: int, cause: str, reason: str, consumer: str, *, shop: bytes = b"north") -> PeekedMessage:
+    headers = (
+        ("shop", shop),
+        ("logbroker-origin-id", b"orders/2/%d" % offset),
+        ("logbroker-attempts", b"3"),
+        ("logbroker-cause", cause.encode()),
+        ("logbroker-reason", reason.encode()),
+        ("logbroker-consumer", consumer.encode()),
+    )
+    record = Record(b"v", None, headers)
+    return PeekedMessage(MessageId("dead", 0, offset), "available", 0, 1_800_000_000_000, 0, record)
+
+
+LETTERS = [
+    letter(0, "rejected", "no account", "till-1"),
+    letter(1, "max_deliveries", "timeout of bank", "till-2"),
+    letter(2, "max_deliveries", "timeout of mail", "till-1", shop=b"south"),
+    PeekedMessage(MessageId("dead", 0, 3), "available", 0, 1_800_000_000_000, 0, Record(b"never moved")),
+]
+
+
+@pytest.mark.parametrize(
+    ("options", "moved"),
+    [
+        ([], 4),
+        (["--cause", "max_deliveries"], 2),
+        (["--reason-contains", "timeout"], 2),
+        (["--consumer", "till-1"], 2),
+        (["--header", "shop=south"], 1),
+        (["--header", "shop=south", "--cause", "rejected"], 0),
+    ],
+)
+def test_a_redrive_takes_what_is_wanted_and_sums_up(cluster: FakeCluster, options: list[str], moved: int) -> None:
+    cluster.peeked = LETTERS
+    ran = run("dead", "redrive", "dead", *options, "-o", "json")
+    assert ran.json() == {"queue": "dead", "dry_run": False, "moved": moved, "skipped": 4 - moved, "left": 0}
+    assert ran.err == f"{moved} moved, {4 - moved} skipped, 0 left\n"
+    asked = cluster.asked[-1][2]
+    assert (asked["rate"], asked["to"], asked["group"]) == (100.0, None, "default")
+
+
+def test_a_dry_run_counts_and_moves_nothing(cluster: FakeCluster) -> None:
+    cluster.peeked = LETTERS
+    ran = run("dead", "redrive", "dead", "--to", "orders", "--cause", "rejected", "--dry-run", "-o", "json")
+    assert ran.json() == {"queue": "dead", "dry_run": True, "moved": 1, "skipped": 3, "left": 0}
+    assert not any(cluster.asked[-1][2]["where"](message) for message in LETTERS)
+    assert cluster.asked[-1][2]["to"] == "orders"
+    for wrong in (["--header", "shop"], ["--header", "=north"], ["--rate", "0"], ["--cause", "other"]):
+        assert run("dead", "redrive", "dead", *wrong).code == 2
+
+
+def test_messages_that_were_moved_are_shown_with_where_they_came_from(cluster: FakeCluster) -> None:
+    cluster.peeked = LETTERS[:1]
+    head, row = run("peek", "dead").out.splitlines()
+    assert head.split() == ["id", "state", "deliveries", "append_time", "value", "origin", "cause", "reason"]
+    assert row.split()[-4:] == ["orders/2/0", "rejected", "no", "account"]

@@ -64,6 +64,7 @@ def test_help_and_version_work_with_their_short_forms() -> None:
         (errors.UnavailableError("x"), Exit.CANNOT_CONNECT),
         (errors.OverloadedError("x"), Exit.FAILED),
         (errors.NoRoomError("x"), Exit.FAILED),
+        (errors.QueueFullError("x"), Exit.FAILED),
         (errors.UnknownOutcomeError("x"), Exit.TIMEOUT),
         (errors.UnauthenticatedError("x"), Exit.NOT_ALLOWED),
         (errors.ForbiddenError("x"), Exit.NOT_ALLOWED),

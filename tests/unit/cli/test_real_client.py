@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 import pytest
 import trio
 
-from tests.fake_broker import FakeCluster, serve_node
+from logbroker.wire.requests import AnyRequest, Produce, Produced
+from tests.fake_broker import Answer, FakeCluster, FakeNode, serve_node
 from tests.unit.cli.kit import run
 
 if TYPE_CHECKING:
@@ -53,6 +54,34 @@ def test_what_is_produced_is_consumed_once(env: dict[str, str]) -> None:
     assert run("consume", "orders", "-n", "3", env=env).out == "one\ntwo\nthree\n"
     again = run("consume", "orders", "--wait", "150ms", env=env)
     assert (again.code, again.out, again.err) == (0, "", "0 messages\n")
+
+
+def test_who_repeats_an_id_is_told_the_first_and_who_changes_it_is_refused(
+    broker: FakeCluster, env: dict[str, str]
+) -> None:
+    def known(node: FakeNode, request: AnyRequest, body: bytes) -> Answer | None:
+        if not isinstance(request, Produce):
+            return None
+        assert request.dedup
+        conflicts = [0] if b"other" in body else []
+        duplicates = [] if conflicts else [(0, 3)]
+        reply = Produced(
+            request.rid,
+            base_offset=7,
+            count=1,
+            append_ms=0,
+            duplicate=True,
+            duplicates=duplicates,
+            conflicts=conflicts,
+        )
+        return reply, b""
+
+    broker.nodes[1].on_request = known
+    sent = run("produce", "orders", "--dedup-id", "p", "one", "-o", "ndjson", env=env)
+    assert sent.lines() == [{"id": "orders/0/3", "partition": 0, "offset": 3, "duplicate": True}]
+    told = run("produce", "orders", "--dedup-id", "p", "one", env=env)
+    assert told.err == "1 messages committed, 1 of them before, the last is orders/0/3\n"
+    assert run("produce", "orders", "--dedup-id", "p", "other", env=env).code == 8
 
 
 def test_a_stream_brings_what_is_produced_once(env: dict[str, str]) -> None:

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from logbroker.cli.records import from_object, to_object
 from logbroker.errors import InvalidArgumentError
+from logbroker.record.dedup_ids import DEDUP_HEADER
 from tests.unit.cli.kit import FakeMessage
 
 if TYPE_CHECKING:
@@ -53,9 +54,16 @@ def test_a_value_may_be_text_or_any_json(line: str, value: bytes | None) -> None
     assert from_object(line) == (value, None, ())
 
 
+def test_an_id_is_a_header_of_its_own() -> None:
+    line = '{"value": "x", "dedup_id": "payment-7", "headers": {"a": "b"}}'
+    assert from_object(line) == (b"x", None, (("a", b"b"), (DEDUP_HEADER, b"payment-7")))
+
+
 @pytest.mark.parametrize(
     ("line", "message"),
     [
+        ('{"value": "x", "dedup_id": 7}', "dedup_id is int, not text"),
+        ('{"value": "x", "dedup_id": ""}', "dedup_id has 0 bytes, not 1 to 128"),
         ("", "not JSON"),
         ("[" * 100_000, "not JSON"),
         ("[]", "not a JSON object but list"),

@@ -8,6 +8,7 @@ from logbroker.errors import (
     NoRoomError,
     NotFoundError,
     OverloadedError,
+    QueueFullError,
     RemoteProtocolError,
     RequestTooLargeError,
     UnavailableError,
@@ -391,7 +392,9 @@ def test_without_a_known_leader_metadata_is_asked_for_with_growing_pauses() -> N
     assert batch.base_offset == 0
 
 
-@pytest.mark.parametrize("error", [OverloadedError("busy"), NoRoomError("full"), UnknownOutcomeError("who knows")])
+@pytest.mark.parametrize(
+    "error", [OverloadedError("busy"), NoRoomError("full"), QueueFullError("full"), UnknownOutcomeError("who knows")]
+)
 def test_what_may_be_retried_is_retried_with_pauses(error: LogBrokerError) -> None:
     world = World(cluster_of())
     world.node(1).on_request = Script(error, error, error)
@@ -402,6 +405,18 @@ def test_what_may_be_retried_is_retried_with_pauses(error: LogBrokerError) -> No
     world.advance(1)
     assert (batch.error, batch.base_offset) == (None, 0)
     assert flat(world.cluster) == [b"0"]
+
+
+def test_a_queue_that_stays_full_is_named_when_the_time_is_over() -> None:
+    world = World(cluster_of())
+    world.node(1).on_request = Script(*[QueueFullError("group 1 has 9 of at most 9", hint="settle some")] * 1_000)
+    producer = world.producer(timeout_s=2.0)
+    batch, _ = send(producer, b"0")
+    world.advance(3)
+    assert isinstance(batch.error, QueueFullError)
+    assert "queue_full: group 1 has 9 of at most 9" in batch.error.message
+    assert batch.error.hint == "settle some"
+    assert flat(world.cluster) == []
 
 
 def test_when_one_is_refused_those_behind_it_go_again_behind_it() -> None:

@@ -105,6 +105,27 @@ async def test_rewinds_go_by_the_brokers_clock() -> None:
             await client.rewind("orders", to=100)
 
 
+async def test_a_rewind_window_ends_before_the_retention() -> None:
+    broker = MemoryBroker()
+    broker.create_queue("orders", rewind_window=60.0)
+    async with broker.connect() as client:
+        await send(client, b"old")
+        broker.advance(50)
+        await send(client, b"new")
+        broker.advance(20)
+        await client.skip_to("orders", to="latest")
+        with pytest.raises(InvalidArgumentError, match="lies before the rewind window"):
+            await client.rewind("orders", to=timedelta(seconds=61))
+        await client.rewind("orders", to="earliest")
+        assert broker.counts("orders").available == 1
+        await client.skip_to("orders", to="latest")
+        await client.alter_queue("orders", rewind_window=0.0)
+        broker.advance(0.2)
+        await client.alter_queue("orders", rewind_window=3600.0)
+        await client.rewind("orders", to="earliest")
+        assert broker.counts("orders").available == 0
+
+
 async def test_retention_takes_what_is_old() -> None:
     broker = MemoryBroker()
     broker.create_queue("orders", retention=timedelta(hours=1))
@@ -115,6 +136,35 @@ async def test_retention_takes_what_is_old() -> None:
         broker.advance(1000)
         assert [record.value for record in broker.records("orders")] == [b"new"]
         assert broker.counts("orders").available == 1
+
+
+async def test_the_oldest_messages_go_where_there_are_too_many() -> None:
+    broker = MemoryBroker()
+    broker.create_queue("orders", max_messages=2, full="drop_oldest")
+    async with broker.connect() as client:
+        await send(client, b"a", b"b", b"c")
+        broker.advance(0.1)
+        (partition,) = (await client.describe_queue("orders")).partitions
+        assert (partition.log_start, partition.log_end) == (1, 3)
+        await client.alter_queue("orders", max_messages=0, max_bytes=1 << 20)
+        for _ in range(5):
+            await send(client, bytes(300_000))
+        broker.advance(0.2)
+        assert broker.counts("orders").available == 3
+
+
+async def test_a_time_to_live_ends_between_other_deadlines() -> None:
+    broker = MemoryBroker()
+    broker.create_queue("orders", max_age=60.0)
+    async with broker.connect() as client:
+        begin_ms = broker.now.timestamp() * 1000
+        await send(client, b"a")
+        broker.advance(59.9)
+        assert await client.dead("orders") == []
+        broker.advance(3600)
+        (row,) = await client.dead("orders")
+        assert (row.start, row.end, row.deliveries, row.cause, row.consumer) == (0, 1, 0, "ttl", "")
+        assert 60_000 <= row.buried_at_ms - begin_ms <= 61_000
 
 
 async def test_groups_queues_and_tokens_are_those_of_a_node() -> None:

@@ -26,6 +26,7 @@ WANTED = {
     "LogbrokerFailOversOften",
     "LogbrokerConsumerLagGrowing",
     "LogbrokerGroupPaused",
+    "LogbrokerBreakerTripped",
     "LogbrokerProduceRefused",
     "LogbrokerClockNotFollowed",
 }

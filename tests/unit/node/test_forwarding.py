@@ -52,7 +52,10 @@ if TYPE_CHECKING:
 GROUP = GroupId(7)
 BILLING = GroupName("billing")
 STATE = StateReply(
-    Offset(1), Offset(9), 1_000, (GroupState(DEFAULT_GROUP, 3, 2, 1, 0, Offset(4), 900, 0, True, "night", 800, 2_000),)
+    Offset(1),
+    Offset(9),
+    1_000,
+    (GroupState(DEFAULT_GROUP, 3, 2, 1, 0, Offset(4), 900, 0, True, "night", 800, 2_000, 3),),
 )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -23,6 +24,7 @@ from logbroker.errors import (
     UnknownOutcomeError,
 )
 from logbroker.ids import DEFAULT_GROUP, GroupName, LeaseId, NodeId, Offset, ReplicaId
+from logbroker.node import key_index
 from logbroker.node.partition_service import PartitionService, PartitionSettings
 from logbroker.node.requests import (
     AckRequest,
@@ -64,7 +66,9 @@ from logbroker.partition import decide
 from logbroker.partition.commands import Cause
 from logbroker.partition.failures import FailurePolicy
 from logbroker.partition.machine import PartitionMachine
-from logbroker.record.batch import BatchLimits, Record, decode_batch, encode_batch
+from logbroker.partition.ordering import order_policy
+from logbroker.record.batch import BatchLimits, Codec, Record, decode_batch, encode_batch
+from logbroker.record.checksum import crc32c
 from tests.unit.node.engine_kit import ENGINE, STORE, KitCluster, batch, ranges_of, values
 
 if TYPE_CHECKING:
@@ -780,6 +784,108 @@ def test_what_is_revived_wakes_whoever_waits() -> None:
     assert ranges_of(asked.reply(ReceiveReply)) == ((0, 1),)
     assert cluster.ask(ReviveRequest(DEFAULT_GROUP, ((0, 1),))) == ReviveReply(0)
     assert rows(cluster) == ()
+
+
+# Order.
+
+
+def keyed(*letters: str) -> KitCluster:
+    """Ordered by key, with batches of messages that have these keys."""
+    cluster = single(settings=PartitionSettings(order=order_policy(0, by_key=True, blocks=True)))
+    for batch_letters in letters:
+        produce_keys(cluster, batch_letters)
+    return cluster
+
+
+def produce_keys(cluster: KitCluster, letters: str) -> None:
+    records = [Record(b"v" * 40, None if letter == "-" else letter.encode()) for letter in letters]
+    assert isinstance(cluster.ask(ProduceRequest(encode_batch(records))), ProduceReply)
+
+
+def test_a_key_in_flight_is_passed_over_within_batches_and_between_them() -> None:
+    cluster = keyed("aab", "ab-", "ca")
+    first = cluster.receive(1)
+    assert ranges_of(first) == ((0, 1),)
+    second = cluster.receive()
+    assert ranges_of(second) == ((2, 3), (4, 7))
+    assert [(part.base_offset, [share[:2] for share in part.ranges]) for part in second.parts] == [
+        (0, [(2, 3)]),
+        (3, [(4, 6)]),
+        (6, [(6, 7)]),
+    ]
+    cluster.ack(first.lease, (0, 1))
+    assert ranges_of(cluster.receive()) == ((1, 2), (3, 4), (7, 8))
+
+
+def test_what_is_settled_wakes_whoever_waits_for_its_key_or_for_room() -> None:
+    for cluster in (keyed("aa"), single(settings=PartitionSettings(order=order_policy(1, by_key=False, blocks=True)))):
+        if not cluster.leader.machine.next_offset:
+            cluster.produce(*values(2))
+        held = cluster.receive(1)
+        asked = cluster.submit(receive(wait_ms=20_000))
+        cluster.settle()
+        assert asked.answer is None
+        cluster.ack(held.lease, (0, 1))
+        cluster.settle()
+        assert ranges_of(asked.reply(ReceiveReply)) == ((1, 2),)
+
+
+def test_another_order_wakes_whoever_waits() -> None:
+    cluster = keyed("aa")
+    cluster.receive(1)
+    asked = cluster.submit(receive(wait_ms=20_000))
+    cluster.settle()
+    assert asked.answer is None
+    cluster.leader.service.settings = PartitionSettings()
+    cluster.tick()
+    assert ranges_of(asked.reply(ReceiveReply)) == ((1, 2),)
+
+
+def test_nothing_begins_while_the_order_is_not_known() -> None:
+    cluster = keyed("aa")
+    cluster.leader.service.settings = PartitionSettings(order=None)
+    assert isinstance(cluster.submit(receive()).answer, UnavailableError)
+
+
+def test_a_new_leader_reads_the_keys_that_are_in_flight() -> None:
+    cluster = KitCluster(3, settings=PartitionSettings(order=order_policy(0, by_key=True, blocks=True)))
+    cluster.elect()
+    produce_keys(cluster, "abab")
+    held = cluster.receive(1)
+    old = cluster.leader
+    cluster.stop(old.number)
+    cluster.elect()
+    assert ranges_of(cluster.receive()) == ((1, 2), (3, 4))
+    cluster.stopped.discard(old.number)
+    cluster.tick(3)
+    assert old.service._locks is None
+    cluster.ack(held.lease, (0, 1))
+    assert ranges_of(cluster.receive()) == ((2, 3),)
+
+
+def test_who_waits_is_served_once_all_keys_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(key_index, "MAX_READ_KEYS", 100)
+    monkeypatch.setattr(key_index, "BLOCK", 100)
+    cluster = keyed("a")
+    cluster.receive(1)
+    for _ in range(10):
+        produce_keys(cluster, "a" * 100)
+    produce_keys(cluster, "b")
+    asked = cluster.submit(receive(wait_ms=20_000))
+    cluster.settle()
+    assert asked.answer is None
+    cluster.tick(12)
+    assert ranges_of(asked.reply(ReceiveReply)) == ((1_001, 1_002),)
+
+
+def test_a_batch_that_nobody_can_open_is_handed_out_and_holds_up_nothing() -> None:
+    cluster = keyed("a")
+    torn = bytearray(encode_batch([Record(b"v" * 40, b"a"), Record(b"v" * 40, b"a")], codec=Codec.NONE))
+    torn[61:64] = b"\xff\xff\xff"
+    struct.pack_into(">I", torn, 17, crc32c(bytes(torn[21:])))
+    assert isinstance(cluster.ask(ProduceRequest(bytes(torn))), ProduceReply)
+    cluster.receive(1)
+    assert ranges_of(cluster.receive()) == ((1, 3),)
 
 
 # Pauses and purges.

@@ -20,9 +20,12 @@ from logbroker.node.peer_messages import (
     RaftMessage,
     SnapshotAck,
     SnapshotChunk,
+    Transfer,
+    TransferAnswer,
     decode_peer_message,
     encode_peer_message,
 )
+from logbroker.node.requests import MoveVerdict
 from logbroker.raft.messages import ConfState, Message, MessageKind, SnapshotMeta
 from logbroker.storage.entry_codec import seal_entry
 
@@ -72,6 +75,9 @@ MESSAGES: list[PeerMessage] = [
     EntryGone(GROUP, ONE, TWO, Index(33), Index(40)),
     Heartbeats(((GROUP, ONE, TWO, Term(3), Index(40)), (GroupId(8), ONE, TWO, Term(4), Index(41)))),
     HeartbeatAnswers(((GROUP, TWO, ONE, Term(3)),)),
+    Transfer(GROUP, GroupId(8), 9 << 16, b"batch"),
+    Transfer(GROUP, GroupId(8), 1, b""),
+    TransferAnswer(GROUP, GroupId(8), 9 << 16, MoveVerdict.REFUSED),
 ]
 
 

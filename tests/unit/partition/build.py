@@ -10,10 +10,13 @@ from logbroker.ids import DEFAULT_GROUP, GroupId, Index, LeaseId, Offset, Term
 from logbroker.partition.commands import Floor, encode_changes, encode_floor
 from logbroker.partition.decide import Propose, Refused, decide_receive
 from logbroker.partition.machine import PartitionMachine
+from logbroker.partition.ordering import NO_KEY
 from logbroker.partition.outcomes import Leased
 from logbroker.record.batch import encode_values, stamp
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from logbroker.ids import GroupName
     from logbroker.partition.commands import Change
     from logbroker.partition.decide import Decision
@@ -83,6 +86,29 @@ def receive(
     return outcome.lease
 
 
+class ListedKeys:
+    """The keys of a partition's messages, a letter each, `-` for none."""
+
+    def __init__(self, letters: str = "") -> None:
+        self._keys: list[int] = []
+        self.add(letters)
+
+    def add(self, letters: str) -> None:
+        self._keys += [NO_KEY if letter == "-" else ord(letter) for letter in letters]
+
+    def key(self, offset: int) -> int:
+        return self._keys[offset]
+
+    def keys(self, start: int, end: int) -> Sequence[int] | None:
+        return self._keys[start:end]
+
+    def few(self, start: int) -> tuple[int, frozenset[int]] | None:
+        return None
+
+    def held(self, start: int, end: int) -> tuple[int, ...] | None:
+        return tuple(self._keys[start:end])
+
+
 def with_messages(count: int) -> PartitionMachine:
     machine = PartitionMachine.new(GROUP)
     if count:
@@ -91,7 +117,10 @@ def with_messages(count: int) -> PartitionMachine:
 
 
 def states(machine: PartitionMachine, group: GroupName = DEFAULT_GROUP) -> str:
-    """Draw all messages from offset 0 on: acked `.`, fresh `-`, returned `1`-`9`, leased `L`, delayed `D`, dead `X`."""
+    """Draw all messages from offset 0 on.
+
+    Acked `.`, fresh `-`, returned `1`-`9`, leased `L`, delayed `D`, dead `X`, moving `M`, moved `m`.
+    """
     return "".join(
         _letter(run) * (run.end - run.start) for run in machine.group(group).table.overlap(0, machine.next_offset)
     )
@@ -104,5 +133,6 @@ def refusal(decision: Decision) -> str:
 
 
 def _letter(run: Run) -> str:
-    letter = {"ACKED": ".", "LEASED": "L", "DELAYED": "D", "DEAD": "X"}.get(run.state.name)
+    letters = {"ACKED": ".", "LEASED": "L", "DELAYED": "D", "DEAD": "X", "MOVING": "M", "MOVED": "m"}
+    letter = letters.get(run.state.name)
     return letter or (str(run.deliveries) if run.deliveries else "-")

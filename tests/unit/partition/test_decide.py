@@ -551,6 +551,7 @@ def test_leases_that_have_run_out_are_ended_in_every_group_by_turns() -> None:
         Expire(D, ((0, 1), (2, 3))),
     )
     every = decide_expire(machine, now_ms=1000)
+    assert [change.group for change in every if isinstance(change, Expire)] == [AUDIT, D]
     assert [getattr(change, "group", None) for change in every] == [AUDIT, D]
     change(machine, *every, append_ms=1000)
     assert states(machine) == "1.1.1.1.1."

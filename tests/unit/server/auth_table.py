@@ -25,6 +25,7 @@ from logbroker.wire.requests import (
     ListQueues,
     ListTokens,
     Metadata,
+    MoveMessages,
     Nack,
     PauseGroup,
     Peek,
@@ -75,6 +76,10 @@ def about(queue: str, rid: Callable[[], int] = lambda: 1) -> dict[type[Request],
         Reject: Reject(rid(), queue=queue, partition=0, group="default", items=[]),
         ListDead: ListDead(rid(), queue=queue, partition=0, group="default"),
         Revive: Revive(rid(), queue=queue, partition=0, group="default", ranges=[]),
+        # From a partition that is not there: the right on the other queue is asked for after that.
+        MoveMessages: MoveMessages(
+            rid(), queue=queue, partition=99, group="default", ranges=[], to_queue=queue, to_partition=0
+        ),
         # Answered at once where it is let through, as all others are: it hides for too short a time.
         Subscribe: Subscribe(
             rid(),
@@ -123,6 +128,7 @@ WANTED: dict[type[Request], tuple[tuple[Rights, ...], bool] | None] = {
     Reject: ((CONSUME,), False),
     ListDead: ((CONSUME,), False),
     Revive: ((REWIND,), False),
+    MoveMessages: ((REWIND,), False),
     Subscribe: ((CONSUME,), False),
     Credit: ((CONSUME,), False),
     Unsubscribe: ((CONSUME,), False),

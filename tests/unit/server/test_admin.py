@@ -14,7 +14,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from logbroker.ids import GroupName, Offset, QueueName
 from logbroker.node.catalogue import commands
 from logbroker.node.catalogue.rights import CLUSTER, Grant, Rights
-from logbroker.node.requests import GroupState, StateReply, StateRequest
+from logbroker.node.requests import GroupState, MoveFigures, StateReply, StateRequest
 from logbroker.node.tokens import token_digest
 from logbroker.server.admin import AdminListener
 from tests.unit.server.kit import TOKEN, World
@@ -105,7 +105,10 @@ async def test_metrics_begin_at_zero_and_can_leave_partitions_out() -> None:
         for family in text_string_to_metric_families(text)
         for sample in family.samples
     }
-    assert found["logbroker_queue_messages_in_total", (("queue", "orders"),)] == 0
+    for name in ("messages_in", "messages_expired", "messages_too_old", "full_refusals"):
+        assert found[f"logbroker_queue_{name}_total", (("queue", "orders"),)] == 0
+    for name in ("retained_bytes", "max_messages", "max_bytes"):
+        assert found[f"logbroker_queue_{name}", (("queue", "orders"),)] == 0
     assert found["logbroker_connections_accepted_total", ()] == 0
     for name in ("streams", "streams_without_credit", "stream_deliveries_total"):
         assert found[f"logbroker_{name}", ()] == 0
@@ -113,11 +116,28 @@ async def test_metrics_begin_at_zero_and_can_leave_partitions_out() -> None:
     place = (("group", "default"), ("partition", "0"), ("queue", "orders"))
     assert found["logbroker_consumergroup_lag", place] == 8
     assert found["logbroker_consumergroup_lag_seconds", place] == 3
-    assert found["logbroker_consumergroup_paused", place] == 1
+    assert found["logbroker_consumergroup_paused", (("cause", "operator"), *place)] == 1
+    assert found["logbroker_consumergroup_paused", (("cause", "breaker"), *place)] == 0
+    assert found["logbroker_consumergroup_breaker_trips_total", place] == 0
     assert found["logbroker_queue_messages", (*place, ("state", "leased"))] == 2
     assert "logbroker_raft_term" in text
     assert 'partition="' not in without
     assert "logbroker_queue_bytes_in_total" in without
+
+
+async def test_metrics_tell_a_breakers_pause_from_an_operators() -> None:
+    world = World.make()
+    reason = "breaker: 45 of 50 deliveries failed in 10 s"
+    state = GroupState(
+        GroupName("default"), 5, 0, 0, 0, Offset(3), 1_000, is_paused=True, paused_reason=reason, breaker_trips=3
+    )
+    world.backend.replies[StateRequest] = StateReply(Offset(3), Offset(8), 4_000, (state,))
+    async with serving(world) as port:
+        _, text = await call(port, "/metrics")
+    place = 'group="default",partition="0",queue="orders"'
+    assert f'logbroker_consumergroup_paused{{cause="breaker",{place}}} 1.0' in text
+    assert f'logbroker_consumergroup_paused{{cause="operator",{place}}} 0.0' in text
+    assert f"logbroker_consumergroup_breaker_trips_total{{{place}}} 3.0" in text
 
 
 async def test_metrics_say_how_groups_stand_and_what_is_wrong_by_kind() -> None:
@@ -239,3 +259,25 @@ async def test_a_node_that_is_not_reached_is_a_problem_on_every_page() -> None:
     absent = [f"node {node} is unreachable: it is not linked" for node in (2, 3)]
     assert json.loads(page)["problems"] == absent
     assert "logbroker_problems 2.0" in text
+
+
+async def test_metrics_tell_of_moves_where_there_are_any() -> None:
+    world = World.make()
+    state = GroupState(GroupName("default"), 5, 2, 1, 0, Offset(3), 1_000, moved=6)
+    world.backend.replies[StateRequest] = StateReply(Offset(3), Offset(11), 4_000, (state,))
+    async with serving(world) as port:
+        _, without = await call(port, "/metrics")
+    assert "logbroker_moves_waiting{" not in without
+    moves = MoveFigures(4, 2_500, 7, 1)
+    world.backend.replies[StateRequest] = StateReply(Offset(3), Offset(11), 4_000, (state,), moves)
+    async with serving(world) as port:
+        _, text = await call(port, "/metrics")
+    for line in (
+        'logbroker_moved_out_messages_total{partition="0",queue="orders"} 7.0',
+        'logbroker_moved_in_messages_total{partition="0",queue="orders"} 1.0',
+        'logbroker_moves_waiting{partition="0",queue="orders"} 4.0',
+        'logbroker_moves_oldest_waiting_seconds{partition="0",queue="orders"} 2.5',
+        'logbroker_queue_messages{group="default",partition="0",queue="orders",state="moved"} 6.0',
+    ):
+        swapped = line.replace('partition="0",queue="orders"', 'queue="orders",partition="0"')
+        assert line in text or swapped in text, line

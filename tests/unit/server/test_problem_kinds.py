@@ -5,10 +5,14 @@ import re
 
 import pytest
 
-from logbroker.ids import GroupId, NodeId, ReplicaId
+from logbroker.ids import GroupId, GroupName, NodeId, ReplicaId
 from logbroker.node.broker import Broker
-from logbroker.node.node_status import damage_of, leaderless
+from logbroker.node.node_status import damage_of, describe_tripped, leaderless
+from logbroker.partition.breaker import Counted, describe_trip
+from logbroker.partition.pause import PauseRecord
 from logbroker.server.problem_kinds import _WORDS, ProblemKind, count_problems, kind_of_problem
+
+TRIPPED = PauseRecord(describe_trip(Counted(50, 45), 10_000), 1_000, 31_000)
 
 
 @pytest.mark.parametrize(
@@ -26,6 +30,7 @@ from logbroker.server.problem_kinds import _WORDS, ProblemKind, count_problems, 
         ("a group commit has been on its way to the disk for 3.0 s", ProblemKind.COMMIT_LATE),
         ("the write-ahead log is full and waits for a flush", ProblemKind.WAL_STALLED),
         ("the disk has little room left (scarce): produce is refused", ProblemKind.NO_ROOM),
+        *[(told, ProblemKind.BREAKER) for told in describe_tripped("orders/0", [(GroupName("g"), TRIPPED)] * 7)],
         ("the node does not run", ProblemKind.OTHER),
     ],
 )

@@ -699,3 +699,22 @@ def test_what_was_planned_before_an_install_has_no_effect_after_it() -> None:
     assert made.log.on_flushed(piece) is None
     assert held(made.log) == [(index, 1) for index in range(6, 10)]
     assert (made.log.first_index(), made.log.term(Index(5))) == (6, 1)
+
+
+# Sizes.
+
+
+@pytest.mark.parametrize("start", [1, 3, 6, 10, 11, 13, 14])
+def test_sizes_of_batches_run_over_segments_and_the_tail(start: int) -> None:
+    made = segmented()
+    expected = [(each.index, each.base_offset, len(each.payload)) for each in entries(start, 14)]
+    assert list(made.log.batch_sizes(Index(start))) == expected
+
+
+def test_no_size_is_told_past_a_head_that_is_damaged() -> None:
+    made = segmented()
+    made.flip(4, at=8)
+    sizes = made.log.batch_sizes(Index(2))
+    assert [next(sizes)[0], next(sizes)[0]] == [2, 3]
+    with pytest.raises(DamageError):
+        list(sizes)

@@ -10,8 +10,9 @@ from logbroker.errors import InvalidArgumentError, RequestTooLargeError
 from logbroker.ids import Offset
 from logbroker.record import batch as record_batch
 from logbroker.record.batch import BatchLimits, Record, decode_batch, encode_batch, read_header, stamp, unreadable_batch
+from logbroker.record.dedup_ids import DEDUP_HEADER
 from logbroker.wire import json_messages
-from logbroker.wire.json_messages import OMITTED, DeliveredMessage, GivenMessages, build_batch, delivered
+from logbroker.wire.json_messages import OMITTED, DeliveredMessage, GivenMessages, build_batch, delivered, has_ids
 from logbroker.wire.requests import BatchPart, Received
 from tests.unit.wire.json_kit import NOW_MS
 
@@ -50,6 +51,16 @@ def test_text_is_a_message_with_the_time_of_the_server() -> None:
         Record(b"one", timestamp_ms=NOW_MS),
         Record("two ✓".encode(), timestamp_ms=NOW_MS),
     ]
+
+
+def test_an_id_is_a_header_of_its_own() -> None:
+    message = {"value": "one", "dedup_id": "order-1", "headers": {"a": "b"}}
+    assert records(message) == [Record(b"one", None, (("a", b"b"), (DEDUP_HEADER, b"order-1")), NOW_MS)]
+    given = [msgspec.json.decode(json.dumps({"messages": [sent]}), type=GivenMessages) for sent in (message, "one")]
+    assert list(map(has_ids, given)) == [True, False]
+    for bad in ("", "x" * 129):
+        with pytest.raises(InvalidArgumentError, match="not 1 to 128"):
+            built({"value": "one", "dedup_id": bad})
 
 
 def test_bytes_keys_headers_and_times_are_given_by_name() -> None:

@@ -39,12 +39,12 @@ def test_no_kind_is_used_twice() -> None:
 
 def test_a_header_is_an_array_of_kind_rid_and_fields() -> None:
     encoded = encode_header(Produce(7, queue="orders", partition=2))
-    assert encoded == b"\x96\x04\x07\xa6orders\x02\x00\x00"
+    assert encoded == b"\x97\x04\x07\xa6orders\x02\x00\x00\xc2"
     assert decode_request(encoded) == Produce(7, queue="orders", partition=2)
 
 
 def test_fields_of_a_newer_version_are_skipped() -> None:
-    assert decode_request(header(4, 7, "orders", 2, 0, 0, {"new": [1]}, "more")) == Produce(
+    assert decode_request(header(4, 7, "orders", 2, 0, 0, False, {"new": [1]}, "more")) == Produce(
         7, queue="orders", partition=2
     )
     newer_part = [6, 0, 9, [[0, 1, 1]], False, "new"]

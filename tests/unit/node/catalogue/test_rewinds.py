@@ -8,7 +8,8 @@ from logbroker.errors import AlreadyExistsError, InvalidArgumentError, NotFoundE
 from logbroker.ids import GroupName, QueueName
 from logbroker.node.catalogue import Catalogue, CatalogueLimits, Refused, RewindStands, rewinds
 from logbroker.node.catalogue.bounds import group_name_fault
-from logbroker.node.catalogue.commands import BeginRewind, DeleteQueue, FinishRewind
+from logbroker.node.catalogue.commands import AlterQueue, AlterQueueWith, BeginRewind, DeleteQueue, FinishRewind
+from logbroker.node.catalogue.options import encode_changes
 from logbroker.partition.decide import check_group_name
 from logbroker.wire.requests import (
     EarliestTarget,
@@ -78,6 +79,15 @@ def test_a_target_that_no_partition_could_follow_is_refused_before_it_counts(tar
 
 def test_a_time_before_the_retention_is_taken_where_clamping_is_allowed() -> None:
     expect(RewindStands, run(with_queue(), rewind_to(TimeTarget(0), clamp=True)))
+
+
+def test_a_time_before_the_rewind_window_is_refused_but_for_a_skip() -> None:
+    catalogue = with_queue()
+    run(catalogue, AlterQueueWith(AlterQueue(QueueName("q")), encode_changes({"rewind_ms": 60_000})))
+    expect(RewindStands, run(catalogue, rewind_to(TimeTarget(START_MS - 60_000))))
+    refused = expect(Refused, run(catalogue, rewind_to(TimeTarget(START_MS - 60_001))))
+    assert f"lies before the rewind window, which reaches from {START_MS - 60_000}" in refused.message
+    expect(RewindStands, run(catalogue, rewind_to(TimeTarget(START_MS - 60_001), clamp=True)))
 
 
 def test_a_rewind_is_done_when_every_partition_has_said_so_once() -> None:
