@@ -145,12 +145,12 @@ class ConsumerGroup:
     def unsettled_count(self, next_offset: int) -> int:
         """Messages that are available, leased or delayed."""
         table = self.table
-        return next_offset - table.floor - table.count(_ACKED) - table.count(_DEAD)
+        return next_offset - table.frontier + sum([table.count(state) for state in _UNSETTLED])
 
     def end_of_unsettled(self, count: int) -> int:
         """Where the first `count` unsettled messages end; there are so many."""
         for run in self.table.runs():
-            if run.state is not _ACKED and run.state is not _DEAD:
+            if run.state in _UNSETTLED:
                 if count <= run.end - run.start:
                     return run.start + count
                 count -= run.end - run.start

@@ -23,7 +23,10 @@ more. So the log holds few entries that say so."""
 @final
 @dataclass(frozen=True, slots=True)
 class SizeLimits:
-    """Bounds of one partition, 0 for none: of the unsettled messages of the group that has most, and of all batches."""
+    """Bounds of one partition, 0 for none: of the unsettled messages of the group that has most, and of all batches.
+
+    They are for what producers send. What is moved here was confirmed long ago: it is taken, and counts.
+    """
 
     max_messages: int = 0
     max_bytes: int = 0

@@ -554,16 +554,18 @@ class PartitionModel:
                 self.schedule.due_ms[offset] = due_ms
                 self._count_delay("delayed")
         self._sizes.append(len(entry.payload))
-        self._check_room(entry)
         self.data_offsets.append(entry.base_offset)
         self.data_entries.append((entry.index, entry.append_ms))
         self.next_offset = entry.next_offset
         self._count("DATA")
-        # What was moved here has kept its headers, and has no id here.
-        for offset in self.ids.append(entry, records, ids) if move is None else ():
+        if move is not None:
+            # It has kept its headers, and has no id here; it was confirmed long ago, so no bound keeps it out.
+            return
+        for offset in self.ids.append(entry, records, ids):
             self.schedule.cancelled[offset] = entry.index
             for group in self.groups.values():
                 group.become(offset, entry.index, MessageState.ACKED)
+        self._check_room(entry)
 
     def _check_sequence(self, entry: Entry, producer_id: int, base_sequence: int, count: int) -> None:
         if producer_id < 0:
@@ -617,15 +619,17 @@ class PartitionModel:
         return sum(self._sizes[first:]), self._sizes[first - 1] if first else 0
 
     def _check_room(self, entry: Entry) -> None:
-        """A batch went into the log: where a full queue refuses, there was room for it."""
-        limits, count = self.limits, entry.next_offset - entry.base_offset
+        """A batch went into the log: where a full queue refuses, there is room for what of it is delivered."""
+        limits = self.limits
         if limits.drops_oldest or not limits.max_messages:
             return
+        added = sum([offset not in self.schedule.cancelled for offset in range(entry.base_offset, entry.next_offset)])
         held = self._fullest()
-        if held + count > limits.max_messages:
+        if added and held > limits.max_messages:
             broken(
                 "a full queue takes nothing",
-                f"entry {entry.index} adds {count} messages to {held} unsettled ones of at most {limits.max_messages}",
+                f"entry {entry.index} adds {added} messages, with which {held} are unsettled of at most "
+                f"{limits.max_messages}",
             )
 
     def _change(self, entry: Entry, ordinal: int, change: Change) -> None:

@@ -32,7 +32,7 @@ class QueueOptions(TypedDict, total=False):
     consumer group; whoever holds it then may still settle it. 1 to 1296000; the default, 0, is never."""
     max_messages: int
     """The most messages that a consumer group may have unsettled; the default, 0, is no bound. Each partition has an
-    even share of it, and goes by that alone."""
+    even share of it, and goes by that alone. What other queues move here, as dead letters, is always taken."""
     max_bytes: int
     """The most bytes of batches that the queue keeps, settled messages too, until retention takes them. At least 1 MiB
     a partition; shared and by default as `max_messages`."""

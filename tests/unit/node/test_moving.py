@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from logbroker.errors import InvalidArgumentError, NotLeaderError, OverloadedError, UnavailableError
+from logbroker.errors import InvalidArgumentError, NotLeaderError, OverloadedError, QueueFullError, UnavailableError
 from logbroker.ids import DEFAULT_GROUP, GroupId, NodeId, Offset, ReplicaId
 from logbroker.node import moving
 from logbroker.node.moving import NO_BATCH, QueuePlace, verdict_of, with_history
@@ -30,6 +30,7 @@ from logbroker.node.requests import (
     TransferRequest,
 )
 from logbroker.partition.failures import FailurePolicy
+from logbroker.partition.limits import NO_LIMITS, SizeLimits
 from logbroker.partition.machine import PartitionMachine
 from logbroker.partition.runs import RunState
 from logbroker.raft.messages import ConfState
@@ -52,9 +53,19 @@ PLACE = QueuePlace("orders", 3)
 class Pair(KitCluster):
     """A partition and the one of its dead letters, each with a replica on every node."""
 
-    def __init__(self, size: int = 1, *, dead_letters: bool = True, limits: BatchLimits | None = None) -> None:
+    def __init__(
+        self,
+        size: int = 1,
+        *,
+        dead_letters: bool = True,
+        limits: BatchLimits | None = None,
+        bounds: SizeLimits = NO_LIMITS,
+    ) -> None:
         settings = PartitionSettings(
-            place=PLACE, dead_letters=LETTERS if dead_letters else None, failures=FailurePolicy(max_deliveries=2)
+            place=PLACE,
+            dead_letters=LETTERS if dead_letters else None,
+            failures=FailurePolicy(max_deliveries=2),
+            limits=bounds,
         )
         super().__init__(size, settings=settings, limits=limits)
         conf = ConfState(tuple(ReplicaId(10 + number) for number in range(1, size + 1)))
@@ -323,6 +334,16 @@ def test_a_target_that_is_gone_gives_the_dead_back() -> None:
     pair.tick(2)
     assert pair.states() == "0-2 available"
     assert not len(pair.leader.machine.outbox)
+
+
+def test_a_full_dead_letter_queue_takes_what_dies_and_what_has_moved_makes_room() -> None:
+    pair = Pair(bounds=SizeLimits(max_messages=2))
+    for words in ((b"a", b"b"), (b"c", b"d")):
+        pair.produce(*words)
+        pair.kill(2)
+        pair.tick(2)
+    assert [record.value for record in pair.letters()] == [b"a", b"b", b"c", b"d"]
+    assert isinstance(pair.ask_letters(ProduceRequest(batch(b"e"))), QueueFullError)
 
 
 def test_messages_of_a_source_that_is_gone_are_not_taken_and_it_is_forgotten() -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from logbroker.errors import QueueFullError
-from logbroker.ids import DEFAULT_GROUP, GroupName
-from logbroker.partition.commands import Ack, Bury, Cause, CreateGroup, Nack, SkipTo
+from logbroker.ids import DEFAULT_GROUP, GroupId, GroupName
+from logbroker.partition.commands import Ack, Bury, Cause, CreateGroup, Moved, MoveOut, Nack, SkipTo
 from logbroker.partition.limits import (
     SizeLimits,
     check_room,
@@ -15,6 +15,7 @@ from logbroker.partition.limits import (
     is_just_beyond,
     unsettled_count,
 )
+from logbroker.partition.outcomes import MovingOut
 from tests.unit.partition.build import change, move_floor, receive, states, with_messages
 
 D = DEFAULT_GROUP
@@ -52,6 +53,19 @@ def test_the_log_begins_where_no_group_has_too_many_behind_it() -> None:
             less = machine.clone()
             move_floor(less, start - 1)
             assert unsettled_count(less) == most + 1
+
+
+def test_what_is_on_its_way_to_another_queue_or_has_arrived_there_is_settled() -> None:
+    machine = with_messages(10)
+    lease = receive(machine, 4)
+    change(machine, Bury(D, lease, ((0, 4),), Cause.REJECTED, ""))
+    (first, _) = change(machine, MoveOut(D, ((0, 2),), GroupId(8)), MoveOut(D, ((2, 3), (6, 7)), GroupId(8)))
+    assert isinstance(first, MovingOut)
+    change(machine, Moved(D, GroupId(8), first.number, is_refused=False))
+    assert states(machine) == "mmMX--M---"
+    assert unsettled_count(machine) == 5
+    # Unsettled are 4, 5, 7, 8 and 9.
+    assert [first_offset_within(machine, most) for most in range(6)] == [10, 9, 8, 6, 5, 0]
 
 
 def test_a_batch_is_taken_up_to_the_bound_and_refused_with_it() -> None:
