@@ -500,14 +500,14 @@ class PartitionService:
                 invariant(isinstance(outcome, outcomes.Produced), "a produce is answered with another outcome")
                 if isinstance(outcome, outcomes.Produced):
                     self._answer_duplicate(outcome, after_index, answer)
-            case decide.ProposeBatch(base_offset):
+            case decide.ProposeBatch(base_offset, repeated_count=repeated_count):
                 if not self._host.admits(len(request.batch)):
                     raise OverloadedError(
                         f"this node has too much that is not committed to take {len(request.batch)} bytes more"
                     )
                 limits = self.settings.limits
                 if limits.is_bounded and not limits.drops_oldest:
-                    self._check_room(limits, header.record_count, len(request.batch))
+                    self._check_room(limits, header.record_count - repeated_count, len(request.batch))
                 payload = stamp(request.batch, base_offset, self._replica.core.term)
                 self._replica.propose(
                     EntryKind.DATA,

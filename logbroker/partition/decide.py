@@ -154,6 +154,8 @@ class ProposeBatch:
     base_offset: Offset
     next_offset: Offset
     due_ms: int = 0
+    # Of its messages: their ids are known, so no group will ever have them to settle.
+    repeated_count: int = 0
 
 
 @final
@@ -236,13 +238,15 @@ def decide_produce(
             f" in each of {len(machine.groups)} consumer groups; the most is {max_delayed_runs} together",
             hint="send more messages in a batch, or batches with due times on the same 100 ms",
         )
+    repeated_count = 0
     if ids is not None and ids.window_ms:
         known = machine.dedupe.look(ids, machine.next_offset, max(now_ms, machine.append_ms))
-        if header.producer_id == NO_PRODUCER and len(known.positions()) == count:
+        repeated_count = len(known.duplicates) + len(known.conflicts)
+        if header.producer_id == NO_PRODUCER and repeated_count == count:
             first = known.duplicates[0][1] if known.duplicates else machine.next_offset
             return Answer(Produced(Offset(first), count, True, 0, *known), machine.applied_index)
         _check_voids(machine, known, max_void_ranges)
-    return ProposeBatch(machine.next_offset, end, due_ms)
+    return ProposeBatch(machine.next_offset, end, due_ms, repeated_count)
 
 
 def repeated(machine: PartitionMachine, base_offset: Offset, count: int, ids: Dedupe | None) -> Produced:

@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import pytest
 
-from logbroker.errors import CorruptBatchError, InvalidArgumentError, RequestTooLargeError, UnavailableError
+from logbroker.errors import (
+    CorruptBatchError,
+    InvalidArgumentError,
+    QueueFullError,
+    RequestTooLargeError,
+    UnavailableError,
+)
 from logbroker.ids import QueueName
 from logbroker.node.catalogue.commands import CreateQueue
 from logbroker.node.catalogue.rows import QueueSettings
 from logbroker.node.partition_service import PartitionSettings
 from logbroker.node.placement import partition_settings
 from logbroker.node.requests import CancelReply, CancelRequest, ProduceReply, ProduceRequest
+from logbroker.partition.limits import SizeLimits
 from logbroker.record.batch import HEADER_BYTES, Record, encode_batch, encode_values
 from logbroker.record.checksum import crc32c
 from logbroker.record.dedup_ids import DEDUP_HEADER
@@ -102,6 +109,19 @@ def test_a_queue_says_how_long_ids_are_remembered(window_ms: int, passed_ms: int
     while cluster.leader.replica.stamp_ms() < first.append_ms + passed_ms:
         cluster.tick()
     assert not produce(cluster, "a:1").duplicate
+
+
+def test_a_queue_that_is_full_still_says_what_it_has() -> None:
+    cluster = KitCluster(
+        1, settings=PartitionSettings(dedup_window_ms=300_000, dedup_count=9, limits=SizeLimits(max_messages=2))
+    )
+    cluster.elect()
+    produce(cluster, "a:1", "b:1", producer=(1, 0))
+    again = produce(cluster, "b:1", "a:2", producer=(2, 0))
+    assert (again.duplicates, again.conflicts) == (((0, 1),), (1,))
+    assert isinstance(cluster.ask(request("a:1", "c:1", producer=(2, 2))), QueueFullError)
+    cluster.ack(cluster.receive(1).lease, (0, 1))
+    assert produce(cluster, "a:1", "c:1", producer=(2, 2)).duplicates == ((0, 0),)
 
 
 def test_a_queue_says_how_many_ids_are_remembered() -> None:
