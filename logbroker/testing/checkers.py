@@ -118,14 +118,19 @@ class GroupHistory:
         """Simulated time of what is noted next."""
         self.appended_us: list[int] = []
         """When each of them was first seen in a log."""
+        self.doubted: set[tuple[Index, Term]] = set()
+        """Entries of a node that mistrusted its clock when it made them."""
         # Checksum of each entry by its name, and the term of the entry before it.
         self._entries: dict[tuple[Index, Term], tuple[int, Term]] = {}
         self._first_seen_us: dict[tuple[Index, Term], int] = {}
 
-    def note_entry(self, entry: Entry, previous_term: Term, place: str) -> None:
+    def note_entry(self, entry: Entry, previous_term: Term, place: str, *, is_doubted: bool = False) -> None:
         """An entry was seen in a log: (index, term) names its content and all before it, for ever."""
-        seen = self._entries.setdefault((entry.index, entry.term), (entry.crc, previous_term))
-        self._first_seen_us.setdefault((entry.index, entry.term), self.now_us)
+        name = entry.index, entry.term
+        if is_doubted and name not in self._entries:
+            self.doubted.add(name)
+        seen = self._entries.setdefault(name, (entry.crc, previous_term))
+        self._first_seen_us.setdefault(name, self.now_us)
         if seen != (entry.crc, previous_term):
             broken(
                 "logs match",
@@ -311,6 +316,7 @@ class ClusterChecker:
             if replica.id in node.wiped:
                 broken("who lost its disk does not come back", f"replica {replica.id} lives on node {node.node} again")
             self._look_at(node, replica)
+        node.has_mistrusted = False
 
     def on_answer(self, operation: Operation) -> None:
         """A client was told something."""
@@ -377,7 +383,7 @@ class ClusterChecker:
             return
         place = f"replica {replica.id} of node {node.node}"
         for entry in _readable(core, start, core.last_index):
-            history.note_entry(entry, previous_term, place)
+            history.note_entry(entry, previous_term, place, is_doubted=node.has_mistrusted)
             previous_term = entry.term
             seen.tail[entry.index] = entry.term
 
@@ -403,7 +409,7 @@ class ClusterChecker:
         for entry in _readable(core, start, core.commit):
             log_start = history.model.log_start_offset
             history.note_committed(entry, place)
-            self._check_leases(history.model)
+            self._check_ages(history)
             if history.model.log_start_offset > log_start:
                 self._check_age(history)
                 self._cluster.situations.on_floor(replica.group)
@@ -411,12 +417,17 @@ class ClusterChecker:
             self._check_majority(replica, (core.conf, seen.conf or core.conf), Index(len(history.committed)))
         seen.conf = core.conf
 
-    def _check_leases(self, model: PartitionModel) -> None:
-        """Nothing is leased past its time to live, but by a leader that mistrusts its clock."""
-        if model.old_leases and not self._cluster.progress.has_stray_clock:
-            broken("nothing is leased past its time to live", model.old_leases[0])
-        if model.old_reopened and not self._cluster.progress.has_stray_clock:
+    def _check_ages(self, history: GroupHistory) -> None:
+        """The newest entry gives out nothing that is too old, but by a leader that mistrusts its clock."""
+        model = history.model
+        if not model.old_leases and not model.old_reopened:
+            return
+        is_judged = _is_dated(history, model.last_index, model.append_ms, self._cluster.options.clock_speed)
+        if is_judged and (model.last_index, model.last_term) not in history.doubted:
+            if model.old_leases:
+                broken("nothing is leased past its time to live", model.old_leases[0])
             broken("what is settled for long stays settled", model.old_reopened[0])
+        self._count("gave out what is old, mistrusting a clock")
         model.old_leases.clear()
         model.old_reopened.clear()
 
@@ -427,8 +438,7 @@ class ClusterChecker:
         youngest = history.model.log_start_offset - 1
         index, append_ms = history.model.entry_at(youngest)
         appended_us, speed = history.appended_us[index - 1], self._cluster.options.clock_speed
-        if abs(append_ms - EPOCH_MS - appended_us * speed // 1000) > _CLOCK_SLACK_MS // 2:
-            # It was not seen where it was made, behind an entry that is damaged there, and so its age is not known.
+        if not _is_dated(history, index, append_ms, speed):
             return
         if history.model.is_floor_by_size:
             self._count("log starts that were raised for want of room")
@@ -482,6 +492,12 @@ class ClusterChecker:
     def _move(self, replica: Replica, what: str, old: int, new: int) -> None:
         if new < old:
             broken(f"{what} never goes back", f"replica {replica.id} went from {old} to {new}")
+
+
+def _is_dated(history: GroupHistory, index: Index, append_ms: int, clock_speed: int) -> bool:
+    """Whether an entry was seen where it was made; behind one that is damaged there, its age is not known."""
+    true_ms = history.appended_us[index - 1] * clock_speed // 1000
+    return abs(append_ms - EPOCH_MS - true_ms) <= _CLOCK_SLACK_MS // 2
 
 
 def _readable(core: RaftCore, start: Index, last: Index) -> Iterator[Entry]:

@@ -140,15 +140,20 @@ class NodeOptions:
 
 @final
 @dataclass(frozen=True, slots=True)
-class _Hesitant:
-    """An engine to a partition that cannot always copy what it owes: what was sent once may be given up later."""
+class _Host:
+    """The engine to a partition, which notes when it mistrusts the clock of its node.
+
+    For a share of what it owes the partition finds that it cannot be copied, whatever was sent before.
+    """
 
     engine: Engine
     share: float
     random: Random
+    note_mistrust: Callable[[], None]
 
     def send_transfer(self, target: GroupId, source: GroupId, number: int, batch: bytes) -> None:
-        self.engine.send_transfer(target, source, number, NO_BATCH if self.random.random() < self.share else batch)
+        is_given_up = self.share > 0 and self.random.random() < self.share
+        self.engine.send_transfer(target, source, number, NO_BATCH if is_given_up else batch)
 
     def has_room(self, replica: Replica) -> bool:
         return self.engine.has_room(replica)
@@ -157,7 +162,10 @@ class _Hesitant:
         return self.engine.admits(size_bytes)
 
     def may_floor(self) -> bool:
-        return self.engine.may_floor()
+        is_trusted = self.engine.may_floor()
+        if not is_trusted:
+            self.note_mistrust()
+        return is_trusted
 
     def monotonic_ms(self) -> int:
         return self.engine.monotonic_ms()
@@ -212,6 +220,8 @@ class SimulatedNode:
         self.counts: dict[str, int] = {}
         self.install_crash_share = 0.0
         """How often the power fails while a snapshot is written."""
+        self.has_mistrusted = False
+        """Since the checkers last looked, a partition was told that the clock is not good enough to end anything by."""
         self._cluster = cluster
         self._scheduler = cluster.scheduler
         self._options = options
@@ -333,8 +343,11 @@ class SimulatedNode:
             dedup_window_ms=options.dedup_window_ms,
             dedup_count=options.dedup_count,
         )
-        host = engine if not options.give_up_share else _Hesitant(engine, options.give_up_share, self._gives_up)
+        host = _Host(engine, options.give_up_share, self._gives_up, self._note_mistrust)
         return PartitionService(replica, host, settings, DEFAULT_LIMITS)
+
+    def _note_mistrust(self) -> None:
+        self.has_mistrusted = True
 
     def set_order(self, order: OrderPolicy) -> None:
         """The queues are altered."""

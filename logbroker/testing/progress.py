@@ -62,12 +62,6 @@ class ProgressChecker:
         self._note_stray_clocks()
         return 2 * len(self._stray) < len(self._cluster.node_ids)
 
-    @property
-    def has_stray_clock(self) -> bool:
-        """A wall clock has been so far from true time that its node may have mistrusted it."""
-        self._note_stray_clocks()
-        return bool(self._stray)
-
     def _look(self) -> None:
         if self._stopped:
             return

@@ -608,16 +608,16 @@ class Operator:
     def stop(self) -> None:
         """Nothing new, and no group stays paused."""
         self._stopped = True
-        for name in self._temporary if self._profile.tidies_groups else ():
-            self._ask(_Order(DeleteGroupRequest(name), attempts_left=1_000))
-        self._resume_all(_LAST_RESUMES)
+        self._tidy(_LAST_RESUMES)
 
-    def _resume_all(self, times: int) -> None:
+    def _tidy(self, times: int) -> None:
         """More than once: what was asked before may be on its way still."""
         for group in self._groups:
             self._ask(_Order(ResumeRequest(group), attempts_left=1_000))
+        for number in range(1, self._next_group) if self._profile.tidies_groups else ():
+            self._ask(_Order(DeleteGroupRequest(_temporary_name(number)), attempts_left=1_000))
         if times > 1:
-            self._scheduler.after(2 * US_PER_S, lambda: self._resume_all(times - 1))
+            self._scheduler.after(2 * US_PER_S, lambda: self._tidy(times - 1))
 
     def _later(self) -> None:
         if self._profile.operator_actions_per_second and not self._stopped:
@@ -649,7 +649,7 @@ class Operator:
         if draw < 0.55:
             return self._move(forward=True)
         if draw < 0.65:
-            name = GroupName(f"extra-{self._next_group}")
+            name = _temporary_name(self._next_group)
             self._next_group += 1
             self._temporary.append(name)
             return CreateGroupRequest(name, self._target())
@@ -811,6 +811,10 @@ class Vandal:
                 attributes = int(Codec.ZSTD).to_bytes(2, "big")
                 head = batch[:_BATCH_CRC_END] + attributes + batch[_BATCH_CRC_END + 2 : HEADER_BYTES]
                 return _sealed(head + _bomb())
+
+
+def _temporary_name(number: int) -> GroupName:
+    return GroupName(f"extra-{number}")
 
 
 def _sealed(batch: bytes) -> bytes:
