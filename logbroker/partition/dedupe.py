@@ -164,22 +164,29 @@ class DedupeWindow:
         if held_bytes:
             yield b"".join(held)
 
-    def find(self, hashed: bytes, change: Dedupe, append_ms: int) -> Row | None:
-        """Return the first message of an id as of log time `append_ms`, if it is not to be forgotten by then."""
+    def find(self, hashed: bytes, change: Dedupe, append_ms: int, *, added_count: int = 0) -> Row | None:
+        """Return the first message of an id as of log time `append_ms`, if it is not to be forgotten by then.
+
+        So many ids that are new come in between.
+        """
         number = self._number(hashed)
-        if number is None or number < max(self._first, self._next - change.max_count):
+        if number is None or number < max(self._first, self._next + added_count - change.max_count):
             return None
         row = self._row(number)
         return row if append_ms - row.append_ms < change.window_ms else None
 
     def look(self, change: Dedupe, base_offset: int, append_ms: int) -> Verdicts:
         """Say what `take` would, and remember nothing."""
-        own: dict[bytes, Row] = {}
+        own: list[Row] = []
+        places: dict[bytes, int] = {}
 
         def first_of(position: int, hashed: bytes) -> Row | None:
-            row = self.find(hashed, change, append_ms) or own.get(hashed)
+            row = self.find(hashed, change, append_ms, added_count=len(own))
+            if row is None and places.get(hashed, -1) >= max(0, len(own) - change.max_count):
+                row = own[places[hashed]]
             if row is None:
-                own[hashed] = Row(hashed, _body(change, position), base_offset + position, append_ms)
+                places[hashed] = len(own)
+                own.append(Row(hashed, _body(change, position), base_offset + position, append_ms))
             return row
 
         return _verdicts(change, first_of)

@@ -335,14 +335,23 @@ def test_a_window_of_nothing_is_corrupt(bad: Dedupe) -> None:
         decode_changes(encode_changes([bad]))
 
 
-def test_the_window_does_what_a_plain_list_does() -> None:
+@pytest.mark.parametrize(
+    "windows",
+    [
+        [(150, 300), (150, 300), (150, 100), (60, 300)],
+        # Of one batch the ids push each other out.
+        [(150, 3), (150, 1), (60, 5)],
+    ],
+)
+def test_the_window_does_what_a_plain_list_does(windows: list[tuple[int, int]]) -> None:
     chance = random.Random(1)
     window, plain = DedupeWindow(), list[tuple[str, str, int, int]]()
     now = offset = 0
     for step in range(1_500):
         now += chance.choice([0, 1, 3, 3, 3, 200])
-        window_ms, max_count = chance.choice([(150, 300), (150, 300), (150, 100), (60, 300)])
-        words = [f"{chance.randrange(400)}:{chance.randrange(8) // 7}" for _ in range(chance.randrange(1, 9))]
+        window_ms, max_count = chance.choice(windows)
+        names = 400 if windows[0][1] > 100 else 12
+        words = [f"{chance.randrange(names)}:{chance.randrange(8) // 7}" for _ in range(chance.randrange(1, 9))]
         sent = ids(*words, window_ms=window_ms, max_count=max_count)
         plain = [known for known in plain if now - known[3] < window_ms][-max_count:]
         duplicates, conflicts = [], []
