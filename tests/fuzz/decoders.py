@@ -52,6 +52,7 @@ from logbroker.node.cluster_messages import (
     encode_cluster_message,
 )
 from logbroker.node.forwarding import decode_answered, decode_asked, encode_answered, encode_asked
+from logbroker.node.pack_frames import PackFrames
 from logbroker.node.peer_frames import (
     PROTOCOL_VERSION,
     FrameKind,
@@ -453,6 +454,27 @@ def _peer_seeds() -> list[bytes]:
     return [encode_peer_message(message, TAG) for message in messages]  # type: ignore[arg-type]
 
 
+def _packs() -> list[Heartbeats | HeartbeatAnswers]:
+    return [
+        Heartbeats(((GROUP, ReplicaId(1), REPLICA, Term(2), Index(5)),) * 3),
+        HeartbeatAnswers(((GROUP, ReplicaId(1), REPLICA, Term(2)),) * 3),
+    ]
+
+
+def _known_packs() -> PackFrames:
+    """What a node has that was told one pack of each kind, as a frame that repeats one needs it."""
+    packs = PackFrames()
+    for pack in _packs():
+        packs.decode(NodeId(1), memoryview(encode_peer_message(pack, TAG)), TAG)
+    return packs
+
+
+def _pack_seeds() -> list[bytes]:
+    """Each whole, and then as the last one again."""
+    sender, packs = PackFrames(), _packs()
+    return [sender.encode(NodeId(2), pack, TAG) for pack in packs + packs]
+
+
 def _batches() -> list[bytes]:
     plain = [BatchRecord(b"value %d" % number) for number in range(5)]
     rich = [
@@ -528,6 +550,9 @@ def _of_peers() -> dict[str, Decoder]:
         "hello": Decoder(decode_hello, refused, [encode_opening(hello)[4:]]),
         "welcome": Decoder(decode_welcome, refused, [encode_opening(Welcome(1, "no", LIFE, NodeId(2), LIFE))[4:]]),
         "peer message": Decoder(lambda data: decode_peer_message(data, TAG), refused, _peer_seeds()),
+        "pack frame": Decoder(
+            lambda data: _known_packs().decode(NodeId(1), memoryview(data), TAG), refused, _pack_seeds()
+        ),
         "cluster message": Decoder(decode_cluster_message, refused, [encode_cluster_message(one) for one in said]),
         "forwarded request": Decoder(
             decode_asked,
