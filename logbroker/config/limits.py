@@ -70,9 +70,9 @@ class Limits(BaseModel):
         default=1_000, ge=1, le=10_000, description="Ranges of one lease in an ack, nack or extend."
     )
     max_runs_per_group: int = Field(
-        default=200_000,
+        default=2_000_000,
         ge=1_000,
-        le=2_000_000,
+        le=10_000_000,
         description="Runs in the table of one consumer group and partition, about 300 bytes each.",
     )
     max_connections: int = Field(default=4_096, ge=1, le=65_536, description="Client connections of one node.")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NoReturn, cast, final
 import trio
 
 from logbroker.config import Settings
-from logbroker.config.options import batch_limits
+from logbroker.config.options import batch_limits, decision_limits
 from logbroker.errors import InvalidArgumentError, LogBrokerError, NotFoundError, UnavailableError
 from logbroker.ids import META_GROUP, GroupId, GroupName, NodeId
 from logbroker.memory.connection import MemoryConnection
@@ -68,6 +68,7 @@ class _Partition:
             host,
             partition_settings(host.catalogue, row, row.groups.index(group)),
             batch_limits(host.settings.limits),
+            decision_limits=decision_limits(host.settings.limits),
         )
         self.replica.service = self.service
 

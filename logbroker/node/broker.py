@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, final
 
 import trio
 
+from logbroker.config.options import batch_limits, decision_limits
 from logbroker.errors import (
     ConfigurationError,
     LogBrokerError,
@@ -65,7 +66,6 @@ from logbroker.partition.breaker import tripped
 from logbroker.partition.log_time import ClockSettings, Reading, Verdict
 from logbroker.partition.machine import PartitionMachine
 from logbroker.raft.messages import MessageKind
-from logbroker.record.batch import BatchLimits
 from logbroker.storage.disk import RealDisk, open_data_directory
 from logbroker.storage.index import LmdbIndex
 from logbroker.storage.node_store import NodeStore, StoreOptions
@@ -136,7 +136,8 @@ class Broker:
         self._catalogue_changed = trio.Event()
         self._seen_catalogue: tuple[int, int] = (0, -1)
         self._catalogue_limits = _catalogue_limits(settings)
-        self._batch_limits = _batch_limits(settings)
+        self._batch_limits = batch_limits(settings.limits)
+        self._decision_limits = decision_limits(settings.limits)
         self._log_thread = StoreThread("log", stop_s=self._arguments.job_stop_s)
         self._flusher_thread = StoreThread("flusher", stop_s=self._arguments.job_stop_s)
         self._me: NodeRow | None = None
@@ -569,7 +570,9 @@ class Broker:
         if replica.group != META_GROUP:
             # Until the catalogue has said what holds, nothing is deleted that any queue may keep, and nothing fails.
             settings = PartitionSettings(retention_s=MAX_RETENTION_MS // 1000, failures=None, order=None)
-            return PartitionService(replica, engine, settings, self._batch_limits)
+            return PartitionService(
+                replica, engine, settings, self._batch_limits, decision_limits=self._decision_limits
+            )
         return CatalogueService(replica, limits=self._catalogue_limits, bootstrap=self._bootstrap_command)
 
     def _meta_service(self) -> CatalogueService | None:
@@ -811,18 +814,6 @@ def _peer_options(settings: Settings) -> PeerOptions:
         idle_ms=max(5_000, 5 * settings.raft.election_ms),
         unacknowledged_ms=2 * settings.raft.election_ms,
         down_jitter_ms=settings.raft.disconnect_jitter_ms,
-    )
-
-
-def _batch_limits(settings: Settings) -> BatchLimits:
-    limits = settings.limits
-    return BatchLimits(
-        max_batch_bytes=limits.max_batch_bytes,
-        max_record_bytes=limits.max_record_bytes,
-        max_record_count=limits.max_record_count,
-        max_uncompressed_bytes=limits.max_uncompressed_bytes,
-        max_header_bytes=limits.max_header_bytes,
-        max_header_count=limits.max_header_count,
     )
 
 

@@ -234,7 +234,15 @@ class _Batch:
 class PartitionService:
     """See the module. One for each partition replica; it acts only while the replica serves."""
 
-    def __init__(self, replica: Replica, host: PartitionHost, settings: PartitionSettings, limits: BatchLimits) -> None:
+    def __init__(
+        self,
+        replica: Replica,
+        host: PartitionHost,
+        settings: PartitionSettings,
+        limits: BatchLimits,
+        *,
+        decision_limits: decide.DecisionLimits = decide.DEFAULT_DECISION_LIMITS,
+    ) -> None:
         self._settings = settings
         self.void_batches = 0
         self.figures = PartitionFigures()
@@ -244,6 +252,7 @@ class PartitionService:
         self._replica = replica
         self._host = host
         self._limits = limits
+        self._decision_limits = decision_limits
         self._wide_limits = with_history_room(limits)
         self._polls: dict[GroupName, deque[_Poll]] = {}
         self._woken: dict[GroupName, None] = {}
@@ -635,6 +644,7 @@ class PartitionService:
             policy=self._policy(),
             order=order,
             locks=locks,
+            limits=self._decision_limits,
         )
         if locks is not None and locks.is_behind:
             self._behind.add(request.group)
@@ -816,10 +826,10 @@ class PartitionService:
     def _decide_settle(
         self, request: _SettleRequest, lease: LeaseId, ranges: tuple[tuple[int, int], ...]
     ) -> decide.Decision:
-        ahead, now_ms = self._ahead(), self._replica.stamp_ms()
+        ahead, now_ms, limits = self._ahead(), self._replica.stamp_ms(), self._decision_limits
         match request:
             case AckRequest():
-                return decide.decide_ack(ahead, request.group, lease=lease, ranges=ranges)
+                return decide.decide_ack(ahead, request.group, lease=lease, ranges=ranges, limits=limits)
             case NackRequest():
                 return decide.decide_nack(
                     ahead,
@@ -831,12 +841,21 @@ class PartitionService:
                     reason=request.reason,
                     policy=self._policy(),
                     chance=self._host.chance,
+                    limits=limits,
                 )
             case RejectRequest():
-                return decide.decide_reject(ahead, request.group, lease=lease, ranges=ranges, reason=request.reason)
+                return decide.decide_reject(
+                    ahead, request.group, lease=lease, ranges=ranges, reason=request.reason, limits=limits
+                )
             case ExtendRequest():
                 return decide.decide_extend(
-                    ahead, request.group, lease=lease, ranges=ranges, hide_ms=request.hide_ms, now_ms=now_ms
+                    ahead,
+                    request.group,
+                    lease=lease,
+                    ranges=ranges,
+                    hide_ms=request.hide_ms,
+                    now_ms=now_ms,
+                    limits=limits,
                 )
 
     def _release(self, request: ReleaseRequest, answer: Answer) -> None:
@@ -862,7 +881,9 @@ class PartitionService:
         self._replica.read(tell, answer)
 
     def _revive(self, request: ReviveRequest, answer: Answer) -> None:
-        decision = decide.decide_revive(self._ahead(), request.group, ranges=request.ranges)
+        decision = decide.decide_revive(
+            self._ahead(), request.group, ranges=request.ranges, limits=self._decision_limits
+        )
         self._propose_decided(decision, lambda outcome: answer(_revive_reply(outcome)), answer)
 
     # Moves to other partitions, and from them.
@@ -963,7 +984,9 @@ class PartitionService:
     # Cancel.
 
     def _cancel(self, request: CancelRequest, answer: Answer) -> None:
-        decision = decide.decide_cancel(self._ahead(), ranges=request.ranges, now_ms=self._replica.stamp_ms())
+        decision = decide.decide_cancel(
+            self._ahead(), ranges=request.ranges, now_ms=self._replica.stamp_ms(), limits=self._decision_limits
+        )
         self._propose_decided(decision, lambda outcome: answer(_cancel_reply(outcome)), answer)
 
     # Peek.

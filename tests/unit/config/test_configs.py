@@ -21,7 +21,8 @@ def _no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_published_schema_is_made_from_the_settings() -> None:
-    assert (CONFIGS / "logbroker.schema.json").read_text() == schema_text(), "run `logbroker config schema --write`"
+    how = "run `logbroker config schema --write configs/logbroker.schema.json`"
+    assert (CONFIGS / "logbroker.schema.json").read_text() == schema_text(), how
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(CONFIGS)))

@@ -33,11 +33,7 @@ def test_the_defaults_are_those_that_the_layers_have_themselves() -> None:
     assert options.wire_limits(settings.limits) == WireLimits()
     assert options.clock_settings(settings) == ClockSettings()
     assert options.store_options(settings, disk_bytes=0) == StoreOptions()
-    ours, theirs = options.decision_limits(settings.limits), DecisionLimits()
-    assert (ours.max_receive_count, ours.max_ranges_per_change) == (
-        theirs.max_receive_count,
-        theirs.max_ranges_per_change,
-    )
+    assert options.decision_limits(settings.limits) == DecisionLimits()
 
 
 def test_each_limit_of_a_layer_follows_its_setting() -> None:

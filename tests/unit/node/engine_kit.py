@@ -25,6 +25,7 @@ from logbroker.node.requests import (
 )
 from logbroker.partition import checkpoint
 from logbroker.partition.checkpoint import CheckpointMeta
+from logbroker.partition.decide import DEFAULT_DECISION_LIMITS, DecisionLimits
 from logbroker.partition.log_time import Reading
 from logbroker.partition.machine import PartitionMachine
 from logbroker.raft.messages import ConfState
@@ -152,7 +153,10 @@ class KitNode:
         return True
 
     def _service(self, replica: Replica, engine: Engine) -> PartitionService:
-        return PartitionService(replica, engine, self.cluster.settings, self.cluster.limits)
+        cluster = self.cluster
+        return PartitionService(
+            replica, engine, cluster.settings, cluster.limits, decision_limits=cluster.decision_limits
+        )
 
     def _read(self) -> Reading:
         now = self.cluster.now_ns
@@ -170,6 +174,7 @@ class KitCluster:
         engine: EngineOptions = ENGINE,
         settings: PartitionSettings | None = None,
         limits: BatchLimits | None = None,
+        decision_limits: DecisionLimits = DEFAULT_DECISION_LIMITS,
         seed: int = 1,
         confs: Mapping[int, ConfState] | None = None,
     ) -> None:
@@ -179,6 +184,7 @@ class KitCluster:
         self.engine_options = engine
         self.settings = settings or PartitionSettings()
         self.limits = limits or BatchLimits()
+        self.decision_limits = decision_limits
         self.random = random.Random(seed)
         self.now_ns = 1_000_000_000_000
         self.is_passed: Callable[[NodeId, NodeId, PeerMessage], bool] = lambda sender, to, message: True

@@ -64,6 +64,7 @@ from logbroker.node.requests import (
 )
 from logbroker.partition import decide
 from logbroker.partition.commands import Cause
+from logbroker.partition.decide import DecisionLimits
 from logbroker.partition.failures import FailurePolicy
 from logbroker.partition.machine import PartitionMachine
 from logbroker.partition.ordering import order_policy
@@ -72,6 +73,8 @@ from logbroker.record.checksum import crc32c
 from tests.unit.node.engine_kit import ENGINE, STORE, KitCluster, batch, ranges_of, values
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from logbroker.node.peer_messages import PeerMessage
 
 OTHER = GroupName("other")
@@ -464,6 +467,20 @@ def test_a_batch_of_which_most_is_leased_goes_as_it_is() -> None:
 
 
 # Settle.
+
+
+@pytest.mark.parametrize("settle", [AckRequest, NackRequest, RejectRequest])
+def test_what_the_operator_bounds_is_refused_with_his_bound(settle: Callable[..., Request]) -> None:
+    cluster = single(decision_limits=DecisionLimits(max_receive_count=4, max_ranges_per_change=1))
+    cluster.produce(*values(9))
+    lease = cluster.receive(4).lease
+    before = cluster.leader.machine.digest()
+    refused = cluster.ask(settle(DEFAULT_GROUP, ((lease, ((0, 1), (2, 3))),)))
+    assert isinstance(refused, RequestTooLargeError)
+    assert "2 ranges in one request; the most is 1" in refused.message
+    assert isinstance(cluster.ask(receive(count=5)), InvalidArgumentError)
+    assert cluster.leader.machine.digest() == before
+    assert isinstance(cluster.ask(settle(DEFAULT_GROUP, ((lease, ((0, 1),)),))), SettleReply)
 
 
 def test_an_ack_is_done_once_and_true_for_ever() -> None:
