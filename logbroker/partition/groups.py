@@ -323,11 +323,12 @@ class ConsumerGroup:
             self.table.put([_buried(run, burial, append_ms) for run in pieces])
         return Buried(self.name, sum(pieces[-1].end - pieces[0].start for pieces in old), is_old=True)
 
-    def revive(self, ranges: Ranges) -> Revived:
-        """Make what is dead of the ranges available with a delivery count of 0."""
+    def revive(self, ranges: Ranges, *, append_ms: int, schedule: Schedule) -> Revived:
+        """Make what is dead of the ranges available with a delivery count of 0, or have it wait until it is due."""
         dead = [run for start, end in ranges for run in self.table.dead(start, end)]
         for run in dead:
-            self.table.put([fresh(run.start, run.end)])
+            waiting = list(schedule.overlap(run.start, run.end, after_ms=append_ms))
+            self.table.put(_filled(waiting, run.start, run.end))
         return Revived(self.name, sum(run.end - run.start for run in dead))
 
     def put_pause(self, change: Pause, *, append_ms: int) -> Paused | Nothing:
@@ -504,6 +505,13 @@ class ConsumerGroup:
         dropped = self.table.drop_below(start)
         self._revoke(run for run in dropped if run.state is _LEASED)
         return _unsettled_count(dropped)
+
+    def not_moved(self, run: Run) -> list[Run]:
+        """The parts of a run that are neither moved here nor on their way."""
+        if not any(self.table.count(state) for state in _MOVED):
+            return [run]
+        pieces = self.table.overlap(run.start, run.end)
+        return [cut(run, piece.start, piece.end) for piece in pieces if piece.state not in _MOVED]
 
     def void(self, start: int, end: int) -> None:
         """Count messages that nobody holds, and nobody ever gets, as acked."""

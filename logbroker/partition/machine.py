@@ -142,7 +142,8 @@ class PartitionMachine:
         self._names = tuple(self._groups)
         # Offsets at or above the log start that nothing delivers.
         self._voids = OffsetRanges() if voids is None else voids
-        # Those that are due after append_ms. In each group they are delayed until then, or acked.
+        # Those that are due after append_ms. In each group they are delayed until then or acked or, where they have
+        # outlived their time to live, dead or moved.
         self._schedule = Schedule() if schedule is None else schedule
         # Only while the last entry applied is one that says something of the next one's batch.
         self._armed = armed
@@ -425,7 +426,7 @@ class PartitionMachine:
             case BuryOld():
                 return group.bury_old(change.end_offset, burial=name, append_ms=append_ms, next_offset=self.next_offset)
             case Revive():
-                return group.revive(change.ranges)
+                return group.revive(change.ranges, append_ms=append_ms, schedule=self._schedule)
             case Pause():
                 return group.put_pause(change, append_ms=append_ms)
             case Resume():
@@ -515,8 +516,17 @@ class PartitionMachine:
         return self.cancelled(change.ranges)
 
     def scheduled(self, ranges: Ranges, after_ms: int) -> Iterator[Run]:
-        """Yield what of the ranges is due after `after_ms`."""
-        return (run for start, end in ranges for run in self._schedule.overlap(start, end, after_ms=after_ms))
+        """Yield what of the ranges is due after `after_ms` and can be cancelled: no group has moved it."""
+        for start, end in ranges:
+            for run in self._schedule.overlap(start, end, after_ms=after_ms):
+                yield from self._not_moved(run)
+
+    def _not_moved(self, run: Run) -> list[Run]:
+        """What of a run no group has moved, or has on its way: that is out of reach."""
+        left = [run]
+        for group in self._groups.values():
+            left = [part for piece in left for part in group.not_moved(piece)]
+        return left
 
     def cancelled(self, ranges: Ranges) -> Cancelled:
         """Say what of the ranges is never delivered."""

@@ -74,7 +74,8 @@ class MessageState(Enum):
 
 
 SETTLED = (MessageState.ACKED, MessageState.DEAD, MessageState.MOVING, MessageState.MOVED)
-_KEPT = (MessageState.DEAD, MessageState.MOVING, MessageState.MOVED)
+_MOVED = (MessageState.MOVING, MessageState.MOVED)
+_KEPT = (MessageState.DEAD, *_MOVED)
 MAX_OWED = 256
 """Rows that an outbox holds at most."""
 
@@ -682,7 +683,8 @@ class PartitionModel:
     def _cancel(self, entry: Entry, change: Cancel) -> None:
         schedule = self.schedule
         for offset in self._offsets(change.ranges):
-            if schedule.is_waiting(offset, entry.append_ms) and offset not in schedule.cancelled:
+            is_moved = any(group.message(offset).state in _MOVED for group in self.groups.values())
+            if schedule.is_waiting(offset, entry.append_ms) and offset not in schedule.cancelled and not is_moved:
                 schedule.cancelled[offset] = entry.index
                 self._count_delay("delayed: cancelled")
                 for group in self.groups.values():
@@ -719,7 +721,10 @@ class PartitionModel:
             case Revive():
                 dead = [o for o in self._offsets(change.ranges) if group.message(o).state is MessageState.DEAD]
                 for offset in dead:
-                    group.become(offset, entry.index, MessageState.AVAILABLE).deliveries = 0
+                    waits = self.schedule.is_waiting(offset, entry.append_ms)
+                    state = MessageState.DELAYED if waits else MessageState.AVAILABLE
+                    message = group.become(offset, entry.index, state)
+                    message.deliveries, message.visible_at_ms = 0, self.schedule.due_ms.get(offset, 0)
                 group.revivals.append((entry.index, len(dead)))
                 self.failure_counts["revived"] = self.failure_counts.get("revived", 0) + len(dead)
             case MoveOut():
@@ -809,7 +814,7 @@ class PartitionModel:
         purged = revoked = dead = 0
         for offset in range(self.log_start_offset, min(change.end_offset, self.next_offset)):
             message = group.message(offset)
-            if message.state in (MessageState.ACKED, MessageState.MOVING, MessageState.MOVED):
+            if message.state in (MessageState.ACKED, *_MOVED):
                 continue
             purged += 1
             revoked += message.state is MessageState.LEASED
@@ -891,7 +896,7 @@ class PartitionModel:
             )
         if message.state is MessageState.ACKED:
             broken("acked stays acked", f"entry {entry.index} leases acked offset {offset} of {group.name}")
-        if message.state in (MessageState.MOVING, MessageState.MOVED):
+        if message.state in _MOVED:
             broken("what is moved is not delivered", f"entry {entry.index} leases offset {offset} of {group.name}")
         if message.state is MessageState.DEAD:
             broken("the dead stay dead", f"entry {entry.index} leases dead offset {offset} of {group.name}")

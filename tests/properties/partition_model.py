@@ -198,6 +198,16 @@ class Model:
         """When each message that is not due yet is."""
         return {offset: due for offset, due in self.due.items() if due > self.now_ms and offset not in self.voids}
 
+    def cancellable(self) -> set[int]:
+        """Of those, the ones that no group has moved."""
+        moved = {
+            offset
+            for group in self.groups.values()
+            for offset, message in group.messages.items()
+            if message.state in ("moving", "moved")
+        }
+        return self.scheduled().keys() - moved
+
     def judge(self, producer: tuple[int, int, int] | None, count: int) -> object:
         if producer is None:
             return "fits"
@@ -300,7 +310,8 @@ class Model:
                 return self._bury_old(group, change, lease)
             case Revive():
                 dead = [o for o in offsets(change.ranges) if o in group.messages and group.messages[o].state == "dead"]
-                group.messages |= dict.fromkeys(dead, FRESH)
+                due = self.scheduled()
+                group.messages |= {o: Message("delayed", 0, due[o]) if o in due else FRESH for o in dead}
                 return ("revived", len(dead))
             case MoveOut():
                 return self._move_out(group, change, lease)
@@ -376,7 +387,7 @@ class Model:
 
     def _cancel(self, change: Cancel) -> tuple[object, ...]:
         wanted = offsets(change.ranges)
-        for offset in self.scheduled().keys() & set(wanted):
+        for offset in self.cancellable() & set(wanted):
             self.voids.add(offset)
             for group in self.groups.values():
                 group.messages[offset] = ACKED

@@ -345,7 +345,7 @@ class PartitionAgainstModel(RuleBasedStateMachine):
         if ranges[-1][1] > self.model.next_offset:
             assert isinstance(decision, Refused)
             assert decision.error.code == "offset_out_of_range"
-        elif due.keys() & set(offsets(ranges)):
+        elif self.model.cancellable() & set(offsets(ranges)):
             assert decision == Propose((Cancel(ranges),))
             self.change(*decision.changes)
         else:
@@ -568,7 +568,9 @@ class PartitionAgainstModel(RuleBasedStateMachine):
             (outcome,) = self.change(*decision.changes)
             assert isinstance(outcome, Revived)
             assert min(most, len(dead)) <= outcome.count <= len(dead)
-            assert all(messages[offset].state == "available" for offset in dead[: outcome.count])
+            due = self.model.scheduled()
+            revived = [messages[offset].state for offset in dead[: outcome.count]]
+            assert revived == ["delayed" if offset in due else "available" for offset in dead[: outcome.count]]
         else:
             assert isinstance(decision, Answer)
             assert dead == []
