@@ -358,15 +358,30 @@ class ConsumerGroup:
             self.table.put(pieces)
         return sum(end - start for start, end in ranges)
 
-    def end_move(self, ranges: Ranges, *, refused: bool) -> int:
+    def end_move(self, ranges: Ranges, *, number: int, refused: bool) -> int:
         """What of the ranges is on its way has arrived, or is as it was before; return the count."""
         count = 0
         for start, end in ranges:
             for run in self.table.overlap(start, end):
                 if run.state is _MOVING:
-                    self.table.put([unmoved(run) if refused else moved(run.start, run.end)])
+                    self.table.put(self._given_back(run, number >> 16) if refused else [moved(run.start, run.end)])
                     count += run.end - run.start
         return count
+
+    def _given_back(self, run: Run, index: int) -> list[Run]:
+        """A moving run as it was before; acked where a purge or a skip has passed it since the entry at `index`."""
+        back = unmoved(run)
+        passed = 0
+        for record in self.rewinds.records():
+            if record.index <= index:
+                continue
+            if not record.is_skip:
+                passed = min(passed, record.start_offset)
+            elif record.is_purge or back.state is _AVAILABLE:
+                passed = max(passed, record.start_offset)
+        end = min(max(passed, run.start), run.end)
+        pieces = [acked(run.start, end)] if run.start < end else []
+        return [*pieces, cut(back, end, run.end)] if end < run.end else pieces
 
     def rewind(
         self,

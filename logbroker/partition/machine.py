@@ -479,7 +479,7 @@ class PartitionMachine:
         if row is None or (row.number, row.group) != (change.number, group.name):
             return Nothing(Misfit.STALE, f"number {change.number} is not what is owed to group {change.target} next")
         self.outbox.remove(row.number)
-        count = group.end_move(row.ranges, refused=change.is_refused)
+        count = group.end_move(row.ranges, number=row.number, refused=change.is_refused)
         return MoveEnded(group.name, change.target, change.number, count, change.is_refused)
 
     def _refuse_move_in(self, change: MoveIn) -> Prepared | Nothing:

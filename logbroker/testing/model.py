@@ -254,6 +254,8 @@ class ModelGroup:
         self.burials: dict[int, list[Burial]] = {}
         self.was_dead: dict[int, bool] = {}
         """Of messages that are or were on their way to another partition: what they were before."""
+        self.passed: set[int] = set()
+        """Of messages that are on their way: those that a purge or a skip has settled since."""
         self.revivals: list[tuple[Index, int]] = []
         """Where something was revived, and how many messages."""
         self.pauses: list[tuple[Index, ModelPause | None]] = []
@@ -814,6 +816,8 @@ class PartitionModel:
         purged = revoked = dead = 0
         for offset in range(self.log_start_offset, min(change.end_offset, self.next_offset)):
             message = group.message(offset)
+            if message.state is MessageState.MOVING:
+                group.passed.add(offset)
             if message.state in (MessageState.ACKED, *_MOVED):
                 continue
             purged += 1
@@ -1014,6 +1018,7 @@ class PartitionModel:
         )
         for offset in offsets:
             group.was_dead[offset] = group.message(offset).state is MessageState.DEAD
+            group.passed.discard(offset)
             group.become(offset, entry.index, MessageState.MOVING)
 
     def _end_move(self, group: ModelGroup, entry: Entry, change: Moved) -> None:
@@ -1025,6 +1030,8 @@ class PartitionModel:
         for offset in self._offsets([(offset, offset + 1) for offset in row.values]):
             if not change.is_refused:
                 group.become(offset, entry.index, MessageState.MOVED).deliveries = 0
+            elif offset in group.passed:
+                group.become(offset, entry.index, MessageState.ACKED)
             elif group.was_dead[offset]:
                 group.become(offset, entry.index, MessageState.DEAD)
             else:
@@ -1041,6 +1048,7 @@ class PartitionModel:
         reopened = revoked = delayed = 0
         for offset in range(start, self.next_offset):
             message = group.message(offset)
+            group.passed.discard(offset)
             if message.state in _KEPT or offset in self.schedule.cancelled:
                 continue
             if self.schedule.is_waiting(offset, entry.append_ms) and message.state is MessageState.ACKED:
@@ -1071,6 +1079,8 @@ class PartitionModel:
         skipped = revoked = 0
         for offset in range(self.log_start_offset, start):
             message = group.message(offset)
+            if message.state is MessageState.MOVING and not group.was_dead[offset]:
+                group.passed.add(offset)
             if message.state in SETTLED:
                 continue
             if message.state is MessageState.LEASED:

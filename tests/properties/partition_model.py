@@ -127,6 +127,8 @@ class Model:
         self.due: dict[int, int] = {}
         # What is owed by number: target, group and what each message was before, which retention shortens.
         self.owed: dict[int, tuple[int, str, dict[int, Message]]] = {}
+        # Of what is owed, by group and offset: what a purge or a skip has passed meanwhile.
+        self.passed: set[tuple[str, int]] = set()
         # What others owed, by source: the highest number, and whether it was taken.
         self.taken: dict[int, tuple[int, bool]] = {}
         # Oldest first.
@@ -356,6 +358,7 @@ class Model:
         if self.movable(change.group, change.ranges) != wanted:
             return ("nothing",)
         before = {offset: group.messages[offset] for offset in wanted}
+        self.passed -= {(change.group, offset) for offset in wanted}
         self.owed[number] = (change.target, change.group, before)
         for offset, message in before.items():
             group.messages[offset] = replace(message, state="moving")
@@ -364,8 +367,9 @@ class Model:
     def _end_move(self, group: Group, change: Moved) -> tuple[object, ...]:
         if self.head(change.target) != change.number or self.owed[change.number][1] != change.group:
             return ("nothing",)
-        _, _, before = self.owed.pop(change.number)
-        group.messages |= before if change.is_refused else dict.fromkeys(before, MOVED)
+        _, name, before = self.owed.pop(change.number)
+        back = {offset: ACKED if (name, offset) in self.passed else message for offset, message in before.items()}
+        group.messages |= back if change.is_refused else dict.fromkeys(before, MOVED)
         return ("ended", len(before))
 
     def _create(self, change: CreateGroup) -> tuple[object, ...]:
@@ -477,7 +481,12 @@ class Model:
             return (kind, *result) if done == kind else ("nothing",)
         floor = self.rewind_floor if isinstance(change, Rewind) else 0
         start = min(max(change.start_offset, self.log_start, floor), self.next_offset)
-        result = self._rewind(group, start) if isinstance(change, Rewind) else self._skip(group, start)
+        if isinstance(change, Rewind):
+            self.passed -= {(change.group, offset) for offset in range(start, self.next_offset)}
+            result = self._rewind(group, start)
+        else:
+            self._pass(change.group, start, with_dead=False)
+            result = self._skip(group, start)
         result = (start, int(start != change.start_offset), *result)
         group.rewinds[change.rewind_id] = (kind, result)
         return (kind, *result)
@@ -517,6 +526,13 @@ class Model:
             passed = [o for o in range(self.log_start, end) if group.messages[o].state not in ("moving", "moved")]
             states = [group.messages[offset].state for offset in passed]
             group.messages |= dict.fromkeys(passed, ACKED)
+            self._pass(change.group, end, with_dead=True)
             counts = (len(states) - states.count("acked"), states.count("leased"), states.count("dead"))
             group.rewinds[change.rewind_id] = ("Purge", (end, *counts))
         return ("Purge", *group.rewinds[change.rewind_id][1])
+
+    def _pass(self, name: str, end: int, *, with_dead: bool) -> None:
+        """Note what of a group is on its way below `end`: it is acked if it is given back."""
+        before = [row[2] for row in self.owed.values() if row[1] == name]
+        messages = [(offset, message) for row in before for offset, message in row.items() if offset < end]
+        self.passed |= {(name, offset) for offset, message in messages if with_dead or message.state != "dead"}

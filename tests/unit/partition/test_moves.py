@@ -23,12 +23,16 @@ from logbroker.partition.commands import (
     Moved,
     MoveIn,
     MoveOut,
+    Purge,
+    Rewind,
+    SkipTo,
     encode_changes,
 )
 from logbroker.partition.decide import Answer, Propose, ProposeBatch
 from logbroker.partition.moving import decide_move_in, decide_move_out, decide_moved
 from logbroker.partition.outbox import MAX_OWED, Inbox, Outbox, Owed, SourceRow
 from logbroker.partition.outcomes import Misfit, MoveEnded, MovingOut, Nothing, Prepared, Void
+from logbroker.partition.rewind import FIRST_PURGE_ID
 from logbroker.partition.runs import Run, RunState
 from logbroker.partition.state_form import GroupHead, Head, InboxSlice, OutboxSlice, RunSlice, Section, state_slices
 from logbroker.record.batch import read_header
@@ -97,6 +101,26 @@ def test_what_is_available_or_dead_goes_and_keeps_what_is_known_of_it() -> None:
     assert machine.group(D).table.overlap(0, 3) == before
     assert states(machine) == "XXX--"
     assert len(machine.outbox) == 0
+
+
+def test_what_is_given_back_was_purged_or_skipped_as_the_others_were() -> None:
+    machine = with_dead(2)
+    produce(machine, 2)
+    number = move(machine, (0, 4))
+    change(machine, SkipTo(D, 1, 3, ""))
+    copy = again(machine)
+    end(machine, number, refused=True)
+    assert states(machine) == "XX.-"
+    change(copy, Purge(D, FIRST_PURGE_ID, 4, ""), Rewind(D, 2, 3, ""))
+    end(copy, number, refused=True)
+    assert states(again(copy)) == "...-"
+
+
+def test_what_was_purged_before_it_went_comes_back() -> None:
+    machine = with_messages(2)
+    change(machine, Purge(D, FIRST_PURGE_ID, 2, ""), Rewind(D, 1, 0, ""))
+    end(machine, move(machine, (0, 2)), refused=True)
+    assert states(machine) == "--"
 
 
 @pytest.mark.parametrize(
