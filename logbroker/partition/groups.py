@@ -29,7 +29,7 @@ from logbroker.partition.outcomes import (
 )
 from logbroker.partition.pause import PauseRecord
 from logbroker.partition.rewind import FIRST_PURGE_ID, RewindHistory, RewindRecord, purged, rewound, skipped
-from logbroker.partition.runs import Run, RunState, RunTable, acked, cut, fresh, moved, moving, unmoved
+from logbroker.partition.runs import Run, RunState, RunTable, acked, cut, fresh, is_movable, moved, moving, unmoved
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -342,7 +342,7 @@ class ConsumerGroup:
         self.pause = None
         return Resumed(self.name)
 
-    def move_out(self, ranges: Ranges, *, next_offset: int) -> int | Nothing:
+    def move_out(self, ranges: Ranges, *, append_ms: int, next_offset: int) -> int | Nothing:
         """Have all of the ranges on their way, or none if one is neither available nor dead; return the count."""
         if ranges[-1][1] > next_offset:
             return Nothing(Misfit.BEYOND_LOG_END, f"range up to {ranges[-1][1]} ends beyond {next_offset}")
@@ -350,7 +350,7 @@ class ConsumerGroup:
         for start, end in ranges:
             pieces = self.table.overlap(start, end)
             for run in pieces:
-                if run.state is not _AVAILABLE and run.state is not _DEAD:
+                if not is_movable(run, append_ms):
                     state = run.state.name.lower()
                     return Nothing(Misfit.NOT_AVAILABLE, f"offsets [{run.start}, {run.end}) are {state}")
             found.append([moving(run) for run in pieces])

@@ -434,7 +434,7 @@ class PartitionMachine:
             case Purge():
                 return group.purge(change, index=name >> 16, next_offset=self.next_offset)
             case MoveOut():
-                return self._move_out(group, change, number=name)
+                return self._move_out(group, change, number=name, append_ms=append_ms)
             case Moved():
                 return self._end_move(group, change)
             case Rewind():
@@ -465,10 +465,10 @@ class PartitionMachine:
         self.rewind_floor = Offset(change.start_offset)
         return RewindFloorMoved(self.rewind_floor)
 
-    def _move_out(self, group: ConsumerGroup, change: MoveOut, *, number: int) -> MovingOut | Nothing:
+    def _move_out(self, group: ConsumerGroup, change: MoveOut, *, number: int, append_ms: int) -> MovingOut | Nothing:
         if len(self.outbox) >= MAX_OWED:
             return Nothing(Misfit.OUTBOX_FULL, f"{len(self.outbox)} moves are under way; the most is {MAX_OWED}")
-        count = group.move_out(change.ranges, next_offset=self.next_offset)
+        count = group.move_out(change.ranges, append_ms=append_ms, next_offset=self.next_offset)
         if isinstance(count, Nothing):
             return count
         self.outbox.add(Owed(number, change.target, group.name, change.ranges))

@@ -1006,9 +1006,8 @@ class PartitionModel:
 
     def _move_out(self, group: ModelGroup, entry: Entry, number: int, change: MoveOut) -> None:
         offsets = [offset for start, end in change.ranges for offset in range(start, end)]
-        movable = (MessageState.AVAILABLE, MessageState.DEAD)
         if len(self.moves.owed()) >= MAX_OWED or not all(
-            self.log_start_offset <= offset < self.next_offset and group.message(offset).state in movable
+            self.log_start_offset <= offset < self.next_offset and _is_movable(group.message(offset), entry.append_ms)
             for offset in offsets
         ):
             self._does_not_fit(entry, change, "the outbox is full, or a message is in no state to be moved")
@@ -1152,6 +1151,11 @@ class PartitionModel:
 
     def _count(self, what: str) -> None:
         self.applied_counts[what] = self.applied_counts.get(what, 0) + 1
+
+
+def _is_movable(message: ModelMessage, log_ms: int) -> bool:
+    is_due = message.state is MessageState.DELAYED and message.visible_at_ms <= log_ms
+    return is_due or message.state in (MessageState.AVAILABLE, MessageState.DEAD)
 
 
 def _by_entry(endings: Sequence[ModelEnding]) -> list[tuple[Index, int, int]]:

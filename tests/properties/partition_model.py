@@ -351,13 +351,18 @@ class Model:
 
     def movable(self, name: str, ranges: Ranges) -> list[int]:
         messages = self.groups[name].messages
-        return [o for o in offsets(ranges) if o in messages and messages[o].state in ("available", "dead")]
+        return [o for o in offsets(ranges) if o in messages and self._is_movable(messages[o])]
+
+    def _is_movable(self, message: Message) -> bool:
+        is_due = message.state == "delayed" and message.visible_at_ms <= self.now_ms
+        return is_due or message.state in ("available", "dead")
 
     def _move_out(self, group: Group, change: MoveOut, number: int) -> tuple[object, ...]:
         wanted = offsets(change.ranges)
         if self.movable(change.group, change.ranges) != wanted:
             return ("nothing",)
-        before = {offset: group.messages[offset] for offset in wanted}
+        due = {o: Message("available", m.deliveries) for o, m in group.messages.items() if m.state == "delayed"}
+        before = {offset: due.get(offset, group.messages[offset]) for offset in wanted}
         self.passed -= {(change.group, offset) for offset in wanted}
         self.owed[number] = (change.target, change.group, before)
         for offset, message in before.items():

@@ -579,7 +579,9 @@ class PartitionAgainstModel(RuleBasedStateMachine):
     def move_out(self, group: GroupName, ranges: Ranges, every: bool, to: GroupId, most: int) -> None:
         if every and self.model.next_offset:
             ranges = ((0, self.model.next_offset),)
-        decision = moving.decide_move_out(self.machine, group, ranges=ranges, target=to, max_count=most)
+        decision = moving.decide_move_out(
+            self.machine, group, ranges=ranges, target=to, now_ms=self.model.now_ms, max_count=most
+        )
         if group not in self.model.groups or ranges[-1][1] > self.model.next_offset:
             assert isinstance(decision, Refused)
             return

@@ -118,6 +118,22 @@ async def test_any_number_of_messages_is_moved_and_brought_back() -> None:
     assert len(values) == 1_400
 
 
+async def test_a_redrive_takes_what_was_delayed_once_that_is_over() -> None:
+    broker = MemoryBroker()
+    broker.create_queue("dead", backoff=10.0)
+    broker.create_queue("orders", dead_letter="dead")
+    await kill(broker, 2)
+    async with broker.connect() as client:
+        async with client.consumer("dead", prefetch=1) as consumer:
+            async for message in consumer:
+                await message.nack()
+                break
+        assert await client.redrive("dead") == RedriveProgress(1, 1, 0)
+        broker.advance(10.1)
+        assert await client.redrive("dead") == RedriveProgress(1, 0, 0)
+    assert broker.counts("orders").available == 2
+
+
 async def test_many_moves_at_once_do_not_stack_up() -> None:
     """Each message is a move of its own: 250 answers that send the next would be too deep a call."""
     broker = MemoryBroker()

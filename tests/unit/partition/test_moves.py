@@ -23,6 +23,7 @@ from logbroker.partition.commands import (
     Moved,
     MoveIn,
     MoveOut,
+    Nack,
     Purge,
     Rewind,
     SkipTo,
@@ -194,6 +195,22 @@ def test_the_leader_chooses_from_the_front_up_to_a_count() -> None:
     assert decision == Answer(MovingOut(D, TARGET, 0, 0), machine.applied_index)
     assert refusal(decide_move_out(machine, AUDIT, ranges=((0, 1),), target=TARGET)).startswith("not_found")
     assert refusal(decide_move_out(machine, D, ranges=((0, 8),), target=TARGET)).startswith("offset_out_of_range")
+
+
+def test_a_delay_that_is_over_holds_no_message_back() -> None:
+    machine = with_messages(3)
+    lease = receive(machine, 2)
+    change(machine, Nack(D, lease, ((0, 1),), 5_000, ""), Nack(D, lease, ((1, 2),), 6_000, ""), append_ms=1_000)
+    for now_ms, found in [(4_999, ((2, 3),)), (5_000, ((0, 1), (2, 3))), (6_000, ((0, 3),))]:
+        decision = decide_move_out(machine, D, ranges=((0, 3),), target=TARGET, now_ms=now_ms)
+        assert decision == Propose((MoveOut(D, found, TARGET),))
+    (early,) = change(machine, MoveOut(D, ((0, 2),), TARGET), append_ms=5_999)
+    assert isinstance(early, Nothing)
+    (moving_out,) = change(machine, MoveOut(D, ((0, 2),), TARGET), append_ms=6_000)
+    assert isinstance(moving_out, MovingOut)
+    assert states(again(machine)) == "MM-"
+    end(machine, moving_out.number, refused=True)
+    assert states(again(machine)) == "11-"
 
 
 def test_retention_takes_rows_and_their_beginnings() -> None:
