@@ -134,6 +134,22 @@ async def test_a_redrive_takes_what_was_delayed_once_that_is_over() -> None:
     assert broker.counts("orders").available == 2
 
 
+async def test_a_message_that_grew_too_old_says_so() -> None:
+    broker = MemoryBroker()
+    broker.create_queue("dead")
+    broker.create_queue("orders", dead_letter="dead", max_age=5.0)
+    async with broker.connect() as client:
+        async with client.producer("orders") as producer:
+            await producer.send(b"a")
+        broker.advance(6.0)
+        async with client.consumer("dead") as consumer:
+            (message,) = await consumer.receive()
+            assert message.history is not None
+            assert (message.history.cause, message.history.attempts) == ("ttl", 0)
+            assert (message.history.group, message.history.consumer) == ("default", "")
+            await message.ack()
+
+
 async def test_many_moves_at_once_do_not_stack_up() -> None:
     """Each message is a move of its own: 250 answers that send the next would be too deep a call."""
     broker = MemoryBroker()
