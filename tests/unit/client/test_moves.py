@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -12,6 +13,7 @@ from logbroker.record.batch import Record
 from logbroker_client import MessageHistory, MessageId, RedriveProgress
 from logbroker_client.histories import history_of
 from logbroker_client.moves import RedrivePlan, move_ranges, pieces
+from logbroker_client.partitioner import partition_of
 from logbroker_client.peeking import PeekedMessage
 from logbroker_client.testing import MemoryBroker
 
@@ -72,6 +74,20 @@ def test_a_plan_sends_messages_where_they_came_from_or_all_to_one_queue() -> Non
     plan = RedrivePlan(to="all", where=lambda message: message.offset != 6, partitions=lambda name: counts[name])
     assert plan.sorted(messages) == {("all", 3): [(0, 2)], ("all", 1): [(2, 3)], ("all", 0): [(4, 6)]}
     assert plan.skipped == 2
+
+
+@pytest.mark.parametrize(
+    ("count", "to", "place"),
+    [
+        (4, None, ("orders", 3)),  # where it was
+        (2, None, ("orders", partition_of(b"key 0", 2))),  # which is not there any more
+        (4, "all", ("all", partition_of(b"key 0", 4))),
+    ],
+)
+def test_a_message_with_a_key_goes_where_others_of_its_key_are(count: int, to: str | None, place: object) -> None:
+    message = replace(peeked(0, ORIGIN), _content=Record(b"v", b"key 0", (ORIGIN,)))
+    plan = RedrivePlan(to=to, where=None, partitions=lambda _: count)
+    assert list(plan.sorted([message])) == [place]
 
 
 def test_ranges_of_a_move_are_joined_by_partition_and_bounded() -> None:
