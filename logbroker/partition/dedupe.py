@@ -164,22 +164,31 @@ class DedupeWindow:
         if held_bytes:
             yield b"".join(held)
 
-    def find(self, hashed: bytes, change: Dedupe, append_ms: int) -> Row | None:
-        """Return the first message of an id as of log time `append_ms`, if it is not to be forgotten by then."""
+    def find(self, hashed: bytes, change: Dedupe, append_ms: int, *, added: int = 0) -> Row | None:
+        """Return the first message of an id as of log time `append_ms`, if it is not to be forgotten by then.
+
+        With `added` rows more than there are, each of which pushes one out.
+        """
         number = self._number(hashed)
-        if number is None or number < max(self._first, self._next - change.max_count):
+        if number is None or number < max(self._first, self._next + added - change.max_count):
             return None
         row = self._row(number)
         return row if append_ms - row.append_ms < change.window_ms else None
 
     def look(self, change: Dedupe, base_offset: int, append_ms: int) -> Verdicts:
         """Say what `take` would, and remember nothing."""
-        own: dict[bytes, Row] = {}
+        # The rows that would be new, each with how many come before it.
+        own: dict[bytes, tuple[int, Row]] = {}
+        added = 0
 
         def first_of(position: int, hashed: bytes) -> Row | None:
-            row = self.find(hashed, change, append_ms) or own.get(hashed)
+            nonlocal added
+            before, row = own.get(hashed, (0, None))
+            if row is None or added - before > change.max_count:
+                row = self.find(hashed, change, append_ms, added=added)
             if row is None:
-                own[hashed] = Row(hashed, _body(change, position), base_offset + position, append_ms)
+                own[hashed] = added, Row(hashed, _body(change, position), base_offset + position, append_ms)
+                added += 1
             return row
 
         return _verdicts(change, first_of)

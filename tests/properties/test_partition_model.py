@@ -319,10 +319,9 @@ class PartitionAgainstModel(RuleBasedStateMachine):
             model = copy(self.model)
             assert plain(decision.outcome)[4:] == model.remember(ids, self.model.next_offset)
             return
-        names = [message[0] for message in messages if message is not None]
-        repeated = len(names) - len(set(names) - known_names)
+        duplicates, conflicts = copy(self.model).remember(ids, self.model.next_offset)
         end = Offset(self.model.next_offset + len(messages))
-        assert decision == ProposeBatch(self.machine.next_offset, end, due_ms, repeated)
+        assert decision == ProposeBatch(self.machine.next_offset, end, due_ms, len(duplicates) + len(conflicts))
         self.change(*([DeliverAt(due_ms)] if due_ms else []), change)
         payload = stamp(batch_of(producer, len(messages)), self.machine.next_offset, 3)
         (outcome,) = self.append(EntryKind.DATA, payload, len(messages))
