@@ -42,7 +42,7 @@ class Choice:
 @click.command(epilog="Example: logbroker dead redrive orders-dead --reason-contains timeout --rate 50")
 @click.argument("queue")
 @click.option("--to", metavar="QUEUE", help="Where to, for all; otherwise each goes to the queue that it came from.")
-@click.option("--cause", type=click.Choice(["rejected", "max_deliveries"]), help="Only what died of this.")
+@click.option("--cause", type=click.Choice(["rejected", "max_deliveries", "ttl"]), help="Only what died of this.")
 @click.option("--reason-contains", metavar="TEXT", help="Only what was given up with such a reason.")
 @click.option("--consumer", metavar="NAME", help="Only what this consumer held last.")
 @click.option("--header", "headers", multiple=True, metavar="KEY=VALUE", help="Only with this header; repeatable.")

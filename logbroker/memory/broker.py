@@ -75,7 +75,8 @@ class _Partition:
     def next_ms(self) -> int | None:
         """When something happens by itself next, as far as the state tells."""
         times = [next_visible_ms(self.machine, name) for name in self.machine.groups]
-        times.append(self.service.burial_due_ms())
+        # Leases of a group that is paused run out, too.
+        times += [self.machine.next_deadline_ms(), self.service.burial_due_ms()]
         return min((time for time in times if time is not None), default=None)
 
 

@@ -164,6 +164,8 @@ class Engine:
         self.failed_groups: dict[GroupId, LogBrokerError] = {}
         self.is_deleted: Callable[[GroupId], bool] = lambda _: False
         """Whether the catalogue has deleted a group; whoever follows the catalogue says so."""
+        self.homes: Callable[[GroupId], Sequence[NodeId]] = lambda _: ()
+        """On which nodes a group is, in the same way."""
         self.misrouted = 0
         """Messages of nodes that spoke for a replica of another, and were not listened to."""
         self.changes = 0
@@ -196,6 +198,8 @@ class Engine:
         self._background: deque[BackgroundJob] = deque()
         self._running: BackgroundJob | None = None
         self._transfers = 0
+        # By source and target of which no leader is known: the number sent last, and how often one was not taken.
+        self._guesses: dict[tuple[GroupId, GroupId], tuple[int, int]] = {}
         self._senders: dict[tuple[GroupId, ReplicaId], SnapshotSender] = {}
         self._receivers: dict[GroupId, SnapshotReceiver] = {}
         self._checkpoints: dict[ReplicaId, tuple[Index, Term, ConfState]] = {}
@@ -983,12 +987,22 @@ class Engine:
 
     def send_transfer(self, target: GroupId, source: GroupId, number: int, batch: bytes) -> None:
         """To the node that is thought to lead the target; the sender tries again after a while."""
-        node = self.leader_node(target)
+        node = self.leader_node(target) or self._home_to_try(target, source, number)
         transfer = Transfer(source, target, number, batch)
         if node == self.node:
             self._take_transfer(node, transfer)
         elif node is not None:
             self._send(node, transfer)
+
+    def _home_to_try(self, target: GroupId, source: GroupId, number: int) -> NodeId | None:
+        """A node without a replica of the group knows no leader: the next one that has, where the last took nothing."""
+        homes = self.homes(target)
+        if not homes:
+            return None
+        last, turn = self._guesses.get((source, target), (number, -1))
+        turn += last == number
+        self._guesses[source, target] = number, turn
+        return homes[turn % len(homes)]
 
     def _take_transfer(self, sender: NodeId, transfer: Transfer) -> None:
         def answer(result: Reply | LogBrokerError) -> None:

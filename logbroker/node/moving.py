@@ -152,7 +152,7 @@ class Moves:
         left = ranges if stuck is None else tuple([part for a, b in ranges for part in _without(a, b, stuck)])
         if not left:
             return Answer(MovingOut(group, target, 0, 0), ahead.applied_index)
-        decide = partial(decide_move_out, ahead, group, ranges=left, target=target)
+        decide = partial(decide_move_out, ahead, group, ranges=left, target=target, now_ms=self._replica.stamp_ms())
         decision = decide(max_count=self._row_count)
         if not isinstance(decision, Propose):
             return decision

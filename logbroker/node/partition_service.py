@@ -721,7 +721,7 @@ class PartitionService:
         if not isinstance(outcome, outcomes.Leased):
             answer(UnavailableError(f"the messages chosen for group {request.group} changed hands; receive again"))
             return
-        now_ms = self._replica.stamp_ms() if self._replica.is_serving else self._applied().append_ms
+        now_ms = self._log_ms()
         try:
             parts = tuple(self._parts(outcome.ranges))
         except StorageError as error:
@@ -1018,7 +1018,7 @@ class PartitionService:
         machine = self._applied()
         log_end = machine.next_offset
         start = min(max(start, machine.log_start_offset), log_end)
-        ranges, next_offset = look(machine.group(request.group).table, request, start, log_end)
+        ranges, next_offset = look(machine.group(request.group).table, request, start, log_end, self._log_ms())
         fitting = self._count_that_fits([(shown.start, shown.end) for shown in ranges], request.max_bytes)
         if fitting < sum([shown.end - shown.start for shown in ranges]):
             begin = ranges[0].start
@@ -1367,11 +1367,15 @@ class PartitionService:
     def _applied(self) -> PartitionMachine:
         return self._replica.machine  # type: ignore[return-value]  # made with the partition's machine kind
 
+    def _log_ms(self) -> int:
+        """The time as far as it is known here: what is read may be told after the leadership has ended."""
+        return self._replica.stamp_ms() if self._replica.is_serving else self._applied().append_ms
+
     def _state(self) -> StateReply:
         machine = self._applied()
         groups = []
         # A pause may be over although nothing has happened since.
-        now_ms = self._replica.stamp_ms() if self._replica.is_serving else machine.append_ms
+        now_ms = self._log_ms()
         for name in machine.groups:
             status = machine.status(name)
             pause = machine.group(name).pause_at(now_ms)

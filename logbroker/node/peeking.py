@@ -20,8 +20,8 @@ MAX_LOOKED_RUNS = 1_000
 _SETTLED = (RunState.ACKED, RunState.DEAD, RunState.MOVING, RunState.MOVED)
 
 
-def look(table: RunTable, request: PeekRequest, start: int, end: int) -> tuple[list[PeekedRange], Offset]:
-    """Give what of [start, end) is to be shown, in order, and where the next look begins."""
+def look(table: RunTable, request: PeekRequest, start: int, end: int, now_ms: int) -> tuple[list[PeekedRange], Offset]:
+    """Give what of [start, end) is to be shown as of `now_ms`, in order, and where the next look begins."""
     found: list[PeekedRange] = []
     left, at = request.max_count, start
     for _ in range(MAX_LOOKED_RUNS):
@@ -30,7 +30,10 @@ def look(table: RunTable, request: PeekRequest, start: int, end: int) -> tuple[l
         run = _from(table, at, end)
         if request.with_settled or run.state not in _SETTLED:
             run = cut(run, at, min(run.end, at + left))
-            found.append(PeekedRange(Offset(at), Offset(run.end), run.state, run.deliveries, run.visible_at_ms))
+            # Nothing is written when a delay is over.
+            is_due = run.state is RunState.DELAYED and run.visible_at_ms <= now_ms
+            state, until_ms = (RunState.AVAILABLE, 0) if is_due else (run.state, run.visible_at_ms)
+            found.append(PeekedRange(Offset(at), Offset(run.end), state, run.deliveries, until_ms))
             left -= run.end - at
         at = run.end
     return found, Offset(at)

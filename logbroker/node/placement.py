@@ -394,6 +394,7 @@ class Placement:
 
     def _set_settings(self, catalogue: Catalogue) -> None:
         self.engine.is_deleted = catalogue.is_deleted
+        self.engine.homes = catalogue.homes
         for group in catalogue.groups():
             self._apply_settings(catalogue, group)
 

@@ -29,7 +29,7 @@ from logbroker.partition.outcomes import (
 )
 from logbroker.partition.pause import PauseRecord
 from logbroker.partition.rewind import FIRST_PURGE_ID, RewindHistory, RewindRecord, purged, rewound, skipped
-from logbroker.partition.runs import Run, RunState, RunTable, acked, cut, fresh, moved, moving, unmoved
+from logbroker.partition.runs import Run, RunState, RunTable, acked, cut, fresh, is_movable, moved, moving, unmoved
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -323,11 +323,12 @@ class ConsumerGroup:
             self.table.put([_buried(run, burial, append_ms) for run in pieces])
         return Buried(self.name, sum(pieces[-1].end - pieces[0].start for pieces in old), is_old=True)
 
-    def revive(self, ranges: Ranges) -> Revived:
-        """Make what is dead of the ranges available with a delivery count of 0."""
+    def revive(self, ranges: Ranges, *, append_ms: int, schedule: Schedule) -> Revived:
+        """Make what is dead of the ranges available with a delivery count of 0, or have it wait until it is due."""
         dead = [run for start, end in ranges for run in self.table.dead(start, end)]
         for run in dead:
-            self.table.put([fresh(run.start, run.end)])
+            waiting = list(schedule.overlap(run.start, run.end, after_ms=append_ms))
+            self.table.put(_filled(waiting, run.start, run.end))
         return Revived(self.name, sum(run.end - run.start for run in dead))
 
     def put_pause(self, change: Pause, *, append_ms: int) -> Paused | Nothing:
@@ -341,7 +342,7 @@ class ConsumerGroup:
         self.pause = None
         return Resumed(self.name)
 
-    def move_out(self, ranges: Ranges, *, next_offset: int) -> int | Nothing:
+    def move_out(self, ranges: Ranges, *, append_ms: int, next_offset: int) -> int | Nothing:
         """Have all of the ranges on their way, or none if one is neither available nor dead; return the count."""
         if ranges[-1][1] > next_offset:
             return Nothing(Misfit.BEYOND_LOG_END, f"range up to {ranges[-1][1]} ends beyond {next_offset}")
@@ -349,7 +350,7 @@ class ConsumerGroup:
         for start, end in ranges:
             pieces = self.table.overlap(start, end)
             for run in pieces:
-                if run.state is not _AVAILABLE and run.state is not _DEAD:
+                if not is_movable(run, append_ms):
                     state = run.state.name.lower()
                     return Nothing(Misfit.NOT_AVAILABLE, f"offsets [{run.start}, {run.end}) are {state}")
             found.append([moving(run) for run in pieces])
@@ -357,15 +358,30 @@ class ConsumerGroup:
             self.table.put(pieces)
         return sum(end - start for start, end in ranges)
 
-    def end_move(self, ranges: Ranges, *, refused: bool) -> int:
+    def end_move(self, ranges: Ranges, *, number: int, refused: bool) -> int:
         """What of the ranges is on its way has arrived, or is as it was before; return the count."""
         count = 0
         for start, end in ranges:
             for run in self.table.overlap(start, end):
                 if run.state is _MOVING:
-                    self.table.put([unmoved(run) if refused else moved(run.start, run.end)])
+                    self.table.put(self._given_back(run, number >> 16) if refused else [moved(run.start, run.end)])
                     count += run.end - run.start
         return count
+
+    def _given_back(self, run: Run, index: int) -> list[Run]:
+        """A moving run as it was before; acked where a purge or a skip has passed it since the entry at `index`."""
+        back = unmoved(run)
+        passed = 0
+        for record in self.rewinds.records():
+            if record.index <= index:
+                continue
+            if not record.is_skip:
+                passed = min(passed, record.start_offset)
+            elif record.is_purge or back.state is _AVAILABLE:
+                passed = max(passed, record.start_offset)
+        end = min(max(passed, run.start), run.end)
+        pieces = [acked(run.start, end)] if run.start < end else []
+        return [*pieces, cut(back, end, run.end)] if end < run.end else pieces
 
     def rewind(
         self,
@@ -504,6 +520,13 @@ class ConsumerGroup:
         dropped = self.table.drop_below(start)
         self._revoke(run for run in dropped if run.state is _LEASED)
         return _unsettled_count(dropped)
+
+    def not_moved(self, run: Run) -> list[Run]:
+        """The parts of a run that are neither moved here nor on their way."""
+        if not any(self.table.count(state) for state in _MOVED):
+            return [run]
+        pieces = self.table.overlap(run.start, run.end)
+        return [cut(run, piece.start, piece.end) for piece in pieces if piece.state not in _MOVED]
 
     def void(self, start: int, end: int) -> None:
         """Count messages that nobody holds, and nobody ever gets, as acked."""

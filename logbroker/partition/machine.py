@@ -142,7 +142,8 @@ class PartitionMachine:
         self._names = tuple(self._groups)
         # Offsets at or above the log start that nothing delivers.
         self._voids = OffsetRanges() if voids is None else voids
-        # Those that are due after append_ms. In each group they are delayed until then, or acked.
+        # Those that are due after append_ms. In each group they are delayed until then or acked or, where they have
+        # outlived their time to live, dead or moved.
         self._schedule = Schedule() if schedule is None else schedule
         # Only while the last entry applied is one that says something of the next one's batch.
         self._armed = armed
@@ -425,7 +426,7 @@ class PartitionMachine:
             case BuryOld():
                 return group.bury_old(change.end_offset, burial=name, append_ms=append_ms, next_offset=self.next_offset)
             case Revive():
-                return group.revive(change.ranges)
+                return group.revive(change.ranges, append_ms=append_ms, schedule=self._schedule)
             case Pause():
                 return group.put_pause(change, append_ms=append_ms)
             case Resume():
@@ -433,7 +434,7 @@ class PartitionMachine:
             case Purge():
                 return group.purge(change, index=name >> 16, next_offset=self.next_offset)
             case MoveOut():
-                return self._move_out(group, change, number=name)
+                return self._move_out(group, change, number=name, append_ms=append_ms)
             case Moved():
                 return self._end_move(group, change)
             case Rewind():
@@ -464,10 +465,10 @@ class PartitionMachine:
         self.rewind_floor = Offset(change.start_offset)
         return RewindFloorMoved(self.rewind_floor)
 
-    def _move_out(self, group: ConsumerGroup, change: MoveOut, *, number: int) -> MovingOut | Nothing:
+    def _move_out(self, group: ConsumerGroup, change: MoveOut, *, number: int, append_ms: int) -> MovingOut | Nothing:
         if len(self.outbox) >= MAX_OWED:
             return Nothing(Misfit.OUTBOX_FULL, f"{len(self.outbox)} moves are under way; the most is {MAX_OWED}")
-        count = group.move_out(change.ranges, next_offset=self.next_offset)
+        count = group.move_out(change.ranges, append_ms=append_ms, next_offset=self.next_offset)
         if isinstance(count, Nothing):
             return count
         self.outbox.add(Owed(number, change.target, group.name, change.ranges))
@@ -478,7 +479,7 @@ class PartitionMachine:
         if row is None or (row.number, row.group) != (change.number, group.name):
             return Nothing(Misfit.STALE, f"number {change.number} is not what is owed to group {change.target} next")
         self.outbox.remove(row.number)
-        count = group.end_move(row.ranges, refused=change.is_refused)
+        count = group.end_move(row.ranges, number=row.number, refused=change.is_refused)
         return MoveEnded(group.name, change.target, change.number, count, change.is_refused)
 
     def _refuse_move_in(self, change: MoveIn) -> Prepared | Nothing:
@@ -515,8 +516,17 @@ class PartitionMachine:
         return self.cancelled(change.ranges)
 
     def scheduled(self, ranges: Ranges, after_ms: int) -> Iterator[Run]:
-        """Yield what of the ranges is due after `after_ms`."""
-        return (run for start, end in ranges for run in self._schedule.overlap(start, end, after_ms=after_ms))
+        """Yield what of the ranges is due after `after_ms` and can be cancelled: no group has moved it."""
+        for start, end in ranges:
+            for run in self._schedule.overlap(start, end, after_ms=after_ms):
+                yield from self._not_moved(run)
+
+    def _not_moved(self, run: Run) -> list[Run]:
+        """What of a run no group has moved, or has on its way: that is out of reach."""
+        left = [run]
+        for group in self._groups.values():
+            left = [part for piece in left for part in group.not_moved(piece)]
+        return left
 
     def cancelled(self, ranges: Ranges) -> Cancelled:
         """Say what of the ranges is never delivered."""

@@ -42,10 +42,11 @@ def decide_move_out(
     *,
     ranges: Ranges,
     target: GroupId,
+    now_ms: int = 0,
     max_count: int = MAX_MOVED_COUNT,
     limits: DecisionLimits = DEFAULT_DECISION_LIMITS,
 ) -> Propose | Answer:
-    """Have what is available or dead of the ranges moved to `target`, from the front, at most `max_count` messages.
+    """Have what of the ranges is available at `now_ms`, or dead, moved to `target`, at most `max_count` from the front.
 
     The proposal names what is moved. Where it is less than all, asking again brings the rest; 0 says that all is done.
     Refused with OverloadedError while too much is under way.
@@ -53,7 +54,7 @@ def decide_move_out(
     state = machine.group(group)
     check_ranges("ranges to move", ranges, machine, limits)
     check_range("max_count", max_count, least=1, most=MAX_MOVED_COUNT)
-    found = _first(_movable(state, ranges), max_count)
+    found = _first(_movable(state, ranges, max(now_ms, machine.append_ms)), max_count)
     if not found:
         return Answer(MovingOut(group, target, 0, 0), machine.applied_index)
     if len(machine.outbox) >= MAX_OWED:
@@ -87,9 +88,9 @@ def decide_moved(machine: PartitionMachine, *, target: int, number: int, is_refu
     return Moved(row.group, target, number, is_refused) if row is not None and row.number == number else None
 
 
-def _movable(state: ConsumerGroup, ranges: Ranges) -> Iterator[Run]:
+def _movable(state: ConsumerGroup, ranges: Ranges, now_ms: int) -> Iterator[Run]:
     for start, end in ranges:
-        yield from state.table.movable(start, end)
+        yield from state.table.movable(start, end, now_ms=now_ms)
 
 
 def _first(runs: Iterator[Run], max_count: int) -> Ranges:

@@ -92,6 +92,11 @@ def moved(start: int, end: int) -> Run:
     return Run(start, end, _MOVED)
 
 
+def is_movable(run: Run, now_ms: int) -> bool:
+    """Whether a run is available at `now_ms`, or dead."""
+    return run.state is _AVAILABLE or run.state is _DEAD or (run.state is _DELAYED and run.visible_at_ms <= now_ms)
+
+
 def moving(run: Run) -> Run:
     """A run that was available or dead."""
     return Run(run.start, run.end, _MOVING, run.deliveries, 0, run.lease, run.first_leased_ms)
@@ -317,14 +322,14 @@ class RunTable:
                 if not left:
                     return
 
-    def movable(self, start: int, end: int) -> Iterator[Run]:
-        """Yield in offset order what of [start, end) is available or dead, cut to it."""
+    def movable(self, start: int, end: int, *, now_ms: int) -> Iterator[Run]:
+        """Yield in offset order what of [start, end) is available at `now_ms`, or dead, cut to it."""
         start = max(start, self.floor)
         if start < min(end, self.frontier):
             for run in self._runs.values_from(self.at(start).start):
                 if run.start >= end:
                     return
-                if run.state is _AVAILABLE or run.state is _DEAD:
+                if is_movable(run, now_ms):
                     yield cut(run, max(run.start, start), min(run.end, end))
         beyond = max(start, self.frontier)
         if beyond < end:

@@ -74,7 +74,8 @@ class MessageState(Enum):
 
 
 SETTLED = (MessageState.ACKED, MessageState.DEAD, MessageState.MOVING, MessageState.MOVED)
-_KEPT = (MessageState.DEAD, MessageState.MOVING, MessageState.MOVED)
+_MOVED = (MessageState.MOVING, MessageState.MOVED)
+_KEPT = (MessageState.DEAD, *_MOVED)
 MAX_OWED = 256
 """Rows that an outbox holds at most."""
 
@@ -253,6 +254,8 @@ class ModelGroup:
         self.burials: dict[int, list[Burial]] = {}
         self.was_dead: dict[int, bool] = {}
         """Of messages that are or were on their way to another partition: what they were before."""
+        self.passed: set[int] = set()
+        """Of messages that are on their way: those that a purge or a skip has settled since."""
         self.revivals: list[tuple[Index, int]] = []
         """Where something was revived, and how many messages."""
         self.pauses: list[tuple[Index, ModelPause | None]] = []
@@ -682,7 +685,8 @@ class PartitionModel:
     def _cancel(self, entry: Entry, change: Cancel) -> None:
         schedule = self.schedule
         for offset in self._offsets(change.ranges):
-            if schedule.is_waiting(offset, entry.append_ms) and offset not in schedule.cancelled:
+            is_moved = any(group.message(offset).state in _MOVED for group in self.groups.values())
+            if schedule.is_waiting(offset, entry.append_ms) and offset not in schedule.cancelled and not is_moved:
                 schedule.cancelled[offset] = entry.index
                 self._count_delay("delayed: cancelled")
                 for group in self.groups.values():
@@ -719,7 +723,10 @@ class PartitionModel:
             case Revive():
                 dead = [o for o in self._offsets(change.ranges) if group.message(o).state is MessageState.DEAD]
                 for offset in dead:
-                    group.become(offset, entry.index, MessageState.AVAILABLE).deliveries = 0
+                    waits = self.schedule.is_waiting(offset, entry.append_ms)
+                    state = MessageState.DELAYED if waits else MessageState.AVAILABLE
+                    message = group.become(offset, entry.index, state)
+                    message.deliveries, message.visible_at_ms = 0, self.schedule.due_ms.get(offset, 0)
                 group.revivals.append((entry.index, len(dead)))
                 self.failure_counts["revived"] = self.failure_counts.get("revived", 0) + len(dead)
             case MoveOut():
@@ -809,7 +816,9 @@ class PartitionModel:
         purged = revoked = dead = 0
         for offset in range(self.log_start_offset, min(change.end_offset, self.next_offset)):
             message = group.message(offset)
-            if message.state in (MessageState.ACKED, MessageState.MOVING, MessageState.MOVED):
+            if message.state is MessageState.MOVING:
+                group.passed.add(offset)
+            if message.state in (MessageState.ACKED, *_MOVED):
                 continue
             purged += 1
             revoked += message.state is MessageState.LEASED
@@ -891,7 +900,7 @@ class PartitionModel:
             )
         if message.state is MessageState.ACKED:
             broken("acked stays acked", f"entry {entry.index} leases acked offset {offset} of {group.name}")
-        if message.state in (MessageState.MOVING, MessageState.MOVED):
+        if message.state in _MOVED:
             broken("what is moved is not delivered", f"entry {entry.index} leases offset {offset} of {group.name}")
         if message.state is MessageState.DEAD:
             broken("the dead stay dead", f"entry {entry.index} leases dead offset {offset} of {group.name}")
@@ -997,9 +1006,8 @@ class PartitionModel:
 
     def _move_out(self, group: ModelGroup, entry: Entry, number: int, change: MoveOut) -> None:
         offsets = [offset for start, end in change.ranges for offset in range(start, end)]
-        movable = (MessageState.AVAILABLE, MessageState.DEAD)
         if len(self.moves.owed()) >= MAX_OWED or not all(
-            self.log_start_offset <= offset < self.next_offset and group.message(offset).state in movable
+            self.log_start_offset <= offset < self.next_offset and _is_movable(group.message(offset), entry.append_ms)
             for offset in offsets
         ):
             self._does_not_fit(entry, change, "the outbox is full, or a message is in no state to be moved")
@@ -1009,6 +1017,7 @@ class PartitionModel:
         )
         for offset in offsets:
             group.was_dead[offset] = group.message(offset).state is MessageState.DEAD
+            group.passed.discard(offset)
             group.become(offset, entry.index, MessageState.MOVING)
 
     def _end_move(self, group: ModelGroup, entry: Entry, change: Moved) -> None:
@@ -1020,6 +1029,8 @@ class PartitionModel:
         for offset in self._offsets([(offset, offset + 1) for offset in row.values]):
             if not change.is_refused:
                 group.become(offset, entry.index, MessageState.MOVED).deliveries = 0
+            elif offset in group.passed:
+                group.become(offset, entry.index, MessageState.ACKED)
             elif group.was_dead[offset]:
                 group.become(offset, entry.index, MessageState.DEAD)
             else:
@@ -1036,6 +1047,7 @@ class PartitionModel:
         reopened = revoked = delayed = 0
         for offset in range(start, self.next_offset):
             message = group.message(offset)
+            group.passed.discard(offset)
             if message.state in _KEPT or offset in self.schedule.cancelled:
                 continue
             if self.schedule.is_waiting(offset, entry.append_ms) and message.state is MessageState.ACKED:
@@ -1066,6 +1078,8 @@ class PartitionModel:
         skipped = revoked = 0
         for offset in range(self.log_start_offset, start):
             message = group.message(offset)
+            if message.state is MessageState.MOVING and not group.was_dead[offset]:
+                group.passed.add(offset)
             if message.state in SETTLED:
                 continue
             if message.state is MessageState.LEASED:
@@ -1137,6 +1151,11 @@ class PartitionModel:
 
     def _count(self, what: str) -> None:
         self.applied_counts[what] = self.applied_counts.get(what, 0) + 1
+
+
+def _is_movable(message: ModelMessage, log_ms: int) -> bool:
+    is_due = message.state is MessageState.DELAYED and message.visible_at_ms <= log_ms
+    return is_due or message.state in (MessageState.AVAILABLE, MessageState.DEAD)
 
 
 def _by_entry(endings: Sequence[ModelEnding]) -> list[tuple[Index, int, int]]:

@@ -344,7 +344,9 @@ class SimulatedNode:
             dedup_count=options.dedup_count,
         )
         host = _Host(engine, options.give_up_share, self._gives_up, self._note_mistrust)
-        return PartitionService(replica, host, settings, DEFAULT_LIMITS)
+        # What is moved is as large as it may be, and has to fit a file, as the largest that producers send do.
+        limits = replace(DEFAULT_LIMITS, max_batch_bytes=options.store.wal.file_bytes * 3 // 4)
+        return PartitionService(replica, host, settings, limits)
 
     def _note_mistrust(self) -> None:
         self.has_mistrusted = True

@@ -924,7 +924,7 @@ class Cancelled(Reply, frozen=True, gc=False, tag=85, kw_only=True):
     cancelled: Number
     """Messages that are never delivered, by this request or one before it."""
     late: Number
-    """Those of the others: due by now, never delayed, or taken by retention."""
+    """Those of the others: due by now, never delayed, or taken by retention or to another queue."""
 
 
 AnyRequest: TypeAlias = (

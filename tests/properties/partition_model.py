@@ -127,6 +127,8 @@ class Model:
         self.due: dict[int, int] = {}
         # What is owed by number: target, group and what each message was before, which retention shortens.
         self.owed: dict[int, tuple[int, str, dict[int, Message]]] = {}
+        # Of what is owed, by group and offset: what a purge or a skip has passed meanwhile.
+        self.passed: set[tuple[str, int]] = set()
         # What others owed, by source: the highest number, and whether it was taken.
         self.taken: dict[int, tuple[int, bool]] = {}
         # Oldest first.
@@ -197,6 +199,16 @@ class Model:
     def scheduled(self) -> dict[int, int]:
         """When each message that is not due yet is."""
         return {offset: due for offset, due in self.due.items() if due > self.now_ms and offset not in self.voids}
+
+    def cancellable(self) -> set[int]:
+        """Of those, the ones that no group has moved."""
+        moved = {
+            offset
+            for group in self.groups.values()
+            for offset, message in group.messages.items()
+            if message.state in ("moving", "moved")
+        }
+        return self.scheduled().keys() - moved
 
     def judge(self, producer: tuple[int, int, int] | None, count: int) -> object:
         if producer is None:
@@ -300,7 +312,8 @@ class Model:
                 return self._bury_old(group, change, lease)
             case Revive():
                 dead = [o for o in offsets(change.ranges) if o in group.messages and group.messages[o].state == "dead"]
-                group.messages |= dict.fromkeys(dead, FRESH)
+                due = self.scheduled()
+                group.messages |= {o: Message("delayed", 0, due[o]) if o in due else FRESH for o in dead}
                 return ("revived", len(dead))
             case MoveOut():
                 return self._move_out(group, change, lease)
@@ -338,13 +351,19 @@ class Model:
 
     def movable(self, name: str, ranges: Ranges) -> list[int]:
         messages = self.groups[name].messages
-        return [o for o in offsets(ranges) if o in messages and messages[o].state in ("available", "dead")]
+        return [o for o in offsets(ranges) if o in messages and self._is_movable(messages[o])]
+
+    def _is_movable(self, message: Message) -> bool:
+        is_due = message.state == "delayed" and message.visible_at_ms <= self.now_ms
+        return is_due or message.state in ("available", "dead")
 
     def _move_out(self, group: Group, change: MoveOut, number: int) -> tuple[object, ...]:
         wanted = offsets(change.ranges)
         if self.movable(change.group, change.ranges) != wanted:
             return ("nothing",)
-        before = {offset: group.messages[offset] for offset in wanted}
+        due = {o: Message("available", m.deliveries) for o, m in group.messages.items() if m.state == "delayed"}
+        before = {offset: due.get(offset, group.messages[offset]) for offset in wanted}
+        self.passed -= {(change.group, offset) for offset in wanted}
         self.owed[number] = (change.target, change.group, before)
         for offset, message in before.items():
             group.messages[offset] = replace(message, state="moving")
@@ -353,8 +372,9 @@ class Model:
     def _end_move(self, group: Group, change: Moved) -> tuple[object, ...]:
         if self.head(change.target) != change.number or self.owed[change.number][1] != change.group:
             return ("nothing",)
-        _, _, before = self.owed.pop(change.number)
-        group.messages |= before if change.is_refused else dict.fromkeys(before, MOVED)
+        _, name, before = self.owed.pop(change.number)
+        back = {offset: ACKED if (name, offset) in self.passed else message for offset, message in before.items()}
+        group.messages |= back if change.is_refused else dict.fromkeys(before, MOVED)
         return ("ended", len(before))
 
     def _create(self, change: CreateGroup) -> tuple[object, ...]:
@@ -376,7 +396,7 @@ class Model:
 
     def _cancel(self, change: Cancel) -> tuple[object, ...]:
         wanted = offsets(change.ranges)
-        for offset in self.scheduled().keys() & set(wanted):
+        for offset in self.cancellable() & set(wanted):
             self.voids.add(offset)
             for group in self.groups.values():
                 group.messages[offset] = ACKED
@@ -466,7 +486,12 @@ class Model:
             return (kind, *result) if done == kind else ("nothing",)
         floor = self.rewind_floor if isinstance(change, Rewind) else 0
         start = min(max(change.start_offset, self.log_start, floor), self.next_offset)
-        result = self._rewind(group, start) if isinstance(change, Rewind) else self._skip(group, start)
+        if isinstance(change, Rewind):
+            self.passed -= {(change.group, offset) for offset in range(start, self.next_offset)}
+            result = self._rewind(group, start)
+        else:
+            self._pass(change.group, start, with_dead=False)
+            result = self._skip(group, start)
         result = (start, int(start != change.start_offset), *result)
         group.rewinds[change.rewind_id] = (kind, result)
         return (kind, *result)
@@ -506,6 +531,13 @@ class Model:
             passed = [o for o in range(self.log_start, end) if group.messages[o].state not in ("moving", "moved")]
             states = [group.messages[offset].state for offset in passed]
             group.messages |= dict.fromkeys(passed, ACKED)
+            self._pass(change.group, end, with_dead=True)
             counts = (len(states) - states.count("acked"), states.count("leased"), states.count("dead"))
             group.rewinds[change.rewind_id] = ("Purge", (end, *counts))
         return ("Purge", *group.rewinds[change.rewind_id][1])
+
+    def _pass(self, name: str, end: int, *, with_dead: bool) -> None:
+        """Note what of a group is on its way below `end`: it is acked if it is given back."""
+        before = [row[2] for row in self.owed.values() if row[1] == name]
+        messages = [(offset, message) for row in before for offset, message in row.items() if offset < end]
+        self.passed |= {(name, offset) for offset, message in messages if with_dead or message.state != "dead"}

@@ -319,9 +319,9 @@ class PartitionAgainstModel(RuleBasedStateMachine):
             model = copy(self.model)
             assert plain(decision.outcome)[4:] == model.remember(ids, self.model.next_offset)
             return
-        assert decision == ProposeBatch(
-            self.machine.next_offset, Offset(self.model.next_offset + len(messages)), due_ms
-        )
+        duplicates, conflicts = copy(self.model).remember(ids, self.model.next_offset)
+        end = Offset(self.model.next_offset + len(messages))
+        assert decision == ProposeBatch(self.machine.next_offset, end, due_ms, len(duplicates) + len(conflicts))
         self.change(*([DeliverAt(due_ms)] if due_ms else []), change)
         payload = stamp(batch_of(producer, len(messages)), self.machine.next_offset, 3)
         (outcome,) = self.append(EntryKind.DATA, payload, len(messages))
@@ -344,7 +344,7 @@ class PartitionAgainstModel(RuleBasedStateMachine):
         if ranges[-1][1] > self.model.next_offset:
             assert isinstance(decision, Refused)
             assert decision.error.code == "offset_out_of_range"
-        elif due.keys() & set(offsets(ranges)):
+        elif self.model.cancellable() & set(offsets(ranges)):
             assert decision == Propose((Cancel(ranges),))
             self.change(*decision.changes)
         else:
@@ -567,7 +567,9 @@ class PartitionAgainstModel(RuleBasedStateMachine):
             (outcome,) = self.change(*decision.changes)
             assert isinstance(outcome, Revived)
             assert min(most, len(dead)) <= outcome.count <= len(dead)
-            assert all(messages[offset].state == "available" for offset in dead[: outcome.count])
+            due = self.model.scheduled()
+            revived = [messages[offset].state for offset in dead[: outcome.count]]
+            assert revived == ["delayed" if offset in due else "available" for offset in dead[: outcome.count]]
         else:
             assert isinstance(decision, Answer)
             assert dead == []
@@ -576,7 +578,9 @@ class PartitionAgainstModel(RuleBasedStateMachine):
     def move_out(self, group: GroupName, ranges: Ranges, every: bool, to: GroupId, most: int) -> None:
         if every and self.model.next_offset:
             ranges = ((0, self.model.next_offset),)
-        decision = moving.decide_move_out(self.machine, group, ranges=ranges, target=to, max_count=most)
+        decision = moving.decide_move_out(
+            self.machine, group, ranges=ranges, target=to, now_ms=self.model.now_ms, max_count=most
+        )
         if group not in self.model.groups or ranges[-1][1] > self.model.next_offset:
             assert isinstance(decision, Refused)
             return

@@ -522,9 +522,10 @@ class Client:
     ) -> int:
         """Move messages to another queue, each once: what of them is available or dead in `group`, as they are now.
 
-        They keep their partition, as far as the other queue has it, unless there is a `to_partition`; their headers
-        say where they were first (`Message.history`). Here they are never delivered again, to that group. The right to
-        rewind is needed, and to produce there. If cancelled, some may be on their way; asking again moves the rest.
+        They keep their partition, as far as the other queue has it, unless there is a `to_partition`; it may be another
+        than that of their keys there. Their headers say where they were first (`Message.history`). Here they are never
+        delivered again, to that group. The right to rewind is needed, and to produce there. If cancelled, some may be
+        on their way; asking again moves the rest.
 
         Returns:
             How many are on their way. One that the log has lost stays as it is.

@@ -22,7 +22,8 @@ _MAX_DELAY_S = 1e10
 class Cancelled:
     """Of the messages asked for, `cancelled` are never delivered to anybody.
 
-    For the `late` ones it was too late: they were due by then, or not delayed at all, or retention had taken them.
+    For the `late` ones it was too late: they were due by then, or not delayed at all, or taken by retention or a move
+    to another queue.
     """
 
     cancelled: int

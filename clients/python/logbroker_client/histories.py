@@ -20,8 +20,9 @@ _PREFIX = "logbroker-"
 class MessageHistory:
     """Where a message was first, and how it died in the last queue that it came from.
 
-    `attempts` is 0, and what follows it empty, for a message that was moved without being dead. `cause` is `rejected`
-    or `max_deliveries`; `reason` is in the words of `consumer`, who held it last in `group`.
+    `cause` is `rejected`, `max_deliveries` or `ttl`, and empty with all that follows it for a message that was moved
+    without being dead. `attempts` is 0 for that and for one that grew too old before anybody got it. `reason` is in
+    the words of `consumer`, who held it last in `group`; of one that grew too old there is none of both.
     """
 
     origin: MessageId

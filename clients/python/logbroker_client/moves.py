@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias, final
 
 from logbroker.errors import InvalidArgumentError
+from logbroker_client.partitioner import partition_of
 from logbroker_client.settling import join_ranges
 
 if TYPE_CHECKING:
@@ -64,8 +65,13 @@ class RedrivePlan:
         if not queue or queue == message.id.queue or (self._where is not None and not self._where(message)):
             return None
         count = self._partitions(queue)
-        partition = history.origin.partition if history is not None else message.partition
-        return (queue, partition % count) if count else None
+        if not count:
+            return None
+        origin = message.id if history is None else history.origin
+        if message.key is not None and (queue != origin.queue or origin.partition >= count):
+            # Where others of its key are, or will be: an order by key is one of a partition.
+            return queue, partition_of(message.key, count)
+        return queue, origin.partition % count
 
 
 def origins(messages: Iterable[PeekedMessage]) -> set[str]:

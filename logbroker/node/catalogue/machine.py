@@ -280,6 +280,11 @@ class Catalogue:
         """True if there was such a group; one that never was may belong to a later catalogue than this."""
         return group < self._state.next_group and group not in self._state.groups
 
+    def homes(self, group: GroupId) -> list[NodeId]:
+        """The nodes that have a replica of a group which stays; none where there is no such group."""
+        row = self._state.groups.get(group)
+        return [] if row is None else [replica.node for replica in row.staying()]
+
     def is_replica_gone(self, group: GroupId, replica: ReplicaId) -> bool:
         """True if the replica was named once and belongs to the group no more: its node may delete it."""
         row = self._state.groups.get(group)

@@ -11,6 +11,7 @@ from logbroker.partition.failures import NO_POLICY, FailurePolicy
 from logbroker.partition.groups import ConsumerGroup
 from logbroker.partition.outcomes import Revived
 from logbroker.partition.runs import Run, RunState, RunTable
+from logbroker.partition.schedule import Schedule
 from logbroker.testing.mutants.planting import mutant
 
 if TYPE_CHECKING:
@@ -88,7 +89,7 @@ def _(patch: Patch) -> None:
 
 @mutant("revive-keeps-count", "B22", "a message that is revived is as near to death as it was")
 def _(patch: Patch) -> None:
-    def counting(group: ConsumerGroup, ranges: Ranges) -> Revived:
+    def counting(group: ConsumerGroup, ranges: Ranges, **_: object) -> Revived:
         dead = [run for start, end in ranges for run in group.table.dead(start, end)]
         for run in dead:
             group.table.put([Run(run.start, run.end, RunState.AVAILABLE, run.deliveries)])
@@ -104,7 +105,7 @@ def _(patch: Patch) -> None:
     def spoiled(data: bytes | memoryview) -> tuple[PartitionMachine, CheckpointMeta]:
         machine, meta = decode(data)
         for group in machine._groups.values():
-            group.revive(((0, machine.next_offset),))
+            group.revive(((0, machine.next_offset),), append_ms=0, schedule=Schedule())
         return machine, meta
 
     patch.function(decode, spoiled)
@@ -115,7 +116,8 @@ def _(patch: Patch) -> None:
     rewind = ConsumerGroup.rewind
 
     def reviving(group: ConsumerGroup, change: Rewind, **place: object) -> object:
-        group.revive(((change.start_offset, max(group.table.frontier, change.start_offset + 1)),))
+        ranges = ((change.start_offset, max(group.table.frontier, change.start_offset + 1)),)
+        group.revive(ranges, append_ms=0, schedule=Schedule())
         return rewind(group, change, **place)  # type: ignore[arg-type]  # handed through
 
     patch.attribute(ConsumerGroup, "rewind", reviving)

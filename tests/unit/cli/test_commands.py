@@ -556,6 +556,7 @@ LETTERS = [
     [
         ([], 4),
         (["--cause", "max_deliveries"], 2),
+        (["--cause", "ttl"], 0),
         (["--reason-contains", "timeout"], 2),
         (["--consumer", "till-1"], 2),
         (["--header", "shop=south"], 1),

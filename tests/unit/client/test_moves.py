@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -12,6 +13,7 @@ from logbroker.record.batch import Record
 from logbroker_client import MessageHistory, MessageId, RedriveProgress
 from logbroker_client.histories import history_of
 from logbroker_client.moves import RedrivePlan, move_ranges, pieces
+from logbroker_client.partitioner import partition_of
 from logbroker_client.peeking import PeekedMessage
 from logbroker_client.testing import MemoryBroker
 
@@ -74,6 +76,20 @@ def test_a_plan_sends_messages_where_they_came_from_or_all_to_one_queue() -> Non
     assert plan.skipped == 2
 
 
+@pytest.mark.parametrize(
+    ("count", "to", "place"),
+    [
+        (4, None, ("orders", 3)),  # where it was
+        (2, None, ("orders", partition_of(b"key 0", 2))),  # which is not there any more
+        (4, "all", ("all", partition_of(b"key 0", 4))),
+    ],
+)
+def test_a_message_with_a_key_goes_where_others_of_its_key_are(count: int, to: str | None, place: object) -> None:
+    message = replace(peeked(0, ORIGIN), _content=Record(b"v", b"key 0", (ORIGIN,)))
+    plan = RedrivePlan(to=to, where=None, partitions=lambda _: count)
+    assert list(plan.sorted([message])) == [place]
+
+
 def test_ranges_of_a_move_are_joined_by_partition_and_bounded() -> None:
     ids = [MessageId("q", 1, 4), MessageId("q", 0, 9), MessageId("q", 1, 5)]
     assert move_ranges("q", ids) == [(0, [(9, 10)]), (1, [(4, 6)])]
@@ -116,6 +132,38 @@ async def test_any_number_of_messages_is_moved_and_brought_back() -> None:
     assert broker.counts("orders").available == 700
     values = [record.value for part in broker.records("orders") for record in [part]]
     assert len(values) == 1_400
+
+
+async def test_a_redrive_takes_what_was_delayed_once_that_is_over() -> None:
+    broker = MemoryBroker()
+    broker.create_queue("dead", backoff=10.0)
+    broker.create_queue("orders", dead_letter="dead")
+    await kill(broker, 2)
+    async with broker.connect() as client:
+        async with client.consumer("dead", prefetch=1) as consumer:
+            async for message in consumer:
+                await message.nack()
+                break
+        assert await client.redrive("dead") == RedriveProgress(1, 1, 0)
+        broker.advance(10.1)
+        assert await client.redrive("dead") == RedriveProgress(1, 0, 0)
+    assert broker.counts("orders").available == 2
+
+
+async def test_a_message_that_grew_too_old_says_so() -> None:
+    broker = MemoryBroker()
+    broker.create_queue("dead")
+    broker.create_queue("orders", dead_letter="dead", max_age=5.0)
+    async with broker.connect() as client:
+        async with client.producer("orders") as producer:
+            await producer.send(b"a")
+        broker.advance(6.0)
+        async with client.consumer("dead") as consumer:
+            (message,) = await consumer.receive()
+            assert message.history is not None
+            assert (message.history.cause, message.history.attempts) == ("ttl", 0)
+            assert (message.history.group, message.history.consumer) == ("default", "")
+            await message.ack()
 
 
 async def test_many_moves_at_once_do_not_stack_up() -> None:

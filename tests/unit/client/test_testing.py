@@ -167,6 +167,25 @@ async def test_a_time_to_live_ends_between_other_deadlines() -> None:
         assert 60_000 <= row.buried_at_ms - begin_ms <= 61_000
 
 
+async def is_paused(client: Client) -> bool:
+    return (await client.describe_queue("orders")).partitions[0].groups[0].is_paused
+
+
+async def test_what_runs_out_during_a_pause_does_so_in_its_time() -> None:
+    broker = MemoryBroker()
+    broker.create_queue("orders", hide=5.0, breaker=0.5, breaker_count=2, breaker_pause=20.0)
+    async with broker.connect() as client, client.consumer("orders") as consumer:
+        await send(client, b"a", b"b", b"c", b"d")
+        messages = await consumer.receive()
+        for message in messages[:2]:
+            await message.nack()
+        assert await is_paused(client)
+        assert broker.counts("orders").leased >= 2
+        # What ends during a pause says nothing of what follows, and trips no breaker again.
+        broker.advance(21.0)
+        assert not await is_paused(client)
+
+
 async def test_groups_queues_and_tokens_are_those_of_a_node() -> None:
     broker = broker_with()
     async with broker.connect() as client:

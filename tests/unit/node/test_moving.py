@@ -326,6 +326,38 @@ def test_what_is_given_up_cannot_arrive_late(monkeypatch: pytest.MonkeyPatch) ->
     assert pair.letters() == []
 
 
+def test_a_node_without_a_replica_of_the_target_finds_its_leader() -> None:
+    pair = Pair(3)
+    source = pair.leader
+    pair.produce(b"a", b"b")
+    source.engine.remove_replica(ReplicaId(10 + source.number))
+    others = [node for node in pair.nodes.values() if node is not source]
+    while not any(node.engine.replicas[LETTERS].is_serving for node in others):
+        pair.tick()
+    assert pair.leader is source
+    source.engine.homes = lambda group: [node.number for node in others] if group == LETTERS else []
+    for _ in range(2):
+        pair.kill(1)
+        pair.tick(25)
+    assert pair.states() == "0-2 moved"
+    # The second row went where the first was taken.
+    assert {node.engine.replicas[LETTERS].machine.next_offset for node in others} == {2}
+
+
+def test_each_source_tries_the_next_home_when_its_number_was_not_taken() -> None:
+    engine = KitCluster(3).nodes[1].engine
+    engine.homes = lambda _: [NodeId(2), NodeId(3)]
+
+    def sent_to(source: int, number: int) -> list[NodeId]:
+        engine.send_transfer(GroupId(77), GroupId(source), number, NO_BATCH)
+        return list(engine.take_peer_messages())
+
+    assert [sent_to(*each) for each in ((5, 1), (6, 9), (5, 1), (6, 10))] == [[2], [2], [3], [2]]
+    assert [sent_to(*each) for each in ((5, 2), (5, 2), (6, 10))] == [[3], [2], [3]]
+    engine.homes = lambda _: []
+    assert sent_to(5, 2) == []
+
+
 def test_a_target_that_is_gone_gives_the_dead_back() -> None:
     pair = Pair(dead_letters=False)
     pair.nodes[1].engine.is_deleted = lambda group: group == 77

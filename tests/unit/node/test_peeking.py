@@ -77,6 +77,17 @@ def test_the_next_messages_of_a_group_are_those_not_settled_with_their_states() 
     assert (reply.next_offset, reply.log_end) == (6, 6)
 
 
+def test_what_was_delayed_is_available_when_that_is_over() -> None:
+    cluster = filled()
+    lease = cluster.ask(ReceiveRequest(DEFAULT_GROUP, 1, 30_000))
+    assert isinstance(lease, ReceiveReply)
+    cluster.ask(NackRequest(DEFAULT_GROUP, ((lease.lease, ((0, 1),)),), delay_ms=1_000))
+    assert states(peek(cluster))[0] == (0, 1, "delayed")
+    cluster.tick(10)
+    (shown, _) = peek(cluster).ranges
+    assert (shown.state.name.lower(), shown.deliveries, shown.visible_at_ms) == ("available", 1, 0)
+
+
 def test_with_those_that_are_settled_everything_kept_is_shown() -> None:
     assert states(peek(in_all_states(), settled=True))[:2] == [(0, 1, "acked"), (1, 2, "dead")]
 
@@ -130,5 +141,5 @@ def test_a_look_ends_after_so_many_runs_and_says_where_to_go_on() -> None:
         for kind in [kinds[place % 2]]
     ]
     table = RunTable.decode(0, runs)
-    found, at = look(table, PeekRequest(DEFAULT_GROUP, EARLIEST, 10), 0, 5 * MAX_LOOKED_RUNS)
+    found, at = look(table, PeekRequest(DEFAULT_GROUP, EARLIEST, 10), 0, 5 * MAX_LOOKED_RUNS, 0)
     assert (found, at) == ([], MAX_LOOKED_RUNS)

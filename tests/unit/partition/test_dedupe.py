@@ -375,6 +375,15 @@ def test_the_window_does_what_a_plain_list_does(windows: list[tuple[int, int]]) 
             window = DedupeWindow.decode(list(window.packed(5)), append_ms=now, next_offset=offset)
 
 
+@pytest.mark.parametrize(("max_count", "repeated"), [(1, ((3, 12),)), (2, ((3, 12),)), (3, ((1, 5), (3, 12)))])
+def test_what_a_batch_itself_pushes_out_is_foreseen(max_count: int, repeated: tuple[tuple[int, int], ...]) -> None:
+    window = DedupeWindow()
+    window.take(ids("a:1", "x:1"), 5, 0)
+    sent = ids("b:1", "a:1", "c:1", "c:1", max_count=max_count)
+    foreseen = window.look(sent, 10, 0)
+    assert window.take(sent, 10, 0) == foreseen == Verdicts(repeated)
+
+
 def test_what_was_forgotten_leaves_the_memory_as_new_ids_come() -> None:
     window = DedupeWindow()
     for n in range(1_000):

@@ -10,14 +10,18 @@ import pytest
 
 from logbroker.entry import EntryKind
 from logbroker.errors import CorruptBatchError, InvalidArgumentError
-from logbroker.ids import DEFAULT_GROUP, GroupName, Offset, Term
+from logbroker.ids import DEFAULT_GROUP, GroupId, GroupName, Offset, Term
 from logbroker.partition.armed import Armed
 from logbroker.partition.checkpoint import decode, encode_slices
 from logbroker.partition.commands import (
     Ack,
+    BuryOld,
     Cancel,
     CreateGroup,
     DeliverAt,
+    Moved,
+    MoveOut,
+    Revive,
     Rewind,
     SkipTo,
     encode_changes,
@@ -35,7 +39,7 @@ from logbroker.partition.decide import (
     due_time,
 )
 from logbroker.partition.offset_ranges import OffsetRanges
-from logbroker.partition.outcomes import Cancelled, Prepared, Produced, Rewound
+from logbroker.partition.outcomes import Cancelled, MovingOut, Prepared, Produced, Revived, Rewound
 from logbroker.partition.runs import Run, RunState
 from logbroker.partition.schedule import NEVER_MS, Schedule
 from logbroker.partition.state_form import ScheduleSlice, state_slices
@@ -376,3 +380,34 @@ def test_ranges_that_touch_are_joined_in_any_order() -> None:
     copy.drop_below(0)
     assert (list(ranges), list(copy)) == ([(6, 10)], [(1, 2), (5, 10)])
     assert all(one[1] < other[0] for one, other in pairwise(copy))
+
+
+def test_what_died_before_it_was_due_waits_again_when_it_is_revived() -> None:
+    machine = with_messages(1)
+    delay(machine, 2, 5_000)
+    produce(machine, 1)
+    change(machine, BuryOld(D, 4), append_ms=1_000)
+    assert states(machine) == "XXXX"
+    (outcome,) = change(machine, Revive(D, ((0, 4),)), append_ms=2_000)
+    assert outcome == Revived(D, 4)
+    assert states(again(machine)) == "-DD-"
+    receive(machine, 4, now_ms=4_999)
+    assert states(machine) == "LDDL"
+    change(machine, BuryOld(D, 4), append_ms=5_000)
+    change(machine, Revive(D, ((1, 3),)), append_ms=5_000)
+    assert states(again(machine)) == "L--L"
+
+
+def test_what_a_group_has_moved_is_out_of_reach_of_a_cancellation() -> None:
+    machine = with_messages(0)
+    delay(machine, 6, 5_000)
+    change(machine, CreateGroup(AUDIT, 0), BuryOld(D, 5), append_ms=1_000)
+    (first, _) = change(machine, MoveOut(D, ((1, 2),), GroupId(8)), MoveOut(D, ((3, 4),), GroupId(8)), append_ms=1_000)
+    assert isinstance(first, MovingOut)
+    change(machine, Moved(D, GroupId(8), first.number, is_refused=False), append_ms=1_000)
+    assert states(machine) == "XmXMXD"
+    assert decide_cancel(machine, ranges=((3, 4),), now_ms=1_000) == Answer(Cancelled(0, 1), machine.applied_index)
+    assert change(machine, Cancel(((1, 6),)), append_ms=1_000) == (Cancelled(3, 2),)
+    assert (states(machine), states(machine, AUDIT)) == ("Xm.M..", "DD.D..")
+    change(machine, Rewind(D, 1, 0, ""), append_ms=2_000)
+    assert states(again(machine)) == "Xm.M.."

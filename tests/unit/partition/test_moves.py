@@ -23,12 +23,17 @@ from logbroker.partition.commands import (
     Moved,
     MoveIn,
     MoveOut,
+    Nack,
+    Purge,
+    Rewind,
+    SkipTo,
     encode_changes,
 )
 from logbroker.partition.decide import Answer, Propose, ProposeBatch
 from logbroker.partition.moving import decide_move_in, decide_move_out, decide_moved
 from logbroker.partition.outbox import MAX_OWED, Inbox, Outbox, Owed, SourceRow
 from logbroker.partition.outcomes import Misfit, MoveEnded, MovingOut, Nothing, Prepared, Void
+from logbroker.partition.rewind import FIRST_PURGE_ID
 from logbroker.partition.runs import Run, RunState
 from logbroker.partition.state_form import GroupHead, Head, InboxSlice, OutboxSlice, RunSlice, Section, state_slices
 from logbroker.record.batch import read_header
@@ -97,6 +102,26 @@ def test_what_is_available_or_dead_goes_and_keeps_what_is_known_of_it() -> None:
     assert machine.group(D).table.overlap(0, 3) == before
     assert states(machine) == "XXX--"
     assert len(machine.outbox) == 0
+
+
+def test_what_is_given_back_was_purged_or_skipped_as_the_others_were() -> None:
+    machine = with_dead(2)
+    produce(machine, 2)
+    number = move(machine, (0, 4))
+    change(machine, SkipTo(D, 1, 3, ""))
+    copy = again(machine)
+    end(machine, number, refused=True)
+    assert states(machine) == "XX.-"
+    change(copy, Purge(D, FIRST_PURGE_ID, 4, ""), Rewind(D, 2, 3, ""))
+    end(copy, number, refused=True)
+    assert states(again(copy)) == "...-"
+
+
+def test_what_was_purged_before_it_went_comes_back() -> None:
+    machine = with_messages(2)
+    change(machine, Purge(D, FIRST_PURGE_ID, 2, ""), Rewind(D, 1, 0, ""))
+    end(machine, move(machine, (0, 2)), refused=True)
+    assert states(machine) == "--"
 
 
 @pytest.mark.parametrize(
@@ -170,6 +195,22 @@ def test_the_leader_chooses_from_the_front_up_to_a_count() -> None:
     assert decision == Answer(MovingOut(D, TARGET, 0, 0), machine.applied_index)
     assert refusal(decide_move_out(machine, AUDIT, ranges=((0, 1),), target=TARGET)).startswith("not_found")
     assert refusal(decide_move_out(machine, D, ranges=((0, 8),), target=TARGET)).startswith("offset_out_of_range")
+
+
+def test_a_delay_that_is_over_holds_no_message_back() -> None:
+    machine = with_messages(3)
+    lease = receive(machine, 2)
+    change(machine, Nack(D, lease, ((0, 1),), 5_000, ""), Nack(D, lease, ((1, 2),), 6_000, ""), append_ms=1_000)
+    for now_ms, found in [(4_999, ((2, 3),)), (5_000, ((0, 1), (2, 3))), (6_000, ((0, 3),))]:
+        decision = decide_move_out(machine, D, ranges=((0, 3),), target=TARGET, now_ms=now_ms)
+        assert decision == Propose((MoveOut(D, found, TARGET),))
+    (early,) = change(machine, MoveOut(D, ((0, 2),), TARGET), append_ms=5_999)
+    assert isinstance(early, Nothing)
+    (moving_out,) = change(machine, MoveOut(D, ((0, 2),), TARGET), append_ms=6_000)
+    assert isinstance(moving_out, MovingOut)
+    assert states(again(machine)) == "MM-"
+    end(machine, moving_out.number, refused=True)
+    assert states(again(machine)) == "11-"
 
 
 def test_retention_takes_rows_and_their_beginnings() -> None:

@@ -30,6 +30,7 @@ def test_each_partition_is_a_group_with_a_voter_on_each_member_and_another_first
     assert [row.partition for row in rows if row] == [0, 1, 2, 3]
     assert [[r.node for r in row.replicas] for row in rows if row] == [[2, 3, 1], [3, 1, 2], [1, 2, 3], [2, 3, 1]]
     assert [row.initial for row in rows if row] == [(4, 5, 6), (7, 8, 9), (10, 11, 12), (13, 14, 15)]
+    assert [catalogue.homes(GroupId(group)) for group in (2, 9)] == [[3, 1, 2], []]
 
 
 def test_creating_a_queue_again_finds_it_and_with_other_settings_is_refused() -> None:
