@@ -184,6 +184,8 @@ def test_what_has_run_out_is_forgotten_unless_it_was_extended() -> None:
     take(world, lease(71, hide_left_ms=5_000))
     extended = SettleResult(LeaseId(71), 1)
     settle(world, Extend(9, **PLACE, items=[(71, [(0, 1)])], hide_ms=20_000), ExtendRequest, extended)
+    stale = SettleResult(LeaseId(70), 0, stale=((0, 1),))
+    settle(world, Extend(9, **PLACE, items=[(70, [(0, 1)])], hide_ms=20_000), ExtendRequest, stale)
     # A shorter time for some of its messages leaves the others as they are.
     settle(world, Extend(9, **PLACE, items=[(71, [(1, 2)])], hide_ms=1_000), ExtendRequest, extended)
     for seconds, left in ((4.9, 2), (0.2, 2), (1.0, 1), (13.8, 1), (2.0, 0)):
