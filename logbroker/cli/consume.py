@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from logbroker.cli.output import Row
     from logbroker.wire.requests import AnyRequest, Settled
     from logbroker_client import Client, Message
+    from logbroker_client.options import OnClose
 
 RANGES_PER_REQUEST = 1_000
 _NEWLINE = b"\n"
@@ -46,6 +47,13 @@ class _Taken:
 @click.option("--hide", type=DURATION, help="Hide what is received for this long; the queue's setting if not given.")
 @click.option("--ack/--no-ack", "acks", default=True, help="Ack each message once it is written; else it comes again.")
 @click.option("--stream", "streams", is_flag=True, help="Subscribe: have messages pushed, and ask for none.")
+@click.option(
+    "--on-close",
+    type=click.Choice(["keep", "release"]),
+    default="keep",
+    show_default=True,
+    help="What is not acked when the connection ends: keep it hidden, or have it delivered to others at once.",
+)
 @output_options
 @connection_options
 def consume(
@@ -57,6 +65,7 @@ def consume(
     hide: int | None,
     acks: bool,
     streams: bool,
+    on_close: OnClose,
     output: Output,
     connection: Connection,
 ) -> int:
@@ -79,9 +88,11 @@ def consume(
         hide_s = None if hide is None else hide / 1000
         name = "logbroker-cli"
         if streams:
-            opened = client.subscribe(queue, group=group, hide=hide_s, credit=most, name=name)
+            opened = client.subscribe(queue, group=group, hide=hide_s, credit=most, name=name, on_close=on_close)
         else:
-            opened = client.consumer(queue, group=group, hide=hide_s, max_messages=most, prefetch=1, name=name)
+            opened = client.consumer(
+                queue, group=group, hide=hide_s, max_messages=most, prefetch=1, name=name, on_close=on_close
+            )
         async with opened as consumer:
             while count is None or taken.count < count:
                 with trio.move_on_after(float("inf") if follow else wait / 1000) as patience:

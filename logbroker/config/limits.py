@@ -119,6 +119,13 @@ class Limits(BaseModel):
         le=GIB,
         description="The same in bytes of batches; at a connection that is slow waits one delivery of each stream.",
     )
+    max_leases_on_close: int = Field(
+        default=1_000,
+        ge=1,
+        le=100_000,
+        description="Leases of one connection that go back when it ends, where its receives ask for that; past it "
+        "the oldest are left to their hide time.",
+    )
     max_queues: int = Field(default=1_000, ge=1, le=10_000, description="Queues of the cluster.")
     max_partitions_per_queue: int = Field(default=64, ge=1, le=1_024, description="Partitions of one queue.")
     max_partitions: int = Field(
@@ -197,6 +204,8 @@ FIXED_LIMITS = (
 
 CONNECTION_BYTES = 128 * KIB
 """What a connection takes by itself: its tasks, its TLS state, and the beginnings of frames."""
+LEASE_BYTES = 640
+"""What a lease takes that goes back with its connection."""
 
 
 def connections_bytes(limits: Limits, *, connections: int | None = None) -> int:
@@ -204,7 +213,8 @@ def connections_bytes(limits: Limits, *, connections: int | None = None) -> int:
     count = limits.max_connections if connections is None else connections
     message = limits.max_websocket_message_bytes
     last = max(message + HEADER_COST * MAX_MESSAGE_HEADER_BYTES, TEXT_COST * message)
-    return 2 * limits.max_held_bytes + last + count * (message + CONNECTION_BYTES)
+    each = message + CONNECTION_BYTES + LEASE_BYTES * limits.max_leases_on_close
+    return 2 * limits.max_held_bytes + last + count * each
 
 
 def limits_page() -> str:
@@ -241,7 +251,8 @@ All client connections of a node together take at most, in bytes of memory:
   2 x max_held_bytes                        requests without answer, replies not written yet
 + message + {header_cost} x {headers:,}            the message that is looked at, with its headers decoded;
   or {text_cost} x message if that is more        as a text of JSON
-+ connections x (message + {each:,})    messages of which a part has come, and what a connection takes by itself
++ connections x (message + {each:,}     messages of which a part has come, and what a connection takes by itself,
+  + {lease} x max_leases_on_close)             with the leases that go back when it ends
 ```
 
 `message` is the largest WebSocket message. With the defaults that is {most:,} MiB if all {connections:,} connections do
@@ -266,6 +277,7 @@ def _memory_lines() -> Iterator[str]:
             headers=MAX_MESSAGE_HEADER_BYTES,
             text_cost=TEXT_COST,
             each=CONNECTION_BYTES,
+            lease=LEASE_BYTES,
             early=MAX_REQUEST_HEADER_BYTES + limits.max_http_head_bytes,
             most=connections_bytes(limits) // MIB,
             connections=limits.max_connections,

@@ -192,8 +192,12 @@ class MemoryBroker:
         return connection
 
     def close(self, connection: MemoryConnection) -> None:
+        """What goes back with the connection does so at once: a sweep waits for repeats, and here no answer is lost."""
         self._connections.pop(connection, None)
-        connection.end()
+        with self.turn():
+            connection.end()
+            self._service.handover.sweep()
+            self._service.handover.sweep()
 
     def _settle(self) -> None:
         """Let those be served who wait for what was just committed, and the dead be moved."""

@@ -1,5 +1,7 @@
 """Leases between their commit and their consumer: those that never reach it go back, and do not count as deliveries.
 
+So do those that are to go back when the connection ends (`holdings`).
+
 A repeat of a receive gets the same lease, perhaps on another connection. So a lease whose connection is gone waits for
 one sweep, and goes back only if no other connection has taken it over.
 """
@@ -22,7 +24,7 @@ LeaseKey = tuple["GroupId", "LeaseId"]
 
 @final
 class Handover:
-    """One for all connections of a node; `owner` is the connection that has the reply in its buffer."""
+    """One for all connections of a node; `owner` is the connection that has the reply in its buffer, or has it held."""
 
     def __init__(self, submit: Callable[[GroupId, Request, Answer], None]) -> None:
         self.released = 0
@@ -34,7 +36,7 @@ class Handover:
 
     @property
     def open_count(self) -> int:
-        """Leases that are on their way, or wait to go back."""
+        """Leases that are on their way, go back with their connection, or wait to go back."""
         return len(self._owners) + len(self._orphans) + len(self._fresh)
 
     def begin(self, key: LeaseKey, owner: object) -> None:
@@ -44,7 +46,7 @@ class Handover:
         self._fresh.pop(key, None)
 
     def written(self, key: LeaseKey, owner: object) -> None:
-        """The reply was handed to the operating system."""
+        """The reply was handed to the operating system, and the lease is the client's alone."""
         if self._owners.get(key) is owner:
             del self._owners[key]
 
@@ -54,6 +56,12 @@ class Handover:
             del self._owners[key]
             self._fresh[key] = group
 
+    def give_back(self, key: LeaseKey, group: GroupName, owner: object) -> None:
+        """As `lost`, without a wait for somebody who takes it over: nobody could here."""
+        if self._owners.get(key) is owner:
+            del self._owners[key]
+            self._release(key, group)
+
     def unwanted(self, key: LeaseKey, group: GroupName) -> None:
         """The lease was made for somebody who was gone already."""
         if key not in self._owners:
@@ -62,9 +70,13 @@ class Handover:
     def sweep(self) -> None:
         """Give back what was lost before the last sweep and not taken over since."""
         due, self._orphans, self._fresh = self._orphans, self._fresh, {}
-        for (group, lease), consumer_group in due.items():
-            self.released += 1
-            self._submit(group, ReleaseRequest(consumer_group, lease), _ignore)
+        for key, consumer_group in due.items():
+            self._release(key, consumer_group)
+
+    def _release(self, key: LeaseKey, consumer_group: GroupName) -> None:
+        group, lease = key
+        self.released += 1
+        self._submit(group, ReleaseRequest(consumer_group, lease), _ignore)
 
 
 def _ignore(_: Reply | LogBrokerError) -> None:

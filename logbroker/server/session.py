@@ -28,14 +28,15 @@ from logbroker.errors import (
 from logbroker.ids import GroupId, GroupName, LeaseId
 from logbroker.server.auth import authorize
 from logbroker.server.closing import CloseCode, Closing
+from logbroker.server.holdings import Held, Holdings
 from logbroker.server.service import CATCH_UP_S, CatalogueMiss, ClientService, Identity
 from logbroker.wire.protocol import HEADER_COST, ServerProtocol, State
 from logbroker.wire.requests import AnyReply, AnyRequest, Hello, Receive, Subscribe, Welcome
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Mapping
+    from collections.abc import Awaitable, Iterable, Mapping
 
-    from logbroker.node.requests import Answer, Reply, Request
+    from logbroker.node.requests import Answer, Reply, Request, SettleResult
     from logbroker.server.streams import Stream
     from logbroker.server.subprotocols import AnyServerProtocol
     from logbroker.wire.requests import Request as WireRequest
@@ -209,6 +210,8 @@ class Session:
         self._accounted_bytes = 0
         # Leases whose reply is in the buffer, with the position in the outgoing bytes where that reply ends.
         self._unwritten: deque[tuple[int, GroupId, LeaseId, GroupName]] = deque()
+        # Leases that go back with the connection, written or not; most connections have none, ever.
+        self._holdings: Holdings | None = None
         self._closing_since_s: float | None = None
         self._work_places = trio.CapacityLimiter(MAX_WORKS)
         self._is_ended = False
@@ -288,7 +291,8 @@ class Session:
         unwritten = self._unwritten
         while unwritten and unwritten[0][0] <= self._taken_bytes:
             _, group, lease, _ = unwritten.popleft()
-            self.service.handover.written((group, lease), self)
+            if self._holdings is None or (group, lease) not in self._holdings:
+                self.service.handover.written((group, lease), self)
         self._transport.wake_reader()
         self.resume()
 
@@ -363,6 +367,58 @@ class Session:
         self.service.handover.begin((group, lease), self)
         return end
 
+    # Leases that go back with the connection.
+
+    def hold(
+        self,
+        group: GroupId,
+        lease: LeaseId,
+        consumer_group: GroupName,
+        *,
+        end: int,
+        count: int,
+        hide_left_ms: int,
+    ) -> None:
+        """Have a lease go back when the connection ends, as far as it is not settled over it; after `hand_over`.
+
+        `end` is what that gave. Beyond `limits.max_leases_on_close` the oldest ones are left to their hide time.
+        """
+        service = self.service
+        if self._holdings is None:
+            self._holdings = Holdings(max_count=service.limits.max_leases_on_close)
+        now_s = service.clock()
+        held = Held(group, lease, consumer_group, count, now_s + hide_left_ms / 1000, end)
+        self._let_go(self._holdings.add(held, now_s=now_s))
+
+    def note_settled(self, group: GroupId, results: Iterable[SettleResult]) -> None:
+        """An ack, nack or reject of this connection was carried out."""
+        if self._holdings is not None:
+            for result in results:
+                self._let_go(self._holdings.settle((group, result.lease), result.done_count))
+
+    def note_extended(self, group: GroupId, results: Iterable[SettleResult], hide_ms: int) -> None:
+        if self._holdings is not None:
+            until_s = self.service.clock() + hide_ms / 1000
+            for result in results:
+                if result.done_count:
+                    self._holdings.extend((group, result.lease), until_s)
+
+    def note_released(self, group: GroupId, lease: LeaseId) -> None:
+        if self._holdings is not None:
+            self._let_go(self._holdings.drop((group, lease)))
+
+    def _let_go(self, forgotten: list[Held]) -> None:
+        """What is not to go back any more belongs to nobody here, unless its reply waits to be written."""
+        for held in forgotten:
+            if self.has_written(held.end):
+                self.service.handover.written(held.key, self)
+
+    def _give_back(self) -> None:
+        """The node stops. At once, as long as it leads: whoever could repeat the receive does so elsewhere."""
+        if self._holdings is not None:
+            for held in self._holdings.clear():
+                self.service.handover.give_back(held.key, held.consumer_group, self)
+
     def start(self, exchange: Exchange, work: Callable[[], Awaitable[AnyReply]]) -> None:
         """Carry out what has to wait, in a task that ends with the connection."""
         self._transport.start_soon(self._carry_out, exchange, work)
@@ -386,6 +442,8 @@ class Session:
         if self.closing is not None:
             return
         now_s = self.service.clock()
+        if self._holdings is not None:
+            self._let_go(self._holdings.expire(now_s))
         timeouts = self.service.settings.timeouts
         if not self.is_greeted:
             if now_s - self._opened_s >= timeouts.hello_ms / 1000:
@@ -460,7 +518,11 @@ class Session:
         self.close(Closing(CloseCode.SERVER_ERROR, "the server made a mistake; its log says which", flushes=False))
 
     def stop_waiting(self) -> None:
-        """The node stops: long polls and streams are answered at once; the rest has its time still."""
+        """The node stops: long polls and streams are answered at once; the rest has its time still.
+
+        Leases that go back with the connection do so now, while there is somebody to take them back.
+        """
+        self._give_back()
         waiting = [one for one in self._open.values() if isinstance(one.request, Receive | Subscribe)]
         for exchange in waiting:
             exchange.abandon()
@@ -475,7 +537,9 @@ class Session:
         self.close(Closing(CloseCode.GOING_AWAY, f"node {node} is shutting down"))
 
     def end(self) -> None:
-        """The connection is gone: whoever still answers answers nobody, and unread leases go back."""
+        """The connection is gone: whoever still answers answers nobody, and leases go back that were not written, and
+        those of receives and streams that asked for it.
+        """
         if self._is_ended:
             return
         self._is_ended = True
@@ -487,6 +551,9 @@ class Session:
         for _, group, lease, consumer_group in self._unwritten:
             self.service.handover.lost((group, lease), consumer_group, self)
         self._unwritten.clear()
+        if self._holdings is not None:
+            for held in self._holdings.clear():
+                self.service.handover.lost(held.key, held.consumer_group, self)
         self._protocol.close()
         self._sending_bytes = 0
         self._account()

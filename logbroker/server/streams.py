@@ -146,6 +146,10 @@ class Stream:
             service.handover.unwanted((group, reply.lease), consumer_group)
             return
         self._end = session.hand_over(group, reply.lease, consumer_group)
+        if self._request.release_on_close:
+            session.hold(
+                group, reply.lease, consumer_group, end=self._end, count=count, hide_left_ms=reply.hide_left_ms
+            )
         self._count += count
         service.measures.pushed_deliveries += 1
         traffic = service.measures.queue(self._request.queue)

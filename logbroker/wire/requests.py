@@ -459,6 +459,8 @@ class Receive(Request, frozen=True, gc=False, tag=5, kw_only=True):
     session: Number
     request_id: Number
     consumer: Name = ""
+    release_on_close: bool = False
+    """What is left of the lease when this connection ends goes back at once, not counted as delivered."""
 
 
 @final
@@ -647,6 +649,8 @@ class Subscribe(Request, frozen=True, gc=False, tag=25, kw_only=True):
     max_bytes: Number
     """Of one delivery; a single batch may be larger."""
     consumer: Name = ""
+    release_on_close: bool = False
+    """What is left of its leases when this connection ends goes back at once, not counted as delivered."""
 
 
 @final

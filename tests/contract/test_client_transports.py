@@ -533,6 +533,53 @@ def test_a_block_that_ends_too_late_says_so(face: Face, node: str, queue: str) -
 
 
 @everywhere
+@pytest.mark.parametrize("how", ["consumer", "subscribe"])
+def test_what_a_client_holds_goes_back_with_its_connection_where_it_says_so(
+    face: Face, node: str, queue: str, how: str
+) -> None:
+    async def scenario() -> None:
+        async with face.connect(node) as client:
+            await client.create_queue(queue, hide=600.0)
+            async with client.producer(queue) as producer:
+                await producer.send_many([b"done", b"begun", b"waiting"])
+            async with face.connect(node) as other:
+                async with getattr(other, how)(queue, on_close="release") as consumer:
+                    first, *_ = await take(consumer, 3)
+                    await first.ack()
+                # The connection is the client's, and is there still.
+                assert await counts(client, queue) == (0, 2)
+            async with client.consumer(queue) as consumer:
+                messages = await take(consumer, 2)
+                assert [(message.value, message.deliveries) for message in messages] == [(b"begun", 1), (b"waiting", 1)]
+                await consumer.ack(messages)
+            assert await counts(client, queue) == (0, 0)
+
+    face.run(scenario)
+
+
+@everywhere
+def test_what_a_client_holds_stays_hidden_when_its_connection_ends(face: Face, node: str, queue: str) -> None:
+    async def scenario() -> None:
+        async with face.connect(node) as client:
+            await client.create_queue(queue, hide=600.0)
+            async with client.producer(queue) as producer:
+                await producer.send(b"begun")
+            async with face.connect(node) as other, other.consumer(queue) as consumer:
+                await take(consumer, 1)
+            async with client.producer(queue) as producer:
+                await producer.send(b"later")
+            async with client.consumer(queue, on_close="release") as consumer:
+                (message,) = await consumer.receive()
+                assert message.value == b"later"
+                await message.ack()
+            assert await counts(client, queue) == (0, 1)
+            with pytest.raises(InvalidArgumentError, match="on_close is 'nack', not keep or release"):
+                client.consumer(queue, on_close="nack")
+
+    face.run(scenario)
+
+
+@everywhere
 def test_when_the_hide_time_is_over_the_message_comes_again_and_the_old_lease_is_stale(
     face: Face, node: str, queue: str
 ) -> None:

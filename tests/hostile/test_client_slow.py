@@ -8,6 +8,7 @@ import socket
 from contextlib import AsyncExitStack, suppress
 from typing import TYPE_CHECKING
 
+import msgspec
 import pytest
 import trio
 
@@ -254,6 +255,33 @@ async def test_streams_for_who_does_not_read_lease_no_more_than_fits_and_hold_up
         assert peak_bytes < 8 << 20
         assert service.measures.closed == {}
         assert listener.connection_count >= 2
+
+
+async def test_who_settles_nothing_has_so_many_leases_go_back_with_it_and_the_others_keep_theirs() -> None:
+    service = service_of(limits={"max_leases_on_close": 10})
+    backend = fake_of(service)
+    async with serving(service) as (listener, port), bystander(port):
+        async with connected(port) as holder, connected(port) as stranger:
+            last = 70
+            for one, count in ((holder, 5), (stranger, 300)):
+                await one.greet()
+                for rid in range(2, 2 + count):
+                    asked = msgspec.structs.replace(receive(rid), release_on_close=True)
+                    await one.send(ws(framed(asked)))
+                    await until(lambda: bool(backend.asked))
+                    part = Part(b"batch", Offset(last), 1_000, ((last, last + 1, 1),))
+                    backend.take(ReceiveRequest)[2](ReceiveReply(LeaseId(last), 43_200_000, 43_200_000, (part,)))
+                    assert not isinstance(await one.reply(), Error)
+                    last += 1
+            assert service.handover.open_count == 5 + 10
+            await stranger.stream.aclose()
+            with soon():
+                await until(lambda: len(backend.asked) == 10)
+            assert [request.lease for _, request, _ in backend.asked] == list(range(last - 10, last))  # type: ignore[union-attr]  # releases
+            assert listener.connection_count == 2
+            backend.asked.clear()
+        with soon():
+            await until(lambda: len(backend.asked) == 5)
 
 
 # --- writers that stall ---

@@ -21,9 +21,11 @@ from logbroker_client.pending import Pending
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from logbroker.wire.protocol import ClientProtocol
     from logbroker.wire.requests import AnyReply, AnyRequest
     from logbroker_client.core import ClientCore
     from logbroker_client.links import Link
+    from logbroker_client.pending import Asked
 
 
 @final
@@ -62,6 +64,7 @@ class Call(Pending):
         "_failure_count",
         "_on_done",
         "_on_push",
+        "answered_by",
         "body",
         "build",
         "deadline",
@@ -99,6 +102,8 @@ class Call(Pending):
         self.is_uncertain = False
         # Where it waits for its reply.
         self.link: Link | None = None
+        # The connection of the last reply or push, which may be over by now.
+        self.answered_by: ClientProtocol[Asked] | None = None
         self._core = core
         # Nobody needs it to be tried again.
         self.is_last_try = False
@@ -107,6 +112,7 @@ class Call(Pending):
         self._failure_count = 0
 
     def on_reply(self, reply: AnyReply, body: bytes) -> None:
+        self.answered_by = None if self.link is None else self.link.protocol
         if type(reply) in _PUSHES:
             self._failure_count = 0
             if self._on_push is not None:

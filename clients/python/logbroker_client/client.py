@@ -78,6 +78,7 @@ if TYPE_CHECKING:
     from logbroker_client.codecs import MessageCodec
     from logbroker_client.core import ClientCore
     from logbroker_client.moves import Destination
+    from logbroker_client.options import OnClose
     from logbroker_client.waits import Waits
 
 _R = TypeVar("_R", bound=Reply)
@@ -139,6 +140,7 @@ class Client:
         prefetch: int = 4,
         timeout: float | None = None,
         name: str = "",
+        on_close: OnClose = "keep",
     ) -> Consumer[_Read]:
         """A consumer, for use in `async with`.
 
@@ -147,6 +149,12 @@ class Client:
         when the server hands them out: with slow work take few at once (`max_messages`, `prefetch`).
         None takes the queue's setting. `wait` is how long a receive waits at the server. `prefetch` is
         how many receives may be fetched ahead, beside one for each partition. `name` is for traces.
+
+        With `on_close="release"` the server takes back what is not settled when the connection that it came by ends,
+        for whatever reason: within half a second others get it, and the delivery does not count. So after a reconnect
+        these messages are not this consumer's any more. What it has fetched ahead is dropped then; an ack of what the
+        application works on raises StaleLeaseError once it is taken back, and does its work before. The connections
+        are the client's: leaving the consumer's block ends none. Hide time is the net where the server cannot do it.
         """
         options = ConsumerOptions(
             group=group,
@@ -157,6 +165,7 @@ class Client:
             prefetch_count=prefetch,
             timeout_s=self.core.options.timeout_s if timeout is None else timeout,
             name=name,
+            on_close=on_close,
         )
         return Consumer(self, queue, options, codec)
 
@@ -173,13 +182,14 @@ class Client:
         max_bytes: int = 1024 * 1024,
         timeout: float | None = None,
         name: str = "",
+        on_close: OnClose = "keep",
     ) -> Consumer[_Read]:
         """As `consumer`, with messages that are pushed as they become available.
 
         `credit` and `credit_bytes` bound what is pushed, has arrived and is worked on, for each partition; a batch is
         worked on until the next one is taken. Nothing is leased beyond it, so hide time begins about when there is
         somebody to work: with slow work give little credit. `max_messages` and `max_bytes` are of one delivery, which
-        takes half of the credit at the most.
+        takes half of the credit at the most. `on_close` is that of `consumer`.
         """
         options = SubscriptionOptions(
             group=group,
@@ -190,6 +200,7 @@ class Client:
             max_bytes=max_bytes,
             timeout_s=self.core.options.timeout_s if timeout is None else timeout,
             name=name,
+            on_close=on_close,
         )
         return Consumer(self, queue, options, codec)
 

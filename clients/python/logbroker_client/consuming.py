@@ -52,7 +52,8 @@ class ConsumerCore:
         self._outstanding_count = 0
 
     def statistics(self) -> ConsumerStatistics:
-        return ConsumerStatistics(self._outstanding_count, len(self.inbox), self.inbox.expired_count)
+        inbox = self.inbox
+        return ConsumerStatistics(self._outstanding_count, len(inbox), inbox.expired_count, inbox.lost_count)
 
     # --- receiving ---
 
@@ -112,6 +113,7 @@ class ConsumerCore:
             session=self.core.session,
             request_id=request_id,
             consumer=options.name,
+            release_on_close=self.inbox.releases_on_close,
         )
 
     def _on_received(self, source: _Source, request_id: int, call: Call) -> None:
@@ -125,7 +127,7 @@ class ConsumerCore:
                     RemoteProtocolError(f"a receive from {self.queue}/{source.partition} leased what nobody asked for")
                 )
             elif reply.parts:
-                self.inbox.put(source.partition, reply, call.body)
+                self.inbox.put(source.partition, reply, call, call.body)
         elif isinstance(call.error, UnavailableError) and not (self.inbox.is_closed or self.core.is_closed):
             # Out of reach for long, or forgotten by the server. The lease may exist: the same again.
             self._receive(source, request_id)
@@ -136,7 +138,7 @@ class ConsumerCore:
     # --- taking ---
 
     def take(self) -> Delivery | None:
-        """The next lease that has not run out; None when there is none yet. Errors come after deliveries."""
+        """The next lease that is not over; None when there is none yet. Errors come after deliveries."""
         while (delivery := self.inbox.pop()) is not None:
             self.start()
             if self.inbox.is_current(delivery):

@@ -1,6 +1,7 @@
 """What has arrived for one consumer and is not taken yet, and the settlers of its partitions.
 
-A lease that ran out before it was taken is dropped: its messages are somebody else's. What is here when the consumer is
+A lease that ran out before it was taken is dropped: its messages are somebody else's. So is one that has ended with its
+connection. What is here when the consumer is
 closed was shown to nobody, and goes back.
 """
 
@@ -11,15 +12,18 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, final
 
+from logbroker.wire.protocol import State
 from logbroker.wire.requests import Release
 from logbroker_client.settling import Settler
 
 if TYPE_CHECKING:
     from logbroker.errors import LogBrokerError
+    from logbroker.wire.protocol import ClientProtocol
     from logbroker.wire.requests import AnyRequest, Delivered, Peeked, Received
     from logbroker_client.calls import Call
     from logbroker_client.core import ClientCore
     from logbroker_client.options import ConsumerOptions, SubscriptionOptions
+    from logbroker_client.pending import Asked
 
 
 @final
@@ -32,6 +36,8 @@ class Delivery:
     body: bytes
     expires_at: float
     """On the client's clock, by the server's word when it answered."""
+    connection: ClientProtocol[Asked] | None = None
+    """With which the lease ends; None where it does not."""
 
     @property
     def count(self) -> int:
@@ -47,6 +53,8 @@ class ConsumerStatistics:
     ready_count: int
     expired_count: int
     """Leases that ran out before they were taken: hide time is too short for what is fetched ahead."""
+    lost_count: int
+    """Leases that ended with their connection before they were taken; only where `on_close` is `release`."""
 
 
 @final
@@ -58,6 +66,7 @@ class Inbox:
         self.waiters: dict[object, None] = {}
         self.settlers: list[Settler] = []
         self.expired_count = 0
+        self.lost_count = 0
         self.is_closed = False
         self._core = core
         self._queue = queue
@@ -80,9 +89,16 @@ class Inbox:
         route = self._core.routes.queues.get(self._queue)
         return route.settings.hide_ms if route is not None else 30_000
 
-    def put(self, partition: int, received: Received | Delivered, body: bytes) -> Delivery:
-        """Take what arrived just now; once it is closed, that goes back."""
-        delivery = Delivery(partition, received, body, self._core.env.clock() + received.hide_left_ms / 1000)
+    @property
+    def releases_on_close(self) -> bool:
+        """Whether leases are to go back when their connection ends."""
+        return self._options.on_close == "release"
+
+    def put(self, partition: int, received: Received | Delivered, call: Call, body: bytes) -> Delivery:
+        """Take what has just answered `call`, or was pushed for it; once this is closed, that goes back."""
+        expires_at = self._core.env.clock() + received.hide_left_ms / 1000
+        connection = call.answered_by if self.releases_on_close else None
+        delivery = Delivery(partition, received, body, expires_at, connection)
         if self.is_closed:
             self._release([delivery])
         else:
@@ -101,7 +117,10 @@ class Inbox:
         return self._ready.popleft() if self._ready else None
 
     def is_current(self, delivery: Delivery) -> bool:
-        """Whether the application may have it; counts those that have run out."""
+        """Whether the application may have it; counts those that have run out, or ended with their connection."""
+        if delivery.connection is not None and delivery.connection.state is not State.OPEN:
+            self.lost_count += 1
+            return False
         if delivery.expires_at > self._core.env.clock():
             return True
         self.expired_count += 1

@@ -3,9 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import final
+from typing import Literal, TypeAlias, final
 
 from logbroker.errors import InvalidArgumentError
+
+OnClose: TypeAlias = Literal["keep", "release"]
+"""What becomes of a consumer's leases when a connection that brought them ends: `keep`, they stay until their hide time
+is over; `release`, what is left of them goes back, not counted as delivered."""
+
+
+def check_on_close(value: str) -> None:
+    if value not in ("keep", "release"):
+        raise InvalidArgumentError(f"on_close is {value!r}, not keep or release")
 
 
 def check_range(name: str, value: float, low: float, high: float) -> None:
@@ -76,10 +85,12 @@ class ConsumerOptions:
     """For acks and the like."""
     name: str = ""
     """What this consumer is called in traces."""
+    on_close: OnClose = "keep"
 
     def __post_init__(self) -> None:
         if not self.group:
             raise InvalidArgumentError("the name of a consumer group cannot be empty")
+        check_on_close(self.on_close)
         if self.hide_s is not None:
             check_range("hide", self.hide_s, 1, 43_200)
         check_range("wait", self.wait_s, 0.1, 30)
@@ -107,10 +118,12 @@ class SubscriptionOptions:
     """For acks and the like."""
     name: str = ""
     """What this consumer is called in traces."""
+    on_close: OnClose = "keep"
 
     def __post_init__(self) -> None:
         if not self.group:
             raise InvalidArgumentError("the name of a consumer group cannot be empty")
+        check_on_close(self.on_close)
         if self.hide_s is not None:
             check_range("hide", self.hide_s, 1, 43_200)
         check_range("credit", self.credit_count, 1, 1_000_000)

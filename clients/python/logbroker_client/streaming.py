@@ -73,6 +73,7 @@ class _Stream:
             max_count=min(options.max_messages, max(1, options.credit_count // 2)),
             max_bytes=options.max_bytes,
             consumer=options.name,
+            release_on_close=self._inbox.releases_on_close,
         )
 
     def _on_push(self, reply: AnyReply, body: bytes) -> None:
@@ -83,7 +84,7 @@ class _Stream:
             self._inbox.fail(RemoteProtocolError(f"a stream of {place} leased what there is no credit for"))
             self.unsubscribe()
             return
-        delivery = self._inbox.put(self.partition, reply, body)
+        delivery = self._inbox.put(self.partition, reply, self.call, body)
         self._left_count -= delivery.count
         self._left_bytes -= len(body)
         self._held_count += delivery.count
@@ -98,7 +99,7 @@ class _Stream:
     # --- credit ---
 
     def taken(self, delivery: Delivery) -> None:
-        """The application is through with it, or it has run out."""
+        """The application is through with it, or it is over."""
         self._held_count -= delivery.count
         self._held_bytes -= len(delivery.body)
         if self._is_due():
@@ -176,7 +177,7 @@ class StreamCore:
 
     def statistics(self) -> ConsumerStatistics:
         open_count = sum(stream.call.link is not None for stream in self._streams)
-        return ConsumerStatistics(open_count, len(self.inbox), self.inbox.expired_count)
+        return ConsumerStatistics(open_count, len(self.inbox), self.inbox.expired_count, self.inbox.lost_count)
 
     def start(self) -> None:
         """Subscribe to every partition that there is, and go on looking for more."""
@@ -188,7 +189,7 @@ class StreamCore:
         self.core.add_timer(_LOOK_S, self.start)
 
     def take(self) -> Delivery | None:
-        """The next lease that has not run out; None when there is none yet. Errors come after deliveries."""
+        """The next lease that is not over; None when there is none yet. Errors come after deliveries."""
         taken, self._taken = self._taken, []
         for delivery in taken:
             self._streams[delivery.partition].taken(delivery)

@@ -59,9 +59,12 @@ def _answer(exchange: Exchange, request: Receive, group: GroupId, reply: Receive
     if not is_heard:
         service.handover.unwanted((group, reply.lease), consumer_group)
         return
-    exchange.session.hand_over(group, reply.lease, consumer_group)
+    end = exchange.session.hand_over(group, reply.lease, consumer_group)
+    count = sum([end - start for part in reply.parts for start, end, _ in part.ranges])
+    if request.release_on_close:
+        exchange.session.hold(group, reply.lease, consumer_group, end=end, count=count, hide_left_ms=reply.hide_left_ms)
     traffic = service.measures.queue(request.queue)
-    traffic.received_messages += sum([end - start for part in reply.parts for start, end, _ in part.ranges])
+    traffic.received_messages += count
     traffic.received_bytes += len(batches)
 
 
@@ -74,17 +77,21 @@ def release(exchange: Exchange, request: Release, body: bytes) -> None:
     if not left:
         exchange.reply(Done(request.rid))
 
-    def on_reply(_: object) -> None:
+    def count_down() -> None:
         nonlocal left
         left -= 1
         if not left:
             exchange.reply(Done(request.rid))
 
+    def on_reply(lease: LeaseId, _: object) -> None:
+        exchange.session.note_released(group, lease)
+        count_down()
+
     def on_error(error: LogBrokerError) -> None:
         if isinstance(error, StaleLeaseError):
-            on_reply(None)
+            count_down()
         else:
             exchange.fail(error)
 
-    for lease in request.leases:
-        exchange.ask(group, ReleaseRequest(GroupName(request.group), LeaseId(lease)), on_reply, on_error)
+    for lease in map(LeaseId, request.leases):
+        exchange.ask(group, ReleaseRequest(GroupName(request.group), lease), partial(on_reply, lease), on_error)

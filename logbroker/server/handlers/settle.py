@@ -15,12 +15,13 @@ from logbroker.node.requests import (
     RejectRequest,
     ReviveRequest,
 )
-from logbroker.wire.requests import Ack, DeadList, DeadRow, Revived, Settled, SettleResult
+from logbroker.wire.requests import Ack, DeadList, DeadRow, Extend, Revived, Settled, SettleResult
 
 if TYPE_CHECKING:
+    from logbroker.ids import GroupId
     from logbroker.node import requests as node_requests
     from logbroker.server.session import Exchange
-    from logbroker.wire.requests import Extend, ListDead, Nack, Reject, Revive
+    from logbroker.wire.requests import ListDead, Nack, Reject, Revive
 
     Items: TypeAlias = tuple[tuple[LeaseId, node_requests.Ranges], ...]
 
@@ -69,10 +70,16 @@ def _settle(
     asked: AckRequest | NackRequest | RejectRequest | ExtendRequest,
 ) -> None:
     group = exchange.service.partition(request.queue, request.partition)
-    exchange.ask(group, asked, partial(_answer, exchange, request))
+    exchange.ask(group, asked, partial(_answer, exchange, request, group))
 
 
-def _answer(exchange: Exchange, request: Ack | Nack | Reject | Extend, reply: node_requests.SettleReply) -> None:
+def _answer(
+    exchange: Exchange, request: Ack | Nack | Reject | Extend, group: GroupId, reply: node_requests.SettleReply
+) -> None:
+    if isinstance(request, Extend):
+        exchange.session.note_extended(group, reply.results, request.hide_ms)
+    else:
+        exchange.session.note_settled(group, reply.results)
     is_ack = isinstance(request, Ack)
     exchange.reply(Settled(request.rid, results=[_result(result, is_ack=is_ack) for result in reply.results]))
     traffic = exchange.service.measures.queue(request.queue)

@@ -75,6 +75,8 @@ class Script:
                 self.receive(*words)
             case "ack" | "nack" | "reject":
                 self.settle(verb, *words)
+            case "extend":
+                self.extend(words[0], words[1], int(words[2]))
             case "release":
                 self.decided(decide.decide_release(self.machine, D, lease=self.lease_of(words[0])))
             case "expire":
@@ -220,6 +222,12 @@ class Script:
                     policy=self.policy,
                 )
             )
+
+    def extend(self, name: str, at: str, hide_ms: int) -> None:
+        machine, lease = self.machine, self.lease_of(name)
+        self.decided(
+            decide.decide_extend(machine, D, lease=lease, ranges=ranges_of(at), hide_ms=hide_ms, now_ms=self.now_ms)
+        )
 
     def move(self, choose: Callable[..., Decision], to: int, **floor: Offset) -> None:
         self.moves += 1

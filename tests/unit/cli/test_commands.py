@@ -331,15 +331,22 @@ def test_messages_are_written_and_then_acked(cluster: FakeCluster) -> None:
     assert cluster.asked[0] == (
         "consumer",
         "orders",
-        {"group": "audit", "hide": 300.0, "max_messages": 1000, "prefetch": 1, "name": "logbroker-cli"},
+        {
+            "group": "audit",
+            "hide": 300.0,
+            "max_messages": 1000,
+            "prefetch": 1,
+            "name": "logbroker-cli",
+            "on_close": "keep",
+        },
     )
 
 
 def test_messages_may_be_pushed_by_a_stream(cluster: FakeCluster) -> None:
     cluster.batches = [[FakeMessage(0, b"one"), FakeMessage(1, b"two")]]
-    ran = run("consume", "orders", "--stream", "-n", "2", "--hide", "5m")
+    ran = run("consume", "orders", "--stream", "-n", "2", "--hide", "5m", "--on-close", "release")
     assert (ran.out, cluster.acked) == ("one\ntwo\n", [0, 1])
-    options = {"group": "default", "hide": 300.0, "credit": 2, "name": "logbroker-cli"}
+    options = {"group": "default", "hide": 300.0, "credit": 2, "name": "logbroker-cli", "on_close": "release"}
     assert cluster.asked[0] == ("subscribe", "orders", options)
 
 

@@ -249,3 +249,31 @@ def test_a_server_that_leases_more_than_was_asked_is_not_believed() -> None:
         )
         consumer = world.consumer()
         assert isinstance(consumer.inbox.error, RemoteProtocolError)
+
+
+def test_what_ends_with_its_connection_is_dropped_with_it() -> None:
+    world = World(cluster_of())
+    fill(world, 4)
+    consumer = world.consumer(max_messages=2, on_close="release")
+    assert {request.release_on_close for request in world.node(1).of(Receive)} == {True}
+    taken = take(consumer)
+    assert consumer.statistics().ready_count == 1
+    world.connection(1).drop()
+    world.advance(1)
+    assert consumer.take() is None
+    assert consumer.statistics().lost_count == 1
+    # What comes by the next connection is as good as ever.
+    fill(world, 1)
+    assert take(consumer).received.lease > taken.received.lease
+
+
+def test_what_does_not_end_with_its_connection_is_taken_after_it() -> None:
+    world = World(cluster_of())
+    fill(world, 4)
+    consumer = world.consumer(max_messages=2)
+    assert {request.release_on_close for request in world.node(1).of(Receive)} == {False}
+    take(consumer)
+    world.connection(1).drop()
+    world.advance(1)
+    take(consumer)
+    assert consumer.statistics().lost_count == 0

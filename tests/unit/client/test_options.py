@@ -52,6 +52,7 @@ def test_a_producer_has_bounds(settings: dict[str, float]) -> None:
         {"max_bytes": 0},
         {"prefetch_count": 0},
         {"timeout_s": 0},
+        {"on_close": "nack"},
     ],
 )
 def test_a_consumer_has_bounds(settings: dict[str, float]) -> None:

@@ -278,3 +278,19 @@ def test_a_server_that_pushes_more_than_its_credit_is_not_believed() -> None:
         assert isinstance(consumer.inbox.error, RemoteProtocolError)
         assert consumer.take() is None
         assert connection.streams == {}
+
+
+def test_what_ends_with_its_connection_is_dropped_with_it_and_its_credit_given_again() -> None:
+    world = World(cluster_of())
+    fill(world, 2)
+    consumer = world.subscribe(credit_count=2, max_messages=1, on_close="release")
+    assert consumer.statistics().ready_count == 2
+    world.connection(1).drop()
+    world.advance(1)
+    assert consumer.take() is None
+    assert consumer.statistics().lost_count == 2
+    world.settle()
+    fill(world, 2)
+    assert consumer.take() is not None
+    asked = world.node(1).of(Subscribe)
+    assert [request.release_on_close for request in asked] == [True] * len(asked)

@@ -1006,6 +1006,40 @@ def test_a_receive_never_gives_what_has_outlived_its_time() -> None:
     assert ranges_of(cluster.receive()) == ((1, 2),)
 
 
+def test_what_is_leased_expires_to_the_millisecond_as_what_nobody_has_read_and_its_holder_is_told() -> None:
+    cluster = single(settings=PartitionSettings(retention_s=60))
+    produced = cluster.produce(b"leased", b"unread")
+    lease = cluster.receive(1, hide_ms=600_000).lease
+    end_ns = cluster.now_ns + (produced.append_ms + 60_000 - now_ms(cluster)) * 1_000_000
+    while cluster.now_ns + 100_000_000 < end_ns:
+        cluster.tick()
+    for at_ns, expired in ((end_ns - 1_000_000, 0), (end_ns, 2)):
+        cluster.now_ns = at_ns
+        cluster.leader.engine.tick()
+        cluster.settle()
+        assert cluster.leader.machine.log_start_offset == expired
+    (result,) = cluster.ack(lease, (0, 1)).results
+    assert (result.done_count, result.expired, result.stale) == (0, ((0, 1),), ())
+    assert cluster.receive().parts == ()
+
+
+def test_another_retention_holds_at_once_and_a_longer_one_from_the_floor_on() -> None:
+    cluster = single(settings=PartitionSettings(retention_s=3_600))
+    cluster.produce(b"a")
+    cluster.tick(900)
+    cluster.produce(b"b")
+    cluster.leader.service.settings = PartitionSettings(retention_s=60)
+    assert ranges_of(cluster.receive()) == ((1, 2),)
+    cluster.tick(30)
+    assert cluster.leader.machine.log_start_offset == 1
+    cluster.leader.service.settings = PartitionSettings(retention_s=3_600)
+    assert isinstance(cluster.ask(RewindRequest(DEFAULT_GROUP, 1, OffsetTarget(Offset(0)))), OffsetOutOfRangeError)
+    assert moved(cluster, EarliestTarget()).start_offset == 1
+    # What is there still is kept as long as the new one says.
+    cluster.tick(900)
+    assert cluster.leader.machine.log_start_offset == 1
+
+
 def test_a_partition_may_expire_to_its_end() -> None:
     cluster = single(settings=PartitionSettings(retention_s=60))
     cluster.produce(b"a", b"b")

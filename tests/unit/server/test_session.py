@@ -348,6 +348,17 @@ def test_a_receive_is_answered_with_the_stored_batches_as_they_are() -> None:
     assert (received.parts[0].size_bytes, received.parts[0].ranges) == (5, [(0, 2, 1)])
 
 
+def test_replies_come_in_the_order_of_the_answers_each_with_its_rid() -> None:
+    world = World.make()
+    world.greet()
+    world.send(receive(2), Produce(3, queue="orders", partition=0), body=b"batch")
+    _, _, late = world.backend.take(ReceiveRequest)
+    world.backend.take(ProduceRequest)[2](ProduceReply(Offset(0), 1, 1))
+    world.send(ListQueues(4))
+    late(lease())
+    assert [(type(reply), reply.rid) for reply, _ in world.replies()] == [(Produced, 3), (QueueList, 4), (Received, 2)]
+
+
 def test_stale_and_rewound_messages_of_an_ack_are_told_apart() -> None:
     world = World.make()
     world.greet()
