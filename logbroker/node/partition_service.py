@@ -500,6 +500,7 @@ class PartitionService:
                 deliver_at_ms=request.deliver_at_ms,
                 now_ms=append_ms,
                 retention_s=self.settings.retention_s,
+                max_age_ms=self.settings.max_age_ms,
             )
         decision = decide.decide_produce(ahead, header, due_ms=due_ms, ids=ids, now_ms=append_ms)
         match decision:
@@ -1040,15 +1041,23 @@ class PartitionService:
                 ahead, request.group, rewind_id=request.rewind_id, start_offset=start, requested=requested
             )
         else:
-            floor = self._rewind_floor(self.settings.rewind_ms)
+            floor, lasting = self._rewind_floor(self.settings.rewind_ms), self._first_lasting()
             if isinstance(request.target, EarliestTarget):
-                start = max(start, floor)
+                start = max(start, floor, lasting)
             elif start < floor and not request.clamp:
                 raise OffsetOutOfRangeError(
                     f"{requested} lies before offset {floor}, the first that may be rewound of group {ahead.group_id}, "
                     f"up to {ahead.next_offset}",
                     hint="ask for clamping to begin there; what is settled before it stays settled",
                 )
+            elif start < lasting and not request.clamp:
+                raise OffsetOutOfRangeError(
+                    f"{requested} lies before offset {lasting} of group {ahead.group_id}: what is older would be gone "
+                    "again at once, by the time to live of the queue or because it would hold too much",
+                    hint="ask for clamping to begin there, or let the queue keep more first",
+                )
+            was_clamped |= start < lasting
+            start = max(start, lasting)
             decision = decide.decide_rewind(
                 ahead,
                 request.group,
@@ -1078,6 +1087,7 @@ class PartitionService:
 
     def _create_group(self, request: CreateGroupRequest, answer: Answer) -> None:
         start, _ = self._resolve(request.start, clamp=True)
+        start = max(start, self._first_lasting())
         decision = decide.decide_create_group(self._ahead(), request.group, start_offset=start)
         self._propose_decided(decision, lambda outcome: answer(_group_reply(request.group, outcome)), answer)
 
@@ -1263,6 +1273,17 @@ class PartitionService:
             self._young_offset, self._young_ms = (self._ahead().next_offset, now_ms) if found is None else found
             self._searched_ms = young_ms
         return self._young_offset
+
+    def _first_lasting(self) -> Offset:
+        """Where a rewind or a new group begins at the earliest: what lies before it would be gone again at once.
+
+        It has outlived its time to live, and would be dead and perhaps moved for good; or it is more than the queue
+        holds, which would drop it for all groups.
+        """
+        limits, start = self.settings.limits, self._first_young()
+        if not limits.drops_oldest or not limits.max_messages:
+            return start
+        return Offset(max(start, self._ahead().next_offset - limits.max_messages))
 
     def _bury_old(self, _: int) -> None:
         """Bury what has outlived its time to live and is not leased."""

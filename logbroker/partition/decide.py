@@ -240,7 +240,8 @@ def decide_produce(
         )
     repeated_count = 0
     if ids is not None and ids.window_ms:
-        known = machine.dedupe.look(ids, machine.next_offset, max(now_ms, machine.append_ms))
+        at_ms = max(now_ms, machine.append_ms)
+        known = machine.dedupe.look(ids, machine.next_offset, at_ms, voids=machine.voids)
         repeated_count = len(known.duplicates) + len(known.conflicts)
         if header.producer_id == NO_PRODUCER and repeated_count == count:
             first = known.duplicates[0][1] if known.duplicates else machine.next_offset
@@ -275,15 +276,17 @@ def _check_voids(machine: PartitionMachine, known: Verdicts, max_void_ranges: in
         )
 
 
-def due_time(*, delay_ms: int, deliver_at_ms: int, now_ms: int, retention_s: int) -> int:
+def due_time(*, delay_ms: int, deliver_at_ms: int, now_ms: int, retention_s: int, max_age_ms: int = 0) -> int:
     """Return when a batch sent at `now_ms` is due, a multiple of 100 ms, or 0 where that is at once.
 
     Raises:
-        InvalidArgumentError: both are given, or retention would take the messages before they are due.
+        InvalidArgumentError: both are given, or retention would take the messages before they are due, or they would
+            have outlived their time to live, which is `max_age_ms` unless that is 0.
     """
     if delay_ms and deliver_at_ms:
         raise InvalidArgumentError(f"delay_ms {delay_ms} and deliver_at_ms {deliver_at_ms} exclude each other")
-    most_ms = retention_s * 1000 - DUE_BEFORE_RETENTION_MS
+    kept_ms = min(retention_s * 1000, max_age_ms or MAX_NUMBER)
+    most_ms = kept_ms - DUE_BEFORE_RETENTION_MS
     check_range("delay_ms", delay_ms, least=0, most=most_ms)
     check_range("deliver_at_ms", deliver_at_ms, least=0, most=now_ms + most_ms)
     due_ms = now_ms + delay_ms if delay_ms else deliver_at_ms

@@ -16,15 +16,18 @@ from typing import TYPE_CHECKING, NamedTuple, final
 
 from logbroker.errors import CorruptBatchError
 from logbroker.partition.blocked_map import BlockedMap
+from logbroker.partition.offset_ranges import OffsetRanges
 from logbroker.record.dedup_ids import BODY_HASH_BYTES, ID_HASH_BYTES, NO_ID
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Container, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from logbroker.partition.commands import Dedupe
 
 MAX_DEDUP_COUNT = 10_000_000
 MAX_DEDUP_WINDOW_MS = 86_400_000
+
+NO_VOIDS = OffsetRanges()
 
 # Hash of the id, hash of the body, offset, log time.
 _ROW = struct.Struct(f">{ID_HASH_BYTES}s{BODY_HASH_BYTES}sQQ")
@@ -55,7 +58,7 @@ class Verdicts(NamedTuple):
     duplicates: tuple[tuple[int, int], ...] = ()
     """Position, and the offset of the first message with this id and body."""
     conflicts: tuple[int, ...] = ()
-    """Those whose id was used for another body."""
+    """Those whose id was used for another body, or for a message that was cancelled."""
 
     def positions(self) -> list[int]:
         """All of them, which nothing delivers, in order."""
@@ -175,7 +178,7 @@ class DedupeWindow:
         row = self._row(number)
         return row if append_ms - row.append_ms < change.window_ms else None
 
-    def look(self, change: Dedupe, base_offset: int, append_ms: int) -> Verdicts:
+    def look(self, change: Dedupe, base_offset: int, append_ms: int, *, voids: OffsetRanges = NO_VOIDS) -> Verdicts:
         """Say what `take` would, and remember nothing."""
         own: list[Row] = []
         places: dict[bytes, int] = {}
@@ -189,12 +192,12 @@ class DedupeWindow:
                 own.append(Row(hashed, _body(change, position), base_offset + position, append_ms))
             return row
 
-        return _verdicts(change, first_of)
+        return _verdicts(change, first_of, voids)
 
-    def look_again(self, change: Dedupe, append_ms: int, *, base_offset: int, undelivered: Container[int]) -> Verdicts:
+    def look_again(self, change: Dedupe, append_ms: int, *, base_offset: int, voids: OffsetRanges) -> Verdicts:
         """Say what became of a batch that stands at `base_offset` since before log time `append_ms`.
 
-        `undelivered` has those of its offsets that are void. Where the first message of an id is forgotten it is not
+        `voids` has those of its offsets that nothing delivers. Where the first message of an id is forgotten it is not
         known any more why, and a conflict is told: nobody may take for sent what is not.
         """
         duplicates: list[tuple[int, int]] = []
@@ -205,18 +208,22 @@ class DedupeWindow:
             if hashed == NO_ID or (row is not None and row.offset == offset):
                 continue
             if row is None:
-                if offset in undelivered:
+                if _has(voids, offset):
                     conflicts.append(position)
             # What retention has taken is not void any more, but then its first message lies before it.
-            elif offset in undelivered or row.offset < offset:
-                if row.body == _body(change, position):
+            elif _has(voids, offset) or row.offset < offset:
+                if row.body == _body(change, position) and not _has(voids, row.offset):
                     duplicates.append((position, row.offset))
                 else:
                     conflicts.append(position)
         return Verdicts(tuple(duplicates), tuple(conflicts))
 
-    def take(self, change: Dedupe, base_offset: int, append_ms: int) -> Verdicts:
-        """Forget what is too old or too much, then remember what is new of a batch that is appended."""
+    def take(self, change: Dedupe, base_offset: int, append_ms: int, *, voids: OffsetRanges = NO_VOIDS) -> Verdicts:
+        """Forget what is too old or too much, then remember what is new of a batch that is appended.
+
+        Of the messages that were the first of their ids, `voids` has those that were cancelled. Such an id stays with
+        its message, lest a late retry bring it back, but nobody is told that it was sent.
+        """
         self._forget(change, append_ms)
 
         def first_of(position: int, hashed: bytes) -> Row | None:
@@ -226,7 +233,7 @@ class DedupeWindow:
                 self._add(row_of_it, change.max_count)
             return row
 
-        return _verdicts(change, first_of)
+        return _verdicts(change, first_of, voids)
 
     def _forget(self, change: Dedupe, append_ms: int) -> None:
         first = max(self._first, self._next - change.max_count)
@@ -311,14 +318,18 @@ def _body(change: Dedupe, position: int) -> bytes:
     return change.bodies[position * BODY_HASH_BYTES : (position + 1) * BODY_HASH_BYTES]
 
 
-def _verdicts(change: Dedupe, first_of: Callable[[int, bytes], Row | None]) -> Verdicts:
+def _has(voids: OffsetRanges, offset: int) -> bool:
+    return voids.count(offset, offset + 1) > 0
+
+
+def _verdicts(change: Dedupe, first_of: Callable[[int, bytes], Row | None], voids: OffsetRanges) -> Verdicts:
     duplicates: list[tuple[int, int]] = []
     conflicts: list[int] = []
     for position, hashed in enumerate(id_hashes(change)):
         row = None if hashed == NO_ID else first_of(position, hashed)
         if row is None:
             continue
-        if row.body == _body(change, position):
+        if row.body == _body(change, position) and not _has(voids, row.offset):
             duplicates.append((position, row.offset))
         else:
             conflicts.append(position)

@@ -29,7 +29,19 @@ from logbroker.partition.outcomes import (
 )
 from logbroker.partition.pause import PauseRecord
 from logbroker.partition.rewind import FIRST_PURGE_ID, RewindHistory, RewindRecord, purged, rewound, skipped
-from logbroker.partition.runs import Run, RunState, RunTable, acked, cut, fresh, is_movable, moved, moving, unmoved
+from logbroker.partition.runs import (
+    NO_LEASE,
+    Run,
+    RunState,
+    RunTable,
+    acked,
+    cut,
+    fresh,
+    is_movable,
+    moved,
+    moving,
+    unmoved,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -519,7 +531,9 @@ class ConsumerGroup:
         """Forget all below a new log start; return how many messages were unsettled there."""
         dropped = self.table.drop_below(start)
         self._revoke(run for run in dropped if run.state is _LEASED)
-        return _unsettled_count(dropped)
+        # What was available before it was on its way elsewhere is settled by neither.
+        leaving = sum([run.end - run.start for run in dropped if run.state is _MOVING and run.lease == NO_LEASE])
+        return _unsettled_count(dropped) + leaving
 
     def not_moved(self, run: Run) -> list[Run]:
         """The parts of a run that are neither moved here nor on their way."""

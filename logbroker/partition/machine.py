@@ -358,7 +358,7 @@ class PartitionMachine:
                 group.delay(run)
         if ids is None:
             return Produced(entry.base_offset, count, due_ms=due_ms)
-        verdicts = self.dedupe.take(ids, entry.base_offset, append_ms)
+        verdicts = self.dedupe.take(ids, entry.base_offset, append_ms, voids=self._voids)
         for start, end in verdicts.ranges(entry.base_offset):
             if due_ms:
                 self._schedule.remove(start, end)
@@ -382,9 +382,7 @@ class PartitionMachine:
         is not known any more which of the two, or whether the bodies were the same: that is told as a conflict, since
         nobody may take for sent what is not.
         """
-        voids = self._voids.overlap(base_offset, base_offset + ids.count)
-        undelivered = {offset for start, end in voids for offset in range(start, end)}
-        return self.dedupe.look_again(ids, self.append_ms, base_offset=base_offset, undelivered=undelivered)
+        return self.dedupe.look_again(ids, self.append_ms, base_offset=base_offset, voids=self._voids)
 
     def _apply_queue_change(self, change: QueueChange, append_ms: int) -> Outcome:
         if isinstance(change, Cancel):

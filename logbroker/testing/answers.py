@@ -466,23 +466,24 @@ class AnswerChecker:
         move = None if group is None else group.moves.get(request.rewind_id)
         if move is None or move.index > operation.applied_at_reply or move.start_offset != reply.start_offset:
             broken("a rewind is in the log before it is answered", f"the log has {move}: {operation.describe()}")
-        expected = self._resolved(request.target, move)
-        low, high = move.log_start, move.next_offset
-        if reply.start_offset != expected:
+        lows = (move.young_start, move.log_start)
+        expected = [self._resolved(request.target, move, low) for low in lows]
+        if reply.start_offset not in expected:
             broken(
                 "a rewind is exact",
-                f"{request.target} is offset {expected}, the log held {low}..{high}: {operation.describe()}",
+                f"{request.target} is offset {expected[0]}, the log held {lows}..{move.next_offset}: "
+                f"{operation.describe()}",
             )
         moved = move.counts[0] + move.counts[1] if move.is_rewind else move.counts[0]
         if (reply.moved_count, reply.revoked_count) != (moved, move.counts[1]):
             broken("a rewind says what it moved", f"{moved} moved, {move.counts[1]} revoked: {operation.describe()}")
-        is_kept = self._model.log_start_at(operation.applied_at_reply) <= expected < self._model.next_offset
-        if is_kept and reply.start_ms not in (0, self._model.entry_at(expected)[1]):
+        is_kept = self._model.log_start_at(operation.applied_at_reply) <= reply.start_offset < self._model.next_offset
+        if is_kept and reply.start_ms not in (0, self._model.entry_at(reply.start_offset)[1]):
             broken("a rewind names the log time of its start", operation.describe())
 
-    def _resolved(self, target: Target, move: Move) -> int:
-        """The effective start that `target` had to come to when the log was as `move` found it."""
-        low, high = move.log_start, move.next_offset
+    def _resolved(self, target: Target, move: Move, low: int) -> int:
+        """The effective start that `target` had to come to, from `low` on, when the log was as `move` found it."""
+        high = move.next_offset
         match target:
             case TimeTarget(ms):
                 time_ms = ms if ms >= 0 else move.append_ms + ms

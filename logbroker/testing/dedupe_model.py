@@ -14,7 +14,7 @@ from logbroker.record.dedup_ids import DEDUP_HEADER, NO_ID, id_hash
 from logbroker.testing.violation import broken
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from logbroker.entry import Entry
     from logbroker.ids import Index
@@ -38,7 +38,10 @@ class FirstMessage:
 @final
 @dataclass(frozen=True, slots=True)
 class Repeat:
-    """One whose id was known: of `first`, with the same value, or in `conflict` with it. It is never delivered."""
+    """One whose id was known: of `first`, with the same value, or in `conflict` with it. It is never delivered.
+
+    Whoever sends a message again that was cancelled is not told that it was sent.
+    """
 
     first: FirstMessage
     is_conflict: bool
@@ -93,7 +96,9 @@ class ModelIds:
         """How many firsts there were after the entry at `index`."""
         return next((first.number for first in self.firsts if first.index > index), len(self.firsts))
 
-    def append(self, entry: Entry, records: Sequence[Record], change: Dedupe | None) -> list[int]:
+    def append(
+        self, entry: Entry, records: Sequence[Record], change: Dedupe | None, *, is_cancelled: Callable[[int], bool]
+    ) -> list[int]:
         """Take a batch; return the offsets that nothing may deliver."""
         names = [dict(record.headers).get(DEDUP_HEADER) for record in records]
         told = [NO_ID if name is None else id_hash(name) for name in names]
@@ -106,13 +111,14 @@ class ModelIds:
         repeated = [
             entry.base_offset + position
             for position, (name, record) in enumerate(zip(names, records, strict=True))
-            if name is not None and self._take(entry, entry.base_offset + position, name, record.value or b"")
+            if name is not None
+            and self._take(entry, entry.base_offset + position, name, record.value or b"", is_cancelled)
         ]
         if len(repeated) == len(records):
             self._count("ids: batches that repeat all")
         return repeated
 
-    def _take(self, entry: Entry, offset: int, name: bytes, value: bytes) -> bool:
+    def _take(self, entry: Entry, offset: int, name: bytes, value: bytes, is_cancelled: Callable[[int], bool]) -> bool:
         """Whether it is a repeat."""
         first = self.known(name, log_ms=entry.append_ms)
         if first is None:
@@ -123,8 +129,9 @@ class ModelIds:
             self.by_offset[offset] = first
             self._count("ids")
             return False
-        self.repeats[offset] = Repeat(first, first.value != value)
-        self._count("ids: conflicts" if first.value != value else "ids: duplicates")
+        is_conflict = first.value != value or is_cancelled(first.offset)
+        self.repeats[offset] = Repeat(first, is_conflict)
+        self._count("ids: conflicts" if is_conflict else "ids: duplicates")
         return True
 
     def _count(self, what: str) -> None:

@@ -85,7 +85,8 @@ class IdChecker:
             ):
                 broken("a batch is told what became of its messages", f"{repeat}: {operation.describe()}")
             # Who asks again later may be told the worse of what it may have been.
-            if told_conflict and not repeat.is_conflict and self._is_known_still(repeat.first):
+            is_cancelled = repeat.first.offset in self._model.schedule.cancelled
+            if told_conflict and not repeat.is_conflict and not is_cancelled and self._is_known_still(repeat.first):
                 broken("a duplicate is no conflict", f"{repeat}: {operation.describe()}")
 
     def _check_known(self, operation: Operation, reply: ProduceReply, sent: list[tuple[bytes | None, bytes]]) -> None:
@@ -95,11 +96,14 @@ class IdChecker:
             first = self._ids.by_offset[offset]
             if not self._may_be_known(first, before):
                 broken("an id is known for its window, and no longer", f"{first}: {operation.describe()}")
+            was_kept = offset >= self._model.log_start_at(operation.applied_at_reply)
+            if was_kept and self._model.schedule.cancelled.get(offset, before + 1) <= before:
+                broken("what was cancelled is not told as sent", f"{first}: {operation.describe()}")
         for position in reply.conflicts:
             name, value = sent[position]
             if not any(
                 first.name == name
-                and first.value != value
+                and (first.value != value or first.offset in self._model.schedule.cancelled)
                 and first.index <= operation.applied_at_reply
                 and self._may_be_known(first, before)
                 for first in self._ids.firsts

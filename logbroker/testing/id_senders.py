@@ -125,7 +125,7 @@ class IdSender:
             self._next_sequence += len(records)
         else:
             data = encode_batch(records)
-        delay_ms = self._random.choice((0, 0, 0, 1_500))
+        delay_ms = self._random.choice((0, 0, 0, min(1_500, self._profile.max_delay_ms)))
         for _, value in self._pending:
             self._ledger.delays.setdefault(value, []).append((delay_ms, 0))
         self._try(ProduceRequest(data, delay_ms, dedup=True), self._pending)

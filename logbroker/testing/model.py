@@ -162,6 +162,9 @@ class Move:
     append_ms: int
     start_offset: int
     log_start: Offset
+    """Where it may have begun at the earliest. A leader that mistrusts its clock knows no better."""
+    young_start: Offset
+    """The same, without what has outlived its time to live."""
     next_offset: Offset
     is_rewind: bool
     counts: tuple[int, ...]
@@ -564,11 +567,15 @@ class PartitionModel:
         if move is not None:
             # It has kept its headers, and has no id here; it was confirmed long ago, so no bound keeps it out.
             return
-        for offset in self.ids.append(entry, records, ids):
+        for offset in self.ids.append(entry, records, ids, is_cancelled=self._is_cancelled):
             self.schedule.cancelled[offset] = entry.index
             for group in self.groups.values():
                 group.become(offset, entry.index, MessageState.ACKED)
         self._check_room(entry)
+
+    def _is_cancelled(self, offset: int) -> bool:
+        """Whether nobody ever gets a message that is kept still."""
+        return offset in self.schedule.cancelled and offset >= self.log_start_offset
 
     def _check_sequence(self, entry: Entry, producer_id: int, base_sequence: int, count: int) -> None:
         if producer_id < 0:
@@ -677,6 +684,13 @@ class PartitionModel:
     def _create_group(self, entry: Entry, change: CreateGroup) -> None:
         if change.group not in self.groups:
             start = Offset(self._clamped(change.start_offset))
+            limits = self.limits
+            if limits.drops_oldest and 0 < limits.max_messages < self.next_offset - start:
+                broken(
+                    "a group begins with no more than its queue holds",
+                    f"entry {entry.index} makes {change.group} at {start}, the log ends at {self.next_offset}, at most "
+                    f"{limits.max_messages} may be unsettled",
+                )
             group = ModelGroup(change.group, start, entry.index, self.schedule, entry.append_ms)
             self.groups[change.group] = group
             if any(self.schedule.is_waiting(offset, entry.append_ms) for offset in range(start, self.next_offset)):
@@ -1059,10 +1073,11 @@ class PartitionModel:
                 revoked += 1
             elif message.state is MessageState.ACKED:
                 reopened += 1
-                if entry.append_ms - self.entry_at(offset)[1] >= self.rewind_ms:
+                if entry.append_ms - self.entry_at(offset)[1] >= self.rewind_ms or self._is_old(entry, offset):
                     self.old_reopened.append(
                         f"entry {entry.index} (log time {entry.append_ms}) reopens offset {offset} of {group.name}, "
-                        f"appended at {self.entry_at(offset)[1]}, to be rewound for {self.rewind_ms} ms"
+                        f"appended at {self.entry_at(offset)[1]}, to be rewound for {self.rewind_ms} ms and to live "
+                        f"for {self.max_age_ms} ms"
                     )
             elif message.state is MessageState.DELAYED and message.visible_at_ms > entry.append_ms:
                 delayed += 1
@@ -1095,17 +1110,26 @@ class PartitionModel:
     def _remember_move(
         self, group: ModelGroup, entry: Entry, change: Rewind | SkipTo, start: int, counts: tuple[int, ...]
     ) -> None:
+        is_rewind = isinstance(change, Rewind)
+        low = self._first_held() if is_rewind else self.log_start_offset
+        young = self._first_young(entry) if is_rewind else low
         group.moves[change.rewind_id] = Move(
-            entry.index,
-            entry.append_ms,
-            start,
-            Offset(max(self.log_start_offset, self.rewind_floor))
-            if isinstance(change, Rewind)
-            else self.log_start_offset,
-            self.next_offset,
-            isinstance(change, Rewind),
-            counts,
+            entry.index, entry.append_ms, start, low, max(low, young), self.next_offset, is_rewind, counts
         )
+
+    def _first_held(self) -> Offset:
+        """Where a rewind may begin: what the queue would drop at once stays settled."""
+        low = max(self.log_start_offset, self.rewind_floor)
+        if self.limits.drops_oldest and self.limits.max_messages:
+            low = max(low, self.next_offset - self.limits.max_messages)
+        return Offset(low)
+
+    def _first_young(self, entry: Entry) -> Offset:
+        """The first message within its time to live at the log time of an entry."""
+        if not self.max_age_ms:
+            return Offset(0)
+        found = self.first_offset_at(entry.append_ms - self.max_age_ms + 1, before=entry.index)
+        return Offset(self.next_offset) if found is None else found
 
     def _held(
         self,

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, final
 from logbroker.ids import GroupId
 from logbroker.node.requests import StateRequest
 from logbroker.partition.breaker import BreakerPolicy
+from logbroker.partition.decide import DUE_BEFORE_RETENTION_MS
 from logbroker.partition.failures import NO_POLICY, FailurePolicy
 from logbroker.partition.limits import NO_LIMITS, SizeLimits
 from logbroker.partition.ordering import NO_ORDER, OrderPolicy, order_policy
@@ -116,6 +117,11 @@ class Simulation:
         ids = self.scheduler.random("ids")
         drawn = options.profile or replace(drawn, id_senders=ids.choice((0, 1, 2, 3)))
         profile = _simpler_profile(drawn, options.without)
+        if max_age_ms:
+            # What would be dead before it is due is refused.
+            most_ms = max_age_ms - DUE_BEFORE_RETENTION_MS
+            delay_share = profile.delay_share if most_ms > 1 else 0.0
+            profile = replace(profile, delay_share=delay_share, max_delay_ms=min(profile.max_delay_ms, most_ms))
         if limits.max_messages and not limits.drops_oldest:
             # Groups that nobody reads would leave it full for ever.
             profile = replace(profile, tidies_groups=True)

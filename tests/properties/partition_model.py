@@ -181,7 +181,7 @@ class Model:
             first = next((known for known in self.known if known.name == message[0]), None)
             if first is None:
                 self.known = [*self.known, Known(*message, base + position, self.now_ms)][-ids.max_count :]
-            elif first.body == message[1]:
+            elif first.body == message[1] and first.offset not in self.voids:
                 duplicates.append((position, first.offset))
             else:
                 conflicts.append(position)
@@ -233,7 +233,10 @@ class Model:
         expired = {}
         for name, group in self.groups.items():
             gone = [group.messages.pop(offset) for offset in range(self.log_start, start)]
-            expired[name] = sum(message.state not in SETTLED for message in gone)
+            leaving = [before for _, owner, before in self.owed.values() if owner == name]
+            expired[name] = sum(message.state not in SETTLED for message in gone) + sum(
+                offset < start and message.state != "dead" for before in leaving for offset, message in before.items()
+            )
         self.log_start = start
         for number, (target, name, before) in list(self.owed.items()):
             left = {offset: message for offset, message in before.items() if offset >= start}

@@ -54,6 +54,6 @@ def known_of(reply: Produced) -> Known | None:
 
 def conflict() -> DedupConflictError:
     return DedupConflictError(
-        "the dedup_id was used for a message with another value, key or header",
-        hint="the first is in the queue, and this one is not; after an id is forgotten that is said of any repeat",
+        "the dedup_id was used for a message with another value, key or header, or for one that was cancelled",
+        hint="this one is not in the queue; after an id is forgotten that is said of any repeat",
     )

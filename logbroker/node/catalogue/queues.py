@@ -180,8 +180,18 @@ def _dead_letter_refusal(state: CatalogueState, queue: QueueRow | None, options:
         return None
     if queue is not None and queue.queue_id == wanted:
         return invalid(f"queue {queue.name} cannot be the one for its own dead messages")
-    if all(other.queue_id != wanted for other in state.queues.values()):
+    names = {other.queue_id: other.name for other in state.queues.values()}
+    if wanted not in names:
         return not_found(f"there is no queue of id {wanted} for dead messages")
+    passed: set[int] = set()
+    while queue is not None and wanted and wanted not in passed:
+        passed.add(wanted)
+        beyond = state.options.get(wanted, DEFAULT_OPTIONS).dead_letter_queue
+        if beyond == queue.queue_id:
+            return invalid(
+                f"queue {queue.name} would get its dead messages back from queue {names.get(wanted, wanted)}"
+            )
+        wanted = beyond
     return None
 
 

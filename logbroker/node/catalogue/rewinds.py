@@ -22,6 +22,7 @@ from logbroker.wire.requests import (
 
 if TYPE_CHECKING:
     from logbroker.node.catalogue.commands import BeginRewind, FinishRewind
+    from logbroker.node.catalogue.options import QueueOptions
     from logbroker.node.catalogue.state import CatalogueState
 
 
@@ -39,8 +40,8 @@ def begin_rewind(state: CatalogueState, command: BeginRewind, limits: CatalogueL
         return exists(
             f"operation {command.operation_id} is a rewind of group {known.consumer_group} of queue {known.queue}"
         )
-    rewind_ms = state.options.get(queue.queue_id, DEFAULT_OPTIONS).rewind_ms
-    fault = _target_fault(command, queue, rewind_ms, at_ms)
+    options = state.options.get(queue.queue_id, DEFAULT_OPTIONS)
+    fault = _target_fault(command, queue, options, at_ms)
     if fault is not None:
         return invalid(f"rewind of queue {queue.name}: {fault}")
     of_group = pending_of(state, queue.queue_id, command.consumer_group)
@@ -119,14 +120,14 @@ def _make_room(state: CatalogueState) -> bool:
     return True
 
 
-def _target_fault(command: BeginRewind, queue: QueueRow, rewind_ms: int, at_ms: int) -> str | None:
+def _target_fault(command: BeginRewind, queue: QueueRow, options: QueueOptions, at_ms: int) -> str | None:
     match command.target:
         case TimeTarget(ms=ms):
-            return _time_fault(ms, command, queue, rewind_ms, at_ms)
+            return _time_fault(ms, command, queue, options, at_ms)
         case RelativeTarget(ms=ms, count=count):
             if (ms == 0) == (count == 0):
                 return f"relative target of {ms} ms and {count} messages; exactly one of them is not 0"
-            return _time_fault(at_ms - ms, command, queue, rewind_ms, at_ms)
+            return _time_fault(at_ms - ms, command, queue, options, at_ms)
         case MessageTarget(offsets=offsets):
             return _offsets_fault([partition for partition, _ in offsets], queue)
         case OffsetTarget() | EarliestTarget() | LatestTarget():
@@ -135,10 +136,12 @@ def _target_fault(command: BeginRewind, queue: QueueRow, rewind_ms: int, at_ms: 
             assert_never(never)
 
 
-def _time_fault(ms: int, command: BeginRewind, queue: QueueRow, rewind_ms: int, at_ms: int) -> str | None:
+def _time_fault(ms: int, command: BeginRewind, queue: QueueRow, options: QueueOptions, at_ms: int) -> str | None:
     kept_ms, what = queue.settings.retention_ms, "the retention"
-    if rewind_ms < kept_ms and not command.forward:
-        kept_ms, what = rewind_ms, "the rewind window"
+    if options.rewind_ms < kept_ms and not command.forward:
+        kept_ms, what = options.rewind_ms, "the rewind window"
+    if 0 < options.max_age_ms < kept_ms and not command.forward:
+        kept_ms, what = options.max_age_ms, "the time to live"
     oldest = at_ms - kept_ms
     if ms > at_ms:
         return f"time {ms} lies after the log time {at_ms}"

@@ -95,7 +95,9 @@ def _(patch: Patch) -> None:
         ids = asked.get("ids")
         if ids is None or isinstance(found, Answer):
             return found
-        known = machine.dedupe.look(ids, machine.next_offset, max(asked["now_ms"], machine.append_ms))
+        known = machine.dedupe.look(
+            ids, machine.next_offset, max(asked["now_ms"], machine.append_ms), voids=machine.voids
+        )
         if len(known.positions()) < header.record_count:
             return found
         return Answer(Produced(machine.next_offset, header.record_count, True, 0, *known), machine.applied_index)

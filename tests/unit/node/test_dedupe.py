@@ -152,6 +152,19 @@ def test_a_duplicate_in_a_batch_for_later_is_not_delivered_when_it_is_due() -> N
     assert cluster.ask(CancelRequest(((2, 3),))) == CancelReply(1, 0)
 
 
+def test_an_id_whose_message_was_cancelled_is_not_told_as_sent() -> None:
+    cluster = clustered(3)
+    cluster.ask(request("a:1", "b:1", delay_ms=5_000))
+    assert isinstance(cluster.ask(CancelRequest(((0, 1),))), CancelReply)
+    sent = ["a:1", "b:1", "c:1"]
+    first = produce(cluster, *sent, producer=(3, 0))
+    again = produce(cluster, *sent, producer=(3, 0))
+    for reply in (first, again):
+        assert (reply.duplicates, reply.conflicts) == (((1, 1),), (0,))
+    alone = produce(cluster, "a:1")
+    assert (alone.duplicates, alone.conflicts) == ((), (0,))
+
+
 def test_ids_that_are_no_ids_are_refused() -> None:
     cluster = clustered()
     assert isinstance(cluster.ask(request(f"{'x' * 129}:1")), InvalidArgumentError)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from logbroker.errors import OffsetOutOfRangeError, QueueFullError
+from logbroker.errors import InvalidArgumentError, OffsetOutOfRangeError, QueueFullError
 from logbroker.ids import DEFAULT_GROUP, GroupName, Offset
 from logbroker.node.partition_service import PartitionSettings
 from logbroker.node.requests import (
@@ -351,3 +351,63 @@ def test_skips_and_new_groups_know_no_window() -> None:
 def held_bytes(cluster: KitCluster) -> int:
     cluster.tick()
     return cluster.leader.service.figures.retained_bytes
+
+
+# What would be gone again at once.
+
+
+def acked_one_by_one(count: int, **settings: object) -> KitCluster:
+    cluster = limited(**settings)
+    for number in range(count):
+        produced(cluster, 1, start=number)
+        lease = cluster.receive(1).lease
+        cluster.ack(lease, (number, number + 1))
+    return cluster
+
+
+def test_a_rewind_brings_back_no_more_than_a_queue_holds_that_drops_the_oldest() -> None:
+    cluster = acked_one_by_one(10, limits=SizeLimits(max_messages=3, drops_oldest=True))
+    beyond = cluster.ask(RewindRequest(DEFAULT_GROUP, 1, OffsetTarget(Offset(6))))
+    assert isinstance(beyond, OffsetOutOfRangeError)
+    assert "offset 6 lies before offset 7 of group 1: what is older would be gone again at once" in beyond.message
+    clamped = cluster.ask(RewindRequest(DEFAULT_GROUP, 2, OffsetTarget(Offset(0)), clamp=True))
+    assert isinstance(clamped, RewindReply)
+    assert (clamped.start_offset, clamped.moved_count, clamped.clamped) == (7, 3, True)
+    cluster.ask(CreateGroupRequest(OTHER, EarliestTarget()))
+    cluster.tick(2)
+    assert machine_of(cluster).log_start_offset == 0
+    assert ranges_of(cluster.receive()) == ((7, 10),)
+    assert machine_of(cluster).status(OTHER).lag_count == 3
+
+
+def test_a_queue_that_refuses_lets_a_rewind_fill_it() -> None:
+    cluster = acked_one_by_one(10, limits=SizeLimits(max_messages=3))
+    rewound = cluster.ask(RewindRequest(DEFAULT_GROUP, 1, EarliestTarget()))
+    assert isinstance(rewound, RewindReply)
+    assert rewound.moved_count == 10
+    refused = cluster.ask(ProduceRequest(batch(*values(1))))
+    assert isinstance(refused, QueueFullError)
+
+
+def test_neither_a_rewind_nor_a_new_group_begins_with_what_has_outlived_its_time() -> None:
+    cluster = acked_one_by_one(2, max_age_ms=MAX_AGE_MS)
+    cluster.tick(40)
+    produced(cluster, 1, start=2)
+    cluster.ack(cluster.receive(1).lease, (2, 3))
+    assert isinstance(cluster.ask(RewindRequest(DEFAULT_GROUP, 1, OffsetTarget(Offset(1)))), OffsetOutOfRangeError)
+    rewound = cluster.ask(RewindRequest(DEFAULT_GROUP, 2, EarliestTarget()))
+    assert isinstance(rewound, RewindReply)
+    assert (rewound.start_offset, rewound.moved_count) == (2, 1)
+    cluster.ask(CreateGroupRequest(OTHER, EarliestTarget()))
+    cluster.tick(20)
+    assert dead(cluster) == dead(cluster, OTHER) == []
+    assert machine_of(cluster).status(OTHER).lag_count == 1
+
+
+def test_what_would_be_dead_before_it_is_due_is_refused() -> None:
+    cluster = limited(max_age_ms=MAX_AGE_MS)
+    refused = cluster.ask(ProduceRequest(batch(*values(1)), MAX_AGE_MS))
+    assert isinstance(refused, InvalidArgumentError)
+    assert f"delay_ms {MAX_AGE_MS} is not in 0..{MAX_AGE_MS - 1_000}" in refused.message
+    assert machine_of(cluster).next_offset == 0
+    assert isinstance(cluster.ask(ProduceRequest(batch(*values(1)), MAX_AGE_MS - 1_000)), ProduceReply)

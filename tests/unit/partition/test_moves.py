@@ -32,7 +32,7 @@ from logbroker.partition.commands import (
 from logbroker.partition.decide import Answer, Propose, ProposeBatch
 from logbroker.partition.moving import decide_move_in, decide_move_out, decide_moved
 from logbroker.partition.outbox import MAX_OWED, Inbox, Outbox, Owed, SourceRow
-from logbroker.partition.outcomes import Misfit, MoveEnded, MovingOut, Nothing, Prepared, Void
+from logbroker.partition.outcomes import FloorMoved, Misfit, MoveEnded, MovingOut, Nothing, Prepared, Void
 from logbroker.partition.rewind import FIRST_PURGE_ID
 from logbroker.partition.runs import Run, RunState
 from logbroker.partition.state_form import GroupHead, Head, InboxSlice, OutboxSlice, RunSlice, Section, state_slices
@@ -392,3 +392,12 @@ def test_changes_of_moves_have_their_tags() -> None:
         "9194180503c2",
         "91921905",
     ]
+
+
+def test_what_retention_takes_on_its_way_is_counted_where_nobody_had_settled_it() -> None:
+    machine = with_messages(3)
+    change(machine, Bury(D, receive(machine, 1), ((0, 1),), Cause.REJECTED, ""))
+    move(machine, (0, 2))
+    moved = move_floor(machine, 3)
+    assert isinstance(moved, FloorMoved)
+    assert moved.expired == ((D, 2),)

@@ -173,6 +173,19 @@ def test_dead_messages_go_to_a_queue_that_exists_and_is_another() -> None:
         assert catalogue.options(queue).dead_letter_queue == dead.queue_id
 
 
+def test_dead_messages_do_not_come_back_by_way_of_other_queues() -> None:
+    catalogue = cluster()
+    last = create(catalogue, "last")
+    middle = CreateQueueWith(CreateQueue(QueueName("middle"), QueueSettings()), letters(last.queue_id))
+    middle_id = expect(QueueStands, run(catalogue, middle)).queue.queue_id
+    first = expect(QueueStands, run(catalogue, CreateQueueWith(PLAIN, letters(middle_id)))).queue
+    for queue_id, through in ((first.queue_id, "middle"), (middle_id, "middle")):
+        refused = expect(Refused, run(catalogue, AlterQueueWith(AlterQueue(QueueName("last")), letters(queue_id))))
+        assert refused.kind is InvalidArgumentError
+        assert refused.message == f"queue last would get its dead messages back from queue {through}"
+    assert catalogue.options(last).dead_letter_queue == 0
+
+
 def test_a_queue_outlives_the_one_for_its_dead_messages() -> None:
     catalogue = cluster()
     dead = create(catalogue, "dead")

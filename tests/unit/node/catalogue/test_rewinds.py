@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from msgspec.structs import replace
 
 from logbroker.errors import AlreadyExistsError, InvalidArgumentError, NotFoundError, RequestTooLargeError
 from logbroker.ids import GroupName, QueueName
@@ -79,6 +80,15 @@ def test_a_target_that_no_partition_could_follow_is_refused_before_it_counts(tar
 
 def test_a_time_before_the_retention_is_taken_where_clamping_is_allowed() -> None:
     expect(RewindStands, run(with_queue(), rewind_to(TimeTarget(0), clamp=True)))
+
+
+def test_a_time_before_the_time_to_live_is_refused_but_for_a_skip() -> None:
+    catalogue = with_queue()
+    run(catalogue, AlterQueueWith(AlterQueue(QueueName("q")), encode_changes({"max_age_ms": 60_000})))
+    expect(RewindStands, run(catalogue, rewind_to(TimeTarget(START_MS - 60_000))))
+    refused = expect(Refused, run(catalogue, rewind_to(TimeTarget(START_MS - 60_001))))
+    assert f"lies before the time to live, which reaches from {START_MS - 60_000}" in refused.message
+    expect(RewindStands, run(catalogue, replace(rewind_to(TimeTarget(START_MS - 60_001)), forward=True)))
 
 
 def test_a_time_before_the_rewind_window_is_refused_but_for_a_skip() -> None:
