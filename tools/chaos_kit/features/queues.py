@@ -1,0 +1,41 @@
+"""The queues of the features: how they are made, and the reference model of a partition of each."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import final
+
+from logbroker.testing.model import PartitionModel
+from logbroker_client.queue_options import QueueOptions
+
+DEFAULT = "default"
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class FeatureQueue:
+    """One queue. Nothing of it is retained so briefly that a round would notice."""
+
+    name: str
+    partitions: int = 1
+    groups: tuple[str, ...] = (DEFAULT,)
+    hide_s: float = 4.0
+    max_deliveries: int = 0
+    options: QueueOptions = field(default_factory=QueueOptions)
+
+    def places(self) -> list[tuple[str, int]]:
+        return [(self.name, number) for number in range(self.partitions)]
+
+    def model(self) -> PartitionModel:
+        """What a partition of it must be, by the settings that its leaders know."""
+        options = self.options
+        model = PartitionModel(
+            max_deliveries=self.max_deliveries,
+            max_age_ms=round(options.get("max_age", 0.0) * 1000),
+        )
+        return model
+
+
+LATER = FeatureQueue("later")
+
+QUEUES = (LATER,)

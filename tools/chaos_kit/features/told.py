@@ -1,0 +1,43 @@
+"""What the clients of the features were told. As `record`, it judges nothing. Times are of the monotonic clock."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, final
+
+from tools.chaos_kit.record import Outcome, Record
+
+if TYPE_CHECKING:
+    from tools.chaos_kit.record import Sent
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Delayed:
+    """A message with the delay or, if that is 0, the wall-clock time that it was sent with."""
+
+    sent: Sent
+    delay_ms: int
+    deliver_at_ms: int
+
+
+@final
+@dataclass(slots=True)
+class Cancelling:
+    """The cancelling of one message."""
+
+    offset: int
+    started_s: float
+    outcome: Outcome = Outcome.PENDING
+    is_cancelled: bool = False
+    """What a DONE answer said; else it was too late."""
+
+
+@final
+@dataclass(slots=True)
+class Told:
+    """All of a round. Sends that are told nothing but their place, deliveries and settlements are in the record."""
+
+    record: Record = field(default_factory=Record)
+    delayed: list[Delayed] = field(default_factory=list)
+    cancelling: list[Cancelling] = field(default_factory=list)

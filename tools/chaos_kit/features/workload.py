@@ -1,0 +1,84 @@
+"""All features together, beside the plain workload: set up, at work, and drained."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, final
+
+import trio
+
+from logbroker.errors import LogBrokerError
+from logbroker_client import connect
+from tools.chaos_kit.features.delayed import run_delayed
+from tools.chaos_kit.features.queues import DEFAULT, QUEUES
+from tools.chaos_kit.features.stage import CONNECT_S, RETRY_S
+from tools.chaos_kit.record import Outcome
+from tools.chaos_kit.workload import make_group
+
+if TYPE_CHECKING:
+    from logbroker_client import Client
+    from tools.chaos_kit.features.queues import FeatureQueue
+    from tools.chaos_kit.features.stage import Stage
+
+
+@final
+@dataclass(slots=True)
+class FeatureWorkload:
+    """Clients of one round."""
+
+    stage: Stage
+
+    async def set_up(self) -> None:
+        """Make queues and groups."""
+        async with connect(self.stage.urls, timeout=CONNECT_S) as client:
+            for queue in QUEUES:
+                await client.create_queue(
+                    queue.name,
+                    partitions=queue.partitions,
+                    hide=queue.hide_s,
+                    max_deliveries=queue.max_deliveries,
+                    **queue.options,
+                )
+                for group in queue.groups:
+                    if group != DEFAULT:
+                        await make_group(client, queue.name, group)
+
+    async def run(self) -> None:
+        """Work until cancelled."""
+        async with trio.open_nursery() as nursery:
+            for run in (run_delayed,):
+                nursery.start_soon(run, self.stage)
+
+    async def wait_drained(self, *, timeout_s: float) -> str:
+        """Wait until every group has settled everything; gives what is left if not."""
+        left = "nothing is known"
+        with trio.move_on_after(timeout_s):
+            async with connect(self.stage.urls, timeout=CONNECT_S) as client:
+                while left:
+                    left = await self._left(client)
+                    await trio.sleep(RETRY_S)
+        return left
+
+    async def _left(self, client: Client) -> str:
+        told = self.stage.told
+        pending = sum(sent.outcome is Outcome.PENDING for sent in told.record.sent)
+        if pending:
+            return f"{pending} sends"
+        try:
+            for queue in QUEUES:
+                left = await _left_in(client, queue)
+                if left:
+                    return left
+        except LogBrokerError as error:
+            return f"{error.code}: {error}"
+        return ""
+
+
+async def _left_in(client: Client, queue: FeatureQueue) -> str:
+    for row in (await client.describe_queue(queue.name)).partitions:
+        if row.problem:
+            return f"{queue.name}/{row.partition}: {row.problem}"
+        for group in row.groups:
+            if group.name in queue.groups and group.oldest_offset < row.log_end:
+                return f"{queue.name}/{row.partition}, group {group.name}, log end {row.log_end}: {group}"
+    return ""
