@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING
 
 from logbroker.testing.model import MessageState
 from tools.chaos_kit.features.judge_delayed import judge_delayed, quiet_lateness
+from tools.chaos_kit.features.judge_letters import judge_letters
 from tools.chaos_kit.features.queue_log import QueueLog
-from tools.chaos_kit.features.queues import LATER, QUEUES
+from tools.chaos_kit.features.queues import DEAD, LATER, QUEUES, RISKY
 from tools.chaos_kit.judge import judge_sent, judge_work
 from tools.chaos_kit.record import Outcome, Record
 
@@ -40,8 +41,9 @@ def judge_features(
     for queue in QUEUES:
         for place in queue.places():
             _judge_partition(told, queue, logs[place], verdict)
-    (later,) = [logs[place] for place in LATER.places()]
+    (later,), (dead,) = ([logs[place] for place in queue.places()] for queue in (LATER, DEAD))
     judge_delayed(told, later, verdict)
+    judge_letters(told, [logs[place] for place in RISKY.places()], dead, verdict)
     lateness = quiet_lateness(told, later, strikes)
     return {LATENESS: lateness} if lateness else {}
 

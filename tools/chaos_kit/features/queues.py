@@ -37,5 +37,14 @@ class FeatureQueue:
 
 
 LATER = FeatureQueue("later")
+DEAD = FeatureQueue("dead")
+# What stalls for long dies of its age too.
+RISKY = FeatureQueue(
+    "risky",
+    partitions=2,
+    max_deliveries=3,
+    options={"backoff": 0.2, "max_backoff": 2.0, "max_age": 12.0, "dead_letter": DEAD.name},
+)
 
-QUEUES = (LATER,)
+QUEUES = (LATER, DEAD, RISKY)
+"""In an order in which they can be made: a dead-letter queue comes before those that name it."""

@@ -35,9 +35,20 @@ class Cancelling:
 
 @final
 @dataclass(slots=True)
+class Redriving:
+    """One redrive of the dead-letter queue. `moved` is of a DONE one."""
+
+    started_s: float
+    outcome: Outcome = Outcome.PENDING
+    moved: int = 0
+
+
+@final
+@dataclass(slots=True)
 class Told:
     """All of a round. Sends that are told nothing but their place, deliveries and settlements are in the record."""
 
     record: Record = field(default_factory=Record)
     delayed: list[Delayed] = field(default_factory=list)
     cancelling: list[Cancelling] = field(default_factory=list)
+    redriving: list[Redriving] = field(default_factory=list)

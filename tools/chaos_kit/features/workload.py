@@ -10,7 +10,8 @@ import trio
 from logbroker.errors import LogBrokerError
 from logbroker_client import connect
 from tools.chaos_kit.features.delayed import run_delayed
-from tools.chaos_kit.features.queues import DEFAULT, QUEUES
+from tools.chaos_kit.features.letters import redrive, run_letters
+from tools.chaos_kit.features.queues import DEAD, DEFAULT, QUEUES, RISKY
 from tools.chaos_kit.features.stage import CONNECT_S, RETRY_S
 from tools.chaos_kit.record import Outcome
 from tools.chaos_kit.workload import make_group
@@ -19,6 +20,10 @@ if TYPE_CHECKING:
     from logbroker_client import Client
     from tools.chaos_kit.features.queues import FeatureQueue
     from tools.chaos_kit.features.stage import Stage
+
+_LETTERS = (DEAD.name, RISKY.name)
+# A message may be on its way from one queue to another while these are looked at one after the other.
+_LOOKS = 2
 
 
 @final
@@ -46,16 +51,19 @@ class FeatureWorkload:
     async def run(self) -> None:
         """Work until cancelled."""
         async with trio.open_nursery() as nursery:
-            for run in (run_delayed,):
+            for run in (run_delayed, run_letters):
                 nursery.start_soon(run, self.stage)
 
     async def wait_drained(self, *, timeout_s: float) -> str:
-        """Wait until every group has settled everything; gives what is left if not."""
+        """Wait until every group has settled everything, and no dead letter is left; gives what is left if not."""
         left = "nothing is known"
+        clean = 0
         with trio.move_on_after(timeout_s):
             async with connect(self.stage.urls, timeout=CONNECT_S) as client:
-                while left:
+                while clean < _LOOKS:
+                    await redrive(self.stage, client)
                     left = await self._left(client)
+                    clean = 0 if left else clean + 1
                     await trio.sleep(RETRY_S)
         return left
 
@@ -79,6 +87,7 @@ async def _left_in(client: Client, queue: FeatureQueue) -> str:
         if row.problem:
             return f"{queue.name}/{row.partition}: {row.problem}"
         for group in row.groups:
-            if group.name in queue.groups and group.oldest_offset < row.log_end:
+            is_owed = queue.name in _LETTERS and group.dead
+            if group.name in queue.groups and (group.oldest_offset < row.log_end or is_owed):
                 return f"{queue.name}/{row.partition}, group {group.name}, log end {row.log_end}: {group}"
     return ""
