@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING
 
 from logbroker.testing.model import MessageState
 from tools.chaos_kit.features.judge_delayed import judge_delayed, quiet_lateness
+from tools.chaos_kit.features.judge_ids import judge_ids
 from tools.chaos_kit.features.judge_letters import judge_letters
 from tools.chaos_kit.features.queue_log import QueueLog
-from tools.chaos_kit.features.queues import DEAD, LATER, QUEUES, RISKY
+from tools.chaos_kit.features.queues import DEAD, LATER, QUEUES, RISKY, UNIQUE
 from tools.chaos_kit.judge import judge_sent, judge_work
 from tools.chaos_kit.record import Outcome, Record
 
@@ -44,6 +45,7 @@ def judge_features(
     (later,), (dead,) = ([logs[place] for place in queue.places()] for queue in (LATER, DEAD))
     judge_delayed(told, later, verdict)
     judge_letters(told, [logs[place] for place in RISKY.places()], dead, verdict)
+    judge_ids(told, [logs[place] for place in UNIQUE.places()], verdict)
     lateness = quiet_lateness(told, later, strikes)
     return {LATENESS: lateness} if lateness else {}
 
@@ -59,13 +61,15 @@ def _judge_work(told: Told, logs: Mapping[Partition, QueueLog], verdict: Verdict
 
 def _judge_partition(told: Told, queue: FeatureQueue, log: QueueLog, verdict: Verdict) -> None:
     """What holds of every queue: what was confirmed is there, was delivered to each group, and is settled."""
-    # What is moved here was sent elsewhere.
-    sent = [sent for sent in told.record.sent if sent.place == log.place]
-    values = {one.offset: one.value for one in log.messages if one.offset not in log.model.copies}
-    confirmed = judge_sent(log.place, sent, values, verdict)
-    verdict.count("messages confirmed in queues of features", confirmed)
+    # What is moved here was sent elsewhere; and what has an id may stand here more than once, and is judged by itself.
+    if queue is not UNIQUE:
+        sent = [sent for sent in told.record.sent if sent.place == log.place]
+        values = {one.offset: one.value for one in log.messages if one.offset not in log.model.copies}
+        confirmed = judge_sent(log.place, sent, values, verdict)
+        verdict.count("messages confirmed in queues of features", confirmed)
+        for name in queue.groups:
+            _judge_delivered(sent, log, name, verdict)
     for name in queue.groups:
-        _judge_delivered(sent, log, name, verdict)
         left = log.group(name).unsettled(log.model.log_start_offset, log.model.next_offset)
         if left:
             verdict.stuck += len(left)

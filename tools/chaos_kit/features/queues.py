@@ -45,6 +45,7 @@ RISKY = FeatureQueue(
     max_deliveries=3,
     options={"backoff": 0.2, "max_backoff": 2.0, "max_age": 12.0, "dead_letter": DEAD.name},
 )
+UNIQUE = FeatureQueue("unique", partitions=2)
 
-QUEUES = (LATER, DEAD, RISKY)
+QUEUES = (LATER, DEAD, RISKY, UNIQUE)
 """In an order in which they can be made: a dead-letter queue comes before those that name it."""

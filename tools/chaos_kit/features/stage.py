@@ -36,6 +36,8 @@ class Stage:
     told: Told = field(default_factory=Told)
     is_producing: bool = True
     is_calm: bool = False
+    is_owing: bool = False
+    """Something was begun that will be sent until it is confirmed."""
 
     async def rest(self, seconds: float) -> None:
         """Sleep about so long."""

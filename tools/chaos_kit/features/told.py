@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, final
 from tools.chaos_kit.record import Outcome, Record
 
 if TYPE_CHECKING:
+    from tools.chaos_kit.nodes import Partition
     from tools.chaos_kit.record import Sent
 
 
@@ -45,6 +46,23 @@ class Redriving:
 
 @final
 @dataclass(slots=True)
+class Attempt:
+    """One sending of an id of one's own, among several."""
+
+    name: str
+    value: bytes
+    started_s: float
+    outcome: Outcome = Outcome.PENDING
+    done_s: float = 0.0
+    place: Partition | None = None
+    offset: int = -1
+    is_duplicate: bool = False
+    is_conflict: bool = False
+    """It was REFUSED because the id is known with another value."""
+
+
+@final
+@dataclass(slots=True)
 class Told:
     """All of a round. Sends that are told nothing but their place, deliveries and settlements are in the record."""
 
@@ -52,3 +70,4 @@ class Told:
     delayed: list[Delayed] = field(default_factory=list)
     cancelling: list[Cancelling] = field(default_factory=list)
     redriving: list[Redriving] = field(default_factory=list)
+    attempts: list[Attempt] = field(default_factory=list)

@@ -10,6 +10,7 @@ import trio
 from logbroker.errors import LogBrokerError
 from logbroker_client import connect
 from tools.chaos_kit.features.delayed import run_delayed
+from tools.chaos_kit.features.ids import run_ids
 from tools.chaos_kit.features.letters import redrive, run_letters
 from tools.chaos_kit.features.queues import DEAD, DEFAULT, QUEUES, RISKY
 from tools.chaos_kit.features.stage import CONNECT_S, RETRY_S
@@ -51,7 +52,7 @@ class FeatureWorkload:
     async def run(self) -> None:
         """Work until cancelled."""
         async with trio.open_nursery() as nursery:
-            for run in (run_delayed, run_letters):
+            for run in (run_delayed, run_letters, run_ids):
                 nursery.start_soon(run, self.stage)
 
     async def wait_drained(self, *, timeout_s: float) -> str:
@@ -70,8 +71,8 @@ class FeatureWorkload:
     async def _left(self, client: Client) -> str:
         told = self.stage.told
         pending = sum(sent.outcome is Outcome.PENDING for sent in told.record.sent)
-        if pending:
-            return f"{pending} sends"
+        if pending or self.stage.is_owing:
+            return f"{pending} sends, and an id that is to be confirmed: {self.stage.is_owing}"
         try:
             for queue in QUEUES:
                 left = await _left_in(client, queue)
