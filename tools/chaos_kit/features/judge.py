@@ -8,8 +8,9 @@ from logbroker.testing.model import MessageState
 from tools.chaos_kit.features.judge_delayed import judge_delayed, quiet_lateness
 from tools.chaos_kit.features.judge_ids import judge_ids
 from tools.chaos_kit.features.judge_letters import judge_letters
+from tools.chaos_kit.features.judge_ordered import judge_ordered
 from tools.chaos_kit.features.queue_log import QueueLog
-from tools.chaos_kit.features.queues import DEAD, LATER, QUEUES, RISKY, UNIQUE
+from tools.chaos_kit.features.queues import DEAD, KEYED, LATER, QUEUES, RISKY, SINGLE, UNIQUE
 from tools.chaos_kit.judge import judge_sent, judge_work
 from tools.chaos_kit.record import Outcome, Record
 
@@ -42,10 +43,14 @@ def judge_features(
     for queue in QUEUES:
         for place in queue.places():
             _judge_partition(told, queue, logs[place], verdict)
-    (later,), (dead,) = ([logs[place] for place in queue.places()] for queue in (LATER, DEAD))
+    (later,), (dead,), (keyed,), (single,) = (
+        [logs[place] for place in queue.places()] for queue in (LATER, DEAD, KEYED, SINGLE)
+    )
     judge_delayed(told, later, verdict)
     judge_letters(told, [logs[place] for place in RISKY.places()], dead, verdict)
     judge_ids(told, [logs[place] for place in UNIQUE.places()], verdict)
+    judge_ordered(keyed, verdict, by_key=True)
+    judge_ordered(single, verdict, by_key=False)
     lateness = quiet_lateness(told, later, strikes)
     return {LATENESS: lateness} if lateness else {}
 

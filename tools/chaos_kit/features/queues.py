@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import final
 
 from logbroker.testing.model import PartitionModel
+from logbroker.testing.order_rules import OrderRules
 from logbroker_client.queue_options import QueueOptions
 
 DEFAULT = "default"
@@ -33,6 +34,9 @@ class FeatureQueue:
             max_deliveries=self.max_deliveries,
             max_age_ms=round(options.get("max_age", 0.0) * 1000),
         )
+        if "window" in options:
+            blocks = options.get("on_failure", "block") == "block"
+            model.order = OrderRules(options["window"], options.get("order") == "key", blocks)
         return model
 
 
@@ -46,6 +50,8 @@ RISKY = FeatureQueue(
     options={"backoff": 0.2, "max_backoff": 2.0, "max_age": 12.0, "dead_letter": DEAD.name},
 )
 UNIQUE = FeatureQueue("unique", partitions=2)
+KEYED = FeatureQueue("keyed", max_deliveries=4, hide_s=2.0, options={"order": "key", "window": 8})
+SINGLE = FeatureQueue("single", hide_s=2.0, options={"window": 1})
 
-QUEUES = (LATER, DEAD, RISKY, UNIQUE)
+QUEUES = (LATER, DEAD, RISKY, UNIQUE, KEYED, SINGLE)
 """In an order in which they can be made: a dead-letter queue comes before those that name it."""

@@ -12,6 +12,7 @@ from logbroker_client import connect
 from tools.chaos_kit.features.delayed import run_delayed
 from tools.chaos_kit.features.ids import run_ids
 from tools.chaos_kit.features.letters import redrive, run_letters
+from tools.chaos_kit.features.ordered import run_ordered
 from tools.chaos_kit.features.queues import DEAD, DEFAULT, QUEUES, RISKY
 from tools.chaos_kit.features.stage import CONNECT_S, RETRY_S
 from tools.chaos_kit.record import Outcome
@@ -52,7 +53,7 @@ class FeatureWorkload:
     async def run(self) -> None:
         """Work until cancelled."""
         async with trio.open_nursery() as nursery:
-            for run in (run_delayed, run_letters, run_ids):
+            for run in (run_delayed, run_letters, run_ids, run_ordered):
                 nursery.start_soon(run, self.stage)
 
     async def wait_drained(self, *, timeout_s: float) -> str:
