@@ -9,8 +9,9 @@ from tools.chaos_kit.features.judge_delayed import judge_delayed, quiet_lateness
 from tools.chaos_kit.features.judge_ids import judge_ids
 from tools.chaos_kit.features.judge_letters import judge_letters
 from tools.chaos_kit.features.judge_ordered import judge_ordered
+from tools.chaos_kit.features.judge_steered import judge_steered
 from tools.chaos_kit.features.queue_log import QueueLog
-from tools.chaos_kit.features.queues import DEAD, KEYED, LATER, QUEUES, RISKY, SINGLE, UNIQUE
+from tools.chaos_kit.features.queues import DEAD, KEYED, LATER, PAUSED, QUEUES, RISKY, SINGLE, UNIQUE
 from tools.chaos_kit.judge import judge_sent, judge_work
 from tools.chaos_kit.record import Outcome, Record
 
@@ -51,6 +52,7 @@ def judge_features(
     judge_ids(told, [logs[place] for place in UNIQUE.places()], verdict)
     judge_ordered(keyed, verdict, by_key=True)
     judge_ordered(single, verdict, by_key=False)
+    judge_steered(told, [logs[place] for place in PAUSED.places()], verdict)
     lateness = quiet_lateness(told, later, strikes)
     return {LATENESS: lateness} if lateness else {}
 

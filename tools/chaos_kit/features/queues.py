@@ -52,6 +52,7 @@ RISKY = FeatureQueue(
 UNIQUE = FeatureQueue("unique", partitions=2)
 KEYED = FeatureQueue("keyed", max_deliveries=4, hide_s=2.0, options={"order": "key", "window": 8})
 SINGLE = FeatureQueue("single", hide_s=2.0, options={"window": 1})
+PAUSED = FeatureQueue("paused", partitions=2, groups=(DEFAULT, "batch"))
 
-QUEUES = (LATER, DEAD, RISKY, UNIQUE, KEYED, SINGLE)
+QUEUES = (LATER, DEAD, RISKY, UNIQUE, KEYED, SINGLE, PAUSED)
 """In an order in which they can be made: a dead-letter queue comes before those that name it."""

@@ -63,6 +63,20 @@ class Attempt:
 
 @final
 @dataclass(slots=True)
+class Steering:
+    """A pause, resume or purge of a consumer group. `reason` is only in this pause."""
+
+    verb: str
+    group: str
+    started_s: float
+    reason: str = ""
+    duration_ms: int = 0
+    outcome: Outcome = Outcome.PENDING
+    done_s: float = 0.0
+
+
+@final
+@dataclass(slots=True)
 class Told:
     """All of a round. Sends that are told nothing but their place, deliveries and settlements are in the record."""
 
@@ -71,3 +85,4 @@ class Told:
     cancelling: list[Cancelling] = field(default_factory=list)
     redriving: list[Redriving] = field(default_factory=list)
     attempts: list[Attempt] = field(default_factory=list)
+    steering: list[Steering] = field(default_factory=list)

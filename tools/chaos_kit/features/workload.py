@@ -15,6 +15,7 @@ from tools.chaos_kit.features.letters import redrive, run_letters
 from tools.chaos_kit.features.ordered import run_ordered
 from tools.chaos_kit.features.queues import DEAD, DEFAULT, QUEUES, RISKY
 from tools.chaos_kit.features.stage import CONNECT_S, RETRY_S
+from tools.chaos_kit.features.steered import resume_all, run_steered
 from tools.chaos_kit.record import Outcome
 from tools.chaos_kit.workload import make_group
 
@@ -53,7 +54,7 @@ class FeatureWorkload:
     async def run(self) -> None:
         """Work until cancelled."""
         async with trio.open_nursery() as nursery:
-            for run in (run_delayed, run_letters, run_ids, run_ordered):
+            for run in (run_delayed, run_letters, run_ids, run_ordered, run_steered):
                 nursery.start_soon(run, self.stage)
 
     async def wait_drained(self, *, timeout_s: float) -> str:
@@ -63,6 +64,7 @@ class FeatureWorkload:
         with trio.move_on_after(timeout_s):
             async with connect(self.stage.urls, timeout=CONNECT_S) as client:
                 while clean < _LOOKS:
+                    await resume_all(self.stage, client)
                     await redrive(self.stage, client)
                     left = await self._left(client)
                     clean = 0 if left else clean + 1
