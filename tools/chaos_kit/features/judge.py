@@ -5,13 +5,26 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from logbroker.testing.model import MessageState
+from tools.chaos_kit.features.judge_bounded import judge_bounded, judge_newest
 from tools.chaos_kit.features.judge_delayed import judge_delayed, quiet_lateness
 from tools.chaos_kit.features.judge_ids import judge_ids
 from tools.chaos_kit.features.judge_letters import judge_letters
 from tools.chaos_kit.features.judge_ordered import judge_ordered
 from tools.chaos_kit.features.judge_steered import judge_steered
 from tools.chaos_kit.features.queue_log import QueueLog
-from tools.chaos_kit.features.queues import DEAD, KEYED, LATER, PAUSED, QUEUES, RISKY, SINGLE, UNIQUE
+from tools.chaos_kit.features.queues import (
+    BOUNDED,
+    DEAD,
+    FRAGILE,
+    KEYED,
+    LATER,
+    NEWEST,
+    PAUSED,
+    QUEUES,
+    RISKY,
+    SINGLE,
+    UNIQUE,
+)
 from tools.chaos_kit.judge import judge_sent, judge_work
 from tools.chaos_kit.record import Outcome, Record
 
@@ -37,15 +50,17 @@ def judge_features(
     if missing:
         verdict.find(f"the logs of {missing} are missing")
         return {}
+    # Of a queue that drops messages the beginning is gone, and without it there is no model.
+    whole = [queue for queue in QUEUES if queue is not NEWEST]
     logs = {
-        place: QueueLog(place, entries[place], queue.model(), verdict) for queue in QUEUES for place in queue.places()
+        place: QueueLog(place, entries[place], queue.model(), verdict) for queue in whole for place in queue.places()
     }
     _judge_work(told, logs, verdict)
-    for queue in QUEUES:
+    for queue in whole:
         for place in queue.places():
             _judge_partition(told, queue, logs[place], verdict)
-    (later,), (dead,), (keyed,), (single,) = (
-        [logs[place] for place in queue.places()] for queue in (LATER, DEAD, KEYED, SINGLE)
+    (later,), (dead,), (keyed,), (single,), (bounded,), (fragile,) = (
+        [logs[place] for place in queue.places()] for queue in (LATER, DEAD, KEYED, SINGLE, BOUNDED, FRAGILE)
     )
     judge_delayed(told, later, verdict)
     judge_letters(told, [logs[place] for place in RISKY.places()], dead, verdict)
@@ -53,6 +68,10 @@ def judge_features(
     judge_ordered(keyed, verdict, by_key=True)
     judge_ordered(single, verdict, by_key=False)
     judge_steered(told, [logs[place] for place in PAUSED.places()], verdict)
+    judge_bounded(told, bounded, verdict)
+    (place,) = NEWEST.places()
+    judge_newest(told, place, entries[place], verdict, max_messages=NEWEST.options["max_messages"])
+    verdict.count("breakers tripped", fragile.model.failure_counts.get("breaker: tripped", 0))
     lateness = quiet_lateness(told, later, strikes)
     return {LATENESS: lateness} if lateness else {}
 

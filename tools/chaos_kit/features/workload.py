@@ -9,6 +9,7 @@ import trio
 
 from logbroker.errors import LogBrokerError
 from logbroker_client import connect
+from tools.chaos_kit.features.bounded import run_bounded
 from tools.chaos_kit.features.delayed import run_delayed
 from tools.chaos_kit.features.ids import run_ids
 from tools.chaos_kit.features.letters import redrive, run_letters
@@ -54,7 +55,7 @@ class FeatureWorkload:
     async def run(self) -> None:
         """Work until cancelled."""
         async with trio.open_nursery() as nursery:
-            for run in (run_delayed, run_letters, run_ids, run_ordered, run_steered):
+            for run in (run_delayed, run_letters, run_ids, run_ordered, run_steered, run_bounded):
                 nursery.start_soon(run, self.stage)
 
     async def wait_drained(self, *, timeout_s: float) -> str:
