@@ -15,6 +15,8 @@ from logbroker.entry import EntryKind
 from logbroker.ids import GroupName, Index, LeaseId, lease_id
 from logbroker.partition.commands import (
     Ack,
+    Bury,
+    BuryExpired,
     Cancel,
     Dedupe,
     DeliverAt,
@@ -26,6 +28,8 @@ from logbroker.partition.commands import (
     MoveIn,
     MoveOut,
     Nack,
+    Pause,
+    Resume,
     RewindFloor,
     decode_changes,
 )
@@ -87,7 +91,7 @@ def judge(record: Record, logs: Mapping[Partition, Sequence[Entry]], verdict: Ve
         sent = [sent for sent in record.sent if sent.place == place]
         verdict.confirmed += judge_sent(place, sent, dict(enumerate(values)), verdict)
         _judge_read(record, place, values, verdict)
-        _LeaseTimes(record, place, values, skew_s).judge(entries, verdict)
+        judge_lease_times(record, place, entries, values, verdict, skew_s=skew_s)
     verdict.leases += len(record.delivered)
     verdict.acks += judge_work(record, models, verdict)
     _judge_rewinds(record, models, verdict)
@@ -215,6 +219,19 @@ def _was_acked(group: ModelGroup, offset: int) -> bool:
     return any(moment.state is MessageState.ACKED for moment in group.moments.get(offset, ()))
 
 
+def judge_lease_times(
+    record: Record,
+    place: Partition,
+    entries: Sequence[Entry],
+    values: Sequence[bytes],
+    verdict: Verdict,
+    *,
+    skew_s: float,
+) -> None:
+    """Hold the times at which leases came against those of the leases before them."""
+    _LeaseTimes(record, place, values, skew_s).judge(entries, verdict)
+
+
 @final
 @dataclass(slots=True)
 class _Held:
@@ -261,19 +278,22 @@ class _LeaseTimes:
                 for held in self._find(change.group, change.ranges):
                     if held.lease == change.lease:
                         held.visible_at_ms = change.visible_at_ms
-            case Expire():
+            case Expire() | BuryExpired():
                 for held in self._find(change.group, change.ranges):
                     if held.lease:
                         ran_s = (held.visible_at_ms - held.append_ms) / 1000 * (1 - _DRIFT) - self._skew_s
                         held.earliest_s += max(0.0, ran_s)
                         held.lease = 0
-            case Ack() | Nack():
+            case Ack() | Nack() | Bury():
                 # Before its time, as somebody wished. One that came too late and did nothing is taken for good,
                 # which can only make the check weaker.
                 for held in self._find(change.group, change.ranges):
                     held.lease = 0
             case DeliverAt() | Cancel() | Dedupe() | RewindFloor() | MoveOut() | Moved() | MoveIn() | ForgetSource():
-                # Of messages that nobody has held yet.
+                # Of messages that nobody holds.
+                pass
+            case Pause() | Resume():
+                # Whoever holds something goes on to hold it.
                 pass
             case _:
                 for (group, _), held in self._held.items():

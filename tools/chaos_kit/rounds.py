@@ -119,7 +119,7 @@ async def run_round(
             named = {queue.name for queue in QUEUES}
             plain = {place: entries for place, entries in logs.items() if place[0] not in named}
             judge(record, plain, verdict, skew_s=skew_s)
-            measures |= judge_features(stage.told, logs, arena.strikes if arena else [], verdict)
+            measures |= judge_features(stage.told, logs, arena.strikes if arena else [], verdict, skew_s=skew_s)
         strikes = arena.strikes if arena is not None else []
         if arena is not None:
             verdict.findings += arena.findings

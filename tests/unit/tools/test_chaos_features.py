@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from logbroker.ids import DEFAULT_GROUP, GroupName
-from logbroker.partition.commands import CreateGroup, Lease, Purge, SkipTo
+from logbroker.partition.commands import CreateGroup, Expire, Lease, Pause, Purge, Resume, SkipTo
 from tests.unit.tools.log_writer import LogWriter
 from tools.chaos_kit.features.judge import judge_features
 from tools.chaos_kit.features.queues import KEYED, PAUSED, QUEUES, RISKY, SINGLE
@@ -36,7 +36,7 @@ class Story:
 
     def verdict(self) -> Verdict:
         verdict = Verdict()
-        judge_features(self.told, {place: log.entries for place, log in self.logs.items()}, [], verdict)
+        judge_features(self.told, {place: log.entries for place, log in self.logs.items()}, [], verdict, skew_s=0.1)
         return verdict
 
 
@@ -88,6 +88,24 @@ def test_deliveries_and_acks_that_the_log_does_not_hold_are_found() -> None:
     assert (
         "single/0, group default, lease 6488064: the ack of offset 1 was confirmed, and is not in the log" in findings
     )
+
+
+@pytest.mark.parametrize(("received_s", "overlapping"), [(1.0, 1), (5.0, 0)])
+def test_a_lease_that_follows_one_which_cannot_have_run_for_its_time_is_counted(
+    received_s: float, overlapping: int
+) -> None:
+    story = Story()
+    place = SINGLE.places()[0]
+    writer = story.send(SINGLE)
+    writer.lease(0, hide_ms=4_000)
+    # In between the group is paused, and the lease runs out all the same.
+    writer.change(Pause(DEFAULT_GROUP, "", 0), Resume(DEFAULT_GROUP))
+    writer.now_ms += 4_000
+    writer.change(Expire(DEFAULT_GROUP, ((0, 1),)))
+    lease = writer.lease(0)
+    story.told.record.delivered.append(Delivered("default", place, lease, ((0, 2, b"one"),), received_s, 4.0))
+    writer.ack(lease, 0)
+    assert story.verdict().overlapping == overlapping
 
 
 @pytest.mark.parametrize(("queue", "count", "is_clean"), [(KEYED, 8, True), (KEYED, 9, False), (SINGLE, 2, False)])

@@ -25,7 +25,7 @@ from tools.chaos_kit.features.queues import (
     SINGLE,
     UNIQUE,
 )
-from tools.chaos_kit.judge import judge_sent, judge_work
+from tools.chaos_kit.judge import judge_lease_times, judge_sent, judge_work
 from tools.chaos_kit.record import Outcome, Record
 
 if TYPE_CHECKING:
@@ -43,9 +43,17 @@ LATENESS = "delayed messages leased after their due time, without faults"
 
 
 def judge_features(
-    told: Told, entries: Mapping[Partition, Sequence[Entry]], strikes: Sequence[Strike], verdict: Verdict
+    told: Told,
+    entries: Mapping[Partition, Sequence[Entry]],
+    strikes: Sequence[Strike],
+    verdict: Verdict,
+    *,
+    skew_s: float,
 ) -> dict[str, list[float]]:
-    """Judge the queues of the features, and add to the verdict; gives times in seconds, by what they are of."""
+    """Judge the queues of the features, and add to the verdict; gives times in seconds, by what they are of.
+
+    `skew_s` is as in `judge`.
+    """
     missing = [place for queue in QUEUES for place in queue.places() if place not in entries]
     if missing:
         verdict.find(f"the logs of {missing} are missing")
@@ -56,6 +64,9 @@ def judge_features(
         place: QueueLog(place, entries[place], queue.model(), verdict) for queue in whole for place in queue.places()
     }
     _judge_work(told, logs, verdict)
+    for place, log in logs.items():
+        values = [message.value for message in log.messages]
+        judge_lease_times(told.record, place, log.entries, values, verdict, skew_s=skew_s)
     for queue in whole:
         for place in queue.places():
             _judge_partition(told, queue, logs[place], verdict)
