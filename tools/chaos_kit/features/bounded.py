@@ -9,7 +9,7 @@ import trio
 from logbroker_client import connect
 from tools.chaos_kit.features.queues import BOUNDED, FRAGILE, NEWEST
 from tools.chaos_kit.features.stage import CONNECT_S
-from tools.chaos_kit.record import Sent
+from tools.chaos_kit.record import Outcome, Sent
 
 if TYPE_CHECKING:
     from tools.chaos_kit.features.queues import FeatureQueue
@@ -38,12 +38,15 @@ async def _sending(stage: Stage, queue: FeatureQueue) -> None:
         connect(stage.urls, timeout=CONNECT_S) as client,
         client.producer(queue.name, timeout=_TIMEOUT_S) as producer,
     ):
-        number = 0
+        number = life = 0
         while stage.is_producing:
             for _ in range(_BURST if stage.chance(_BURST_SHARE) else 1):
                 value = f"{queue.name}.{number}".encode()
-                await stage.send(producer, Sent(value, queue.name, number, (queue.name, 0), trio.current_time()))
+                sent = Sent(value, f"{queue.name}.{life}", number, (queue.name, 0), trio.current_time())
+                await stage.send(producer, sent)
                 number += 1
+                # Given up so soon, a message may yet be committed, behind those that are sent after it.
+                life += sent.outcome is Outcome.UNKNOWN
             await stage.rest(_EVERY_S)
 
 
