@@ -1,7 +1,8 @@
-"""What chaos judges of every queue of a feature, and how the rounds and the report hand it on."""
+"""What chaos judges of every queue of a feature, and how the report tells of it."""
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING
 
 import pytest
@@ -9,11 +10,14 @@ import pytest
 from logbroker.ids import DEFAULT_GROUP, GroupName
 from logbroker.partition.commands import CreateGroup, Expire, Lease, Pause, Purge, Resume, SkipTo
 from tests.unit.tools.log_writer import LogWriter
+from tools.chaos_kit.disks import DiskKind
 from tools.chaos_kit.features.judge import judge_features
 from tools.chaos_kit.features.queues import KEYED, PAUSED, QUEUES, RISKY, SINGLE
 from tools.chaos_kit.features.told import Steering, Told
 from tools.chaos_kit.judge import Verdict
 from tools.chaos_kit.record import Delivered, Outcome, Sent, Settled
+from tools.chaos_kit.report import Report
+from tools.chaos_kit.rounds import RoundOptions, RoundResult
 
 if TYPE_CHECKING:
     from tools.chaos_kit.features.queues import FeatureQueue
@@ -124,3 +128,17 @@ def test_a_log_that_is_missing_is_found() -> None:
     story = Story()
     del story.logs["later", 0]
     assert story.verdict().findings == ["the logs of [('later', 0)] are missing"]
+
+
+def test_the_report_adds_up_what_the_rounds_counted() -> None:
+    report = Report(1, 3, {}, "")
+    for number in range(2):
+        verdict = Verdict()
+        verdict.count("pauses", 3)
+        verdict.count(f"only in round {number}")
+        options = RoundOptions(number, 1, 60.0, DiskKind.PLAIN, ())
+        report.add(RoundResult(options, verdict, [], {}, 0.0, "", {"lateness": [0.02 + number]}))
+    lines = list(report.lines())
+    assert "features: only in round 0 1, only in round 1 1, pauses 6" in lines
+    assert "lateness: p50 20 ms, p99 1020 ms, max 1020 ms, 2 times" in lines
+    assert json.loads(json.dumps(report.values()))["totals"]["features"]["pauses"] == 6
