@@ -124,6 +124,14 @@ def test_the_models_know_the_windows_of_their_queues(queue: FeatureQueue, count:
     assert any("the window is in flight" in text for text in verdict.findings) != is_clean
 
 
+def test_behind_a_broken_rule_the_model_is_asked_for_nothing_more() -> None:
+    story = Story()
+    writer = story.send(SINGLE)
+    writer.lease(0)
+    writer.deliver(0)
+    assert len(story.verdict().findings) == 1
+
+
 def test_a_log_that_is_missing_is_found() -> None:
     story = Story()
     del story.logs["later", 0]

@@ -88,12 +88,13 @@ def judge_features(
 
 
 def _judge_work(told: Told, logs: Mapping[Partition, QueueLog], verdict: Verdict) -> None:
+    models = {place: log.model for place, log in logs.items() if log.is_understood}
     record = Record(
-        delivered=[delivered for delivered in told.record.delivered if delivered.place in logs],
-        settled=[settled for settled in told.record.settled if settled.place in logs],
+        delivered=[delivered for delivered in told.record.delivered if delivered.place in models],
+        settled=[settled for settled in told.record.settled if settled.place in models],
     )
     verdict.count("leases in queues of features", len(record.delivered))
-    judge_work(record, {place: log.model for place, log in logs.items()}, verdict)
+    judge_work(record, models, verdict)
 
 
 def _judge_partition(told: Told, queue: FeatureQueue, log: QueueLog, verdict: Verdict) -> None:
@@ -104,9 +105,9 @@ def _judge_partition(told: Told, queue: FeatureQueue, log: QueueLog, verdict: Ve
         values = {one.offset: one.value for one in log.messages if one.offset not in log.model.copies}
         confirmed = judge_sent(log.place, sent, values, verdict)
         verdict.count("messages confirmed in queues of features", confirmed)
-        for name in queue.groups:
+        for name in queue.groups if log.is_understood else ():
             _judge_delivered(sent, log, name, verdict)
-    for name in queue.groups:
+    for name in queue.groups if log.is_understood else ():
         left = log.group(name).unsettled(log.model.log_start_offset, log.model.next_offset)
         if left:
             verdict.stuck += len(left)

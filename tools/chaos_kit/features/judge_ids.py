@@ -38,7 +38,8 @@ def judge_ids(told: Told, logs: Sequence[QueueLog], verdict: Verdict) -> None:
             verdict.doubled += 1
             verdict.find(f"id {name} was delivered at {sorted(delivered)}")
         for spot in delivered:
-            if not by_place[spot[0]].was(spot[1], MessageState.ACKED):
+            log = by_place[spot[0]]
+            if log.is_understood and not log.was(spot[1], MessageState.ACKED):
                 verdict.find(f"id {name} was delivered at {spot}, and acked nowhere")
         _judge_answers(name, tried, found, delivered, verdict)
 

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 def judge_letters(told: Told, sources: Sequence[QueueLog], target: QueueLog, verdict: Verdict) -> None:
     """Judge the partitions of the queue in which messages die, and the one to which they go."""
+    if not all(log.is_understood for log in (*sources, target)):
+        return
     died = Counter(origin_of(log, offset) for log in sources for offset in _deaths(log))
     letters = Counter(_copies(target))
     _compare("died and is in the dead-letter queue", died, letters, verdict)

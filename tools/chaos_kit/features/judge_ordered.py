@@ -22,6 +22,8 @@ def judge_ordered(log: QueueLog, verdict: Verdict, *, by_key: bool) -> None:
         lanes.setdefault(message.key if by_key else None, []).append(message.offset)
     group = log.group()
     for entry, ordinal, _, offsets in log.leases():
+        if entry.index > log.model.last_index:
+            break
         lease = lease_id(entry.index, ordinal)
         for offset in offsets:
             verdict.count("leases in order")

@@ -43,7 +43,10 @@ class QueueLog:
         self.place = place
         self.name = name_of(place)
         self.entries = entries
+        known = len(verdict.findings)
         self.model = fold(place, entries, model, verdict)
+        self.is_understood = len(verdict.findings) == known
+        """Whether the model has taken all of it; if not, a rule that is broken has been found, and it knows no more."""
         self.messages = [
             Logged(entry.base_offset + position, entry.append_ms, record.key, record.value or b"", record.headers)
             for entry in entries
