@@ -6,12 +6,11 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from logbroker_client import connect
 from tools.chaos_kit.features.queues import BOUNDED, FRAGILE, NEWEST
-from tools.chaos_kit.features.stage import CONNECT_S
 from tools.chaos_kit.record import Outcome, Sent
 
 if TYPE_CHECKING:
+    from logbroker_client import Client
     from tools.chaos_kit.features.queues import FeatureQueue
     from tools.chaos_kit.features.stage import Stage, Work
 
@@ -23,21 +22,18 @@ _SLOW_S = 1.5
 _BAD_S, _GOOD_S = 4.0, 10.0
 
 
-async def run_bounded(stage: Stage) -> None:
+async def run_bounded(stage: Stage, client: Client) -> None:
     """Work until cancelled."""
     async with trio.open_nursery() as nursery:
         for queue in (BOUNDED, NEWEST):
-            nursery.start_soon(stage.consume, queue, _treat_slowly)
-        nursery.start_soon(stage.consume, FRAGILE, _fail_at_times)
+            nursery.start_soon(stage.consume, client, queue, _treat_slowly)
+        nursery.start_soon(stage.consume, client, FRAGILE, _fail_at_times)
         for queue in (BOUNDED, NEWEST, FRAGILE):
-            nursery.start_soon(_sending, stage, queue)
+            nursery.start_soon(_sending, stage, client, queue)
 
 
-async def _sending(stage: Stage, queue: FeatureQueue) -> None:
-    async with (
-        connect(stage.urls, timeout=CONNECT_S) as client,
-        client.producer(queue.name, timeout=_TIMEOUT_S) as producer,
-    ):
+async def _sending(stage: Stage, client: Client, queue: FeatureQueue) -> None:
+    async with client.producer(queue.name, timeout=_TIMEOUT_S) as producer:
         number = life = 0
         while stage.is_producing:
             for _ in range(_BURST if stage.chance(_BURST_SHARE) else 1):

@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING
 import trio
 
 from logbroker.errors import LogBrokerError
-from logbroker_client import MessageId, connect
+from logbroker_client import MessageId
 from tools.chaos_kit.features.queues import LATER
-from tools.chaos_kit.features.stage import CONNECT_S
 from tools.chaos_kit.features.told import Cancelling, Delayed
 from tools.chaos_kit.record import Outcome, Sent
 
@@ -27,11 +26,11 @@ _LEAST_MS, _MOST_MS = 300, 8_000
 _CANCELLED_SHARE = 0.25
 
 
-async def run_delayed(stage: Stage) -> None:
+async def run_delayed(stage: Stage, client: Client) -> None:
     """Work until cancelled; the sender ends when nothing is to be produced."""
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(stage.consume, LATER, _treat)
-        async with connect(stage.urls, timeout=CONNECT_S) as client, client.producer(LATER.name) as producer:
+        nursery.start_soon(stage.consume, client, LATER, _treat)
+        async with client.producer(LATER.name) as producer:
             number = 0
             while stage.is_producing:
                 await _send(stage, nursery, client, producer, number)

@@ -17,6 +17,7 @@ from tools.chaos_kit.features.told import Attempt
 from tools.chaos_kit.record import Outcome
 
 if TYPE_CHECKING:
+    from logbroker_client import Client
     from logbroker_client.producer import Producer
     from tools.chaos_kit.features.stage import Stage, Work
 
@@ -102,10 +103,10 @@ class _Sender:
         return attempt.outcome is Outcome.DONE
 
 
-async def run_ids(stage: Stage) -> None:
+async def run_ids(stage: Stage, client: Client) -> None:
     """Work until cancelled."""
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(stage.consume, UNIQUE, _treat)
+        nursery.start_soon(stage.consume, client, UNIQUE, _treat)
         nursery.start_soon(_Sender(stage).run)
 
 

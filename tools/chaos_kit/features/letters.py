@@ -8,9 +8,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from logbroker.errors import LogBrokerError, UnavailableError
-from logbroker_client import connect
 from tools.chaos_kit.features.queues import DEAD, RISKY
-from tools.chaos_kit.features.stage import CONNECT_S
 from tools.chaos_kit.features.told import Redriving
 from tools.chaos_kit.record import Outcome, Sent
 from tools.chaos_kit.workload import key_of
@@ -27,19 +25,19 @@ _BROKEN_OFF_SHARE, _BROKEN_OFF_S = 0.3, 0.1
 _POISON, _REFUSED = b"poison", b"refused"
 
 
-async def run_letters(stage: Stage) -> None:
+async def run_letters(stage: Stage, client: Client) -> None:
     """Work until cancelled."""
     async with trio.open_nursery() as nursery:
         for number in range(2):
-            nursery.start_soon(stage.consume, RISKY, _treat)
-            nursery.start_soon(_sending, stage, number)
-        nursery.start_soon(_redriving, stage)
+            nursery.start_soon(stage.consume, client, RISKY, _treat)
+            nursery.start_soon(_sending, stage, client, number)
+        nursery.start_soon(_redriving, stage, client)
 
 
-async def _sending(stage: Stage, partition: int) -> None:
+async def _sending(stage: Stage, client: Client, partition: int) -> None:
     key = key_of(partition, RISKY.partitions, "risky")
     sender = f"risky.{partition}"
-    async with connect(stage.urls, timeout=CONNECT_S) as client, client.producer(RISKY.name) as producer:
+    async with client.producer(RISKY.name) as producer:
         number = 0
         while stage.is_producing:
             fate = stage.random.choice((b"fine", b"fine", b"fine", _POISON, _REFUSED))
@@ -74,14 +72,13 @@ def _verb(stage: Stage, message: Message) -> str:
     return "forget" if stage.chance(0.03) else "ack"
 
 
-async def _redriving(stage: Stage) -> None:
-    async with connect(stage.urls, timeout=CONNECT_S) as client:
-        while not stage.is_calm:
-            await stage.rest(_REDRIVE_EVERY_S)
-            # Broken off, a request may be on its way, and another.
-            within_s = _BROKEN_OFF_S * stage.random.random() if stage.chance(_BROKEN_OFF_SHARE) else math.inf
-            with trio.move_on_after(within_s):
-                await redrive(stage, client)
+async def _redriving(stage: Stage, client: Client) -> None:
+    while not stage.is_calm:
+        await stage.rest(_REDRIVE_EVERY_S)
+        # Broken off, a request may be on its way, and another.
+        within_s = _BROKEN_OFF_S * stage.random.random() if stage.chance(_BROKEN_OFF_SHARE) else math.inf
+        with trio.move_on_after(within_s):
+            await redrive(stage, client)
 
 
 async def redrive(stage: Stage, client: Client) -> None:

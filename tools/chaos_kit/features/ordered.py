@@ -6,12 +6,11 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from logbroker_client import connect
 from tools.chaos_kit.features.queues import KEYED, SINGLE
-from tools.chaos_kit.features.stage import CONNECT_S
 from tools.chaos_kit.record import Sent
 
 if TYPE_CHECKING:
+    from logbroker_client import Client
     from tools.chaos_kit.features.queues import FeatureQueue
     from tools.chaos_kit.features.stage import Stage, Work
 
@@ -19,19 +18,19 @@ _EVERY_S = 0.4
 _KEYS = 6
 
 
-async def run_ordered(stage: Stage) -> None:
+async def run_ordered(stage: Stage, client: Client) -> None:
     """Work until cancelled."""
     async with trio.open_nursery() as nursery:
         for number in range(2):
-            nursery.start_soon(stage.consume, KEYED, _treat)
-            nursery.start_soon(stage.consume, SINGLE, _treat)
-            nursery.start_soon(_sending, stage, KEYED, number)
-        nursery.start_soon(_sending, stage, SINGLE, 0)
+            nursery.start_soon(stage.consume, client, KEYED, _treat)
+            nursery.start_soon(stage.consume, client, SINGLE, _treat)
+            nursery.start_soon(_sending, stage, client, KEYED, number)
+        nursery.start_soon(_sending, stage, client, SINGLE, 0)
 
 
-async def _sending(stage: Stage, queue: FeatureQueue, number: int) -> None:
+async def _sending(stage: Stage, client: Client, queue: FeatureQueue, number: int) -> None:
     sender = f"{queue.name}.{number}"
-    async with connect(stage.urls, timeout=CONNECT_S) as client, client.producer(queue.name) as producer:
+    async with client.producer(queue.name) as producer:
         position = 0
         while stage.is_producing:
             sent = Sent(f"{sender}.{position}".encode(), sender, position, (queue.name, 0), trio.current_time())

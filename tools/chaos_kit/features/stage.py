@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, TypeAlias, final
 import trio
 
 from logbroker.errors import LogBrokerError, StaleLeaseError, UnavailableError, UnknownOutcomeError
-from logbroker_client import connect
 from tools.chaos_kit.features.told import Told
 from tools.chaos_kit.record import Delivered, Outcome, Sent, Settled
 
@@ -17,6 +16,7 @@ if TYPE_CHECKING:
     from datetime import datetime
     from random import Random
 
+    from logbroker_client import Client
     from logbroker_client.consumer import Consumer
     from logbroker_client.messages import Message, MessageBatch
     from logbroker_client.producer import Producer
@@ -68,7 +68,7 @@ class Stage:
             self.told.record.confirm(sent, offset=message_id.offset, now_s=trio.current_time())
 
     async def consume(
-        self, queue: FeatureQueue, treat: Treat, *, group: str = "default", max_messages: int = 5
+        self, client: Client, queue: FeatureQueue, treat: Treat, *, group: str = "default", max_messages: int = 5
     ) -> None:
         """One consumer after another: each lives until it dies, with the leases it holds."""
         life = 0
@@ -76,16 +76,15 @@ class Stage:
             life += 1
             name = f"{queue.name}-{group}-{life}"
             try:
-                async with connect(self.urls, timeout=CONNECT_S, name=name) as client:
-                    with trio.CancelScope() as death:
-                        async with client.consumer(
-                            queue.name, group=group, wait=5.0, max_messages=max_messages, prefetch=1, name=name
-                        ) as consumer:
-                            while not await treat(self._work(group, consumer, await consumer.receive(), queue)):
-                                pass
-                            death.cancel()
-                            # Cancelled, it goes without giving anything back.
-                            await trio.sleep_forever()
+                with trio.CancelScope() as death:
+                    async with client.consumer(
+                        queue.name, group=group, wait=5.0, max_messages=max_messages, prefetch=1, name=name
+                    ) as consumer:
+                        while not await treat(self._work(group, consumer, await consumer.receive(), queue)):
+                            pass
+                        death.cancel()
+                        # Cancelled, it keeps what it was working at.
+                        await trio.sleep_forever()
             except UnavailableError:
                 await trio.sleep(RETRY_S)
 

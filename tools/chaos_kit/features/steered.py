@@ -8,9 +8,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from logbroker.errors import LogBrokerError, UnavailableError
-from logbroker_client import connect
 from tools.chaos_kit.features.queues import PAUSED
-from tools.chaos_kit.features.stage import CONNECT_S
 from tools.chaos_kit.features.told import Steering
 from tools.chaos_kit.record import Outcome, Sent
 from tools.chaos_kit.workload import key_of
@@ -25,28 +23,28 @@ _PURGED = PAUSED.groups[1]
 _PURGE_SHARE = 0.3
 
 
-async def run_steered(stage: Stage) -> None:
+async def run_steered(stage: Stage, client: Client) -> None:
     """Work until cancelled."""
     async with trio.open_nursery() as nursery:
         for group in PAUSED.groups:
-            nursery.start_soon(_consuming, stage, group)
-            nursery.start_soon(_steering, stage, group)
+            nursery.start_soon(_consuming, stage, client, group)
+            nursery.start_soon(_steering, stage, client, group)
         for number in range(PAUSED.partitions):
-            nursery.start_soon(_sending, stage, number)
+            nursery.start_soon(_sending, stage, client, number)
 
 
-async def _consuming(stage: Stage, group: str) -> None:
-    await stage.consume(PAUSED, _treat, group=group)
+async def _consuming(stage: Stage, client: Client, group: str) -> None:
+    await stage.consume(client, PAUSED, _treat, group=group)
 
 
 async def _treat(work: Work) -> bool:
     return await work.treat_as_usual()
 
 
-async def _sending(stage: Stage, partition: int) -> None:
+async def _sending(stage: Stage, client: Client, partition: int) -> None:
     key = key_of(partition, PAUSED.partitions, "paused")
     sender = f"paused.{partition}"
-    async with connect(stage.urls, timeout=CONNECT_S) as client, client.producer(PAUSED.name) as producer:
+    async with client.producer(PAUSED.name) as producer:
         number = 0
         while stage.is_producing:
             value = f"{sender}.{number}".encode()
@@ -57,19 +55,18 @@ async def _sending(stage: Stage, partition: int) -> None:
             await stage.rest(2 * _EVERY_S)
 
 
-async def _steering(stage: Stage, group: str) -> None:
-    async with connect(stage.urls, timeout=CONNECT_S) as client:
-        count = 0
-        while not stage.is_calm:
-            await stage.rest(_PAUSE_EVERY_S)
-            # One with an end is mostly over before it is ended.
-            duration_ms = 1_000 if stage.random.random() < 0.25 else 0
-            count += 1
-            await _steer(stage, client, Steering("pause", group, 0.0, f"{group} {count}", duration_ms))
-            await stage.rest(_PAUSE_S)
-            if group == _PURGED and stage.chance(_PURGE_SHARE):
-                await _steer(stage, client, Steering("purge", group, 0.0))
-            await _steer(stage, client, Steering("resume", group, 0.0))
+async def _steering(stage: Stage, client: Client, group: str) -> None:
+    count = 0
+    while not stage.is_calm:
+        await stage.rest(_PAUSE_EVERY_S)
+        # One with an end is mostly over before it is ended.
+        duration_ms = 1_000 if stage.random.random() < 0.25 else 0
+        count += 1
+        await _steer(stage, client, Steering("pause", group, 0.0, f"{group} {count}", duration_ms))
+        await stage.rest(_PAUSE_S)
+        if group == _PURGED and stage.chance(_PURGE_SHARE):
+            await _steer(stage, client, Steering("purge", group, 0.0))
+        await _steer(stage, client, Steering("resume", group, 0.0))
 
 
 async def resume_all(stage: Stage, client: Client) -> None:

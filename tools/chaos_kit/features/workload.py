@@ -53,10 +53,11 @@ class FeatureWorkload:
                         await make_group(client, queue.name, group)
 
     async def run(self) -> None:
-        """Work until cancelled."""
-        async with trio.open_nursery() as nursery:
+        """Work until cancelled, with one client: each one more would make a fail-over of the plain ones slower."""
+        stage = self.stage
+        async with connect(stage.urls, timeout=CONNECT_S) as client, trio.open_nursery() as nursery:
             for run in (run_delayed, run_letters, run_ids, run_ordered, run_steered, run_bounded):
-                nursery.start_soon(run, self.stage)
+                nursery.start_soon(run, stage, client)
 
     async def wait_drained(self, *, timeout_s: float) -> str:
         """Wait until every group has settled everything, and no dead letter is left; gives what is left if not."""
