@@ -1342,8 +1342,11 @@ class PartitionService:
             breakers.forget()
         if not breakers.is_tripping:
             return
+        # The entry has the log time by which it is decided, so that the pause is as long as the queue says. Before it
+        # in this tick others may have been stamped later.
+        now_ms = max(now_ms, self._ahead().append_ms)
         for pause in breakers.due(self._ahead(), now_ms):
-            self._propose_changes((pause,), partial(self._tripped, pause.group), lambda _: None)
+            self._propose_changes((pause,), partial(self._tripped, pause.group), lambda _: None, append_ms=now_ms)
             self._count_anew(pause.group)
 
     def _count_anew(self, group: GroupName) -> None:
@@ -1370,12 +1373,17 @@ class PartitionService:
                 invariant(False, f"a decision of another kind: {decision}")
 
     def _propose_changes(
-        self, changes: Sequence[Change], on_committed: Callable[[Applied], None], on_lost: Answer
+        self,
+        changes: Sequence[Change],
+        on_committed: Callable[[Applied], None],
+        on_lost: Answer,
+        *,
+        append_ms: int | None = None,
     ) -> None:
         self._replica.propose(
             EntryKind.STATE,
             encode_changes(changes),
-            append_ms=self._replica.stamp_ms(),
+            append_ms=self._replica.stamp_ms() if append_ms is None else append_ms,
             on_committed=lambda applied: on_committed(_as_applied(applied)),
             on_lost=on_lost,
         )

@@ -38,6 +38,7 @@ def test_a_short_run_on_loopback_is_clean_and_says_aloud_what_it_skips(tmp_path:
     assert figures["is_clean"]
     assert set(figures["faults"]) == {"kill"}
     assert figures["totals"]["confirmed"] > 0
+    assert figures["totals"]["features"]["messages confirmed in queues of features"] > 0
 
 
 def test_a_run_in_which_every_fault_is_skipped_is_not_clean() -> None:

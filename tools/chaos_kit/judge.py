@@ -15,6 +15,8 @@ from logbroker.entry import EntryKind
 from logbroker.ids import GroupName, Index, LeaseId, lease_id
 from logbroker.partition.commands import (
     Ack,
+    Bury,
+    BuryExpired,
     Cancel,
     Dedupe,
     DeliverAt,
@@ -26,6 +28,8 @@ from logbroker.partition.commands import (
     MoveIn,
     MoveOut,
     Nack,
+    Pause,
+    Resume,
     RewindFloor,
     decode_changes,
 )
@@ -62,6 +66,8 @@ class Verdict:
     acks: int = 0
     rewinds: int = 0
     unknown: int = 0
+    # What the clients of the features did, and what became of it, by what it is.
+    features: dict[str, int] = field(default_factory=dict)
     findings: list[str] = field(default_factory=list)
 
     @property
@@ -71,39 +77,38 @@ class Verdict:
     def find(self, text: str) -> None:
         self.findings.append(text)
 
+    def count(self, what: str, times: int = 1) -> None:
+        self.features[what] = self.features.get(what, 0) + times
+
 
 def judge(record: Record, logs: Mapping[Partition, Sequence[Entry]], verdict: Verdict, *, skew_s: float) -> None:
     """Judge a round, and add to the verdict. `skew_s` is how far log time may step at a change of leaders."""
     verdict.unknown = sum(sent.outcome in (Outcome.UNKNOWN, Outcome.PENDING) for sent in record.sent)
     models: dict[Partition, PartitionModel] = {}
     for place, entries in logs.items():
-        models[place] = _fold(place, entries, verdict)
+        models[place] = fold(place, entries, PartitionModel(), verdict)
         values = _values(entries)
-        _judge_sent(place, [sent for sent in record.sent if sent.place == place], values, verdict)
+        sent = [sent for sent in record.sent if sent.place == place]
+        verdict.confirmed += judge_sent(place, sent, dict(enumerate(values)), verdict)
         _judge_read(record, place, values, verdict)
-        _LeaseTimes(record, place, values, skew_s).judge(entries, verdict)
-    for delivered in record.delivered:
-        verdict.leases += 1
-        _judge_delivered(delivered, models[delivered.place], verdict)
-    for settled in record.settled:
-        if settled.verb == "ack" and settled.outcome is Outcome.DONE:
-            verdict.acks += 1
-            _judge_ack(settled, models[settled.place], verdict)
+        judge_lease_times(record, place, entries, values, verdict, skew_s=skew_s)
+    verdict.leases += len(record.delivered)
+    verdict.acks += judge_work(record, models, verdict)
     _judge_rewinds(record, models, verdict)
 
 
-def _fold(place: Partition, entries: Sequence[Entry], verdict: Verdict) -> PartitionModel:
-    model = PartitionModel()
+def fold(place: Partition, entries: Sequence[Entry], model: PartitionModel, verdict: Verdict) -> PartitionModel:
+    """Run a log through a fresh model, as far as it breaks no rule, and give the model back."""
     try:
         for entry in entries:
             model.apply(entry)
     except Violation as violation:
         verdict.overlapping += violation.rule in LEASE_RULES
-        verdict.find(f"{_name(place)}: {violation}")
+        verdict.find(f"{name_of(place)}: {violation}")
     return model
 
 
-def _name(place: Partition) -> str:
+def name_of(place: Partition) -> str:
     return f"{place[0]}/{place[1]}"
 
 
@@ -119,33 +124,35 @@ def _values(entries: Sequence[Entry]) -> list[bytes]:
 # Producing.
 
 
-def _judge_sent(place: Partition, sent: Sequence[Sent], values: Sequence[bytes], verdict: Verdict) -> None:
+def judge_sent(place: Partition, sent: Sequence[Sent], values: Mapping[int, bytes], verdict: Verdict) -> int:
+    """Hold what senders were told against the values by offset; gives how many messages were confirmed."""
+    confirmed = 0
     offsets: dict[bytes, list[int]] = {}
-    for offset, value in enumerate(values):
+    for offset, value in values.items():
         offsets.setdefault(value, []).append(offset)
     for value, found in offsets.items():
         if len(found) > 1:
             verdict.doubled += 1
-            verdict.find(f"{_name(place)}: doubled: {value.strip()!r} stands at offsets {found}")
+            verdict.find(f"{name_of(place)}: doubled: {value.strip()!r} stands at offsets {found}")
     known = {message.value for message in sent}
     for value in offsets.keys() - known:
-        verdict.find(f"{_name(place)}: {value.strip()!r} was sent by nobody")
+        verdict.find(f"{name_of(place)}: {value.strip()!r} was sent by nobody")
     last: dict[str, Sent] = {}
     for message in sorted(sent, key=lambda one: (one.sender, one.number)):
         found = offsets.get(message.value, [])
         match message.outcome:
             case Outcome.DONE:
-                verdict.confirmed += 1
+                confirmed += 1
                 if message.offset not in found:
                     verdict.lost += 1
                     verdict.find(
-                        f"{_name(place)}: lost: {message.value.strip()!r} was confirmed at offset {message.offset}, "
-                        f"stands at {found}, and the log ends at {len(values)}"
+                        f"{name_of(place)}: lost: {message.value.strip()!r} was confirmed at offset {message.offset}, "
+                        f"stands at {found}, and the log ends at {max(values, default=-1) + 1}"
                     )
             case Outcome.REFUSED if found:
                 verdict.find(
-                    f"{_name(place)}: {message.value.strip()!r} stands at {found}, though its sender was told that it "
-                    f"was not committed: {message.error}"
+                    f"{name_of(place)}: {message.value.strip()!r} stands at {found}, though its sender was told that "
+                    f"it was not committed: {message.error}"
                 )
             case _:
                 pass
@@ -153,10 +160,11 @@ def _judge_sent(place: Partition, sent: Sequence[Sent], values: Sequence[bytes],
             before = last.get(message.sender)
             if before is not None and offsets[before.value][-1] > found[0]:
                 verdict.find(
-                    f"{_name(place)}: out of order: {before.value.strip()!r} stands at {offsets[before.value]}, "
+                    f"{name_of(place)}: out of order: {before.value.strip()!r} stands at {offsets[before.value]}, "
                     f"{message.value.strip()!r} at {found}"
                 )
             last[message.sender] = message
+    return confirmed
 
 
 def _judge_read(record: Record, place: Partition, values: Sequence[bytes], verdict: Verdict) -> None:
@@ -164,20 +172,30 @@ def _judge_read(record: Record, place: Partition, values: Sequence[bytes], verdi
     for offset, value in enumerate(values):
         read = record.read.get((place, offset))
         if read is not None and read != value:
-            verdict.find(f"{_name(place)}: offset {offset} is {value.strip()!r}, and was read as {read.strip()!r}")
+            verdict.find(f"{name_of(place)}: offset {offset} is {value.strip()!r}, and was read as {read.strip()!r}")
     for sent in record.sent:
         if sent.place == place and sent.outcome is Outcome.DONE and (place, sent.offset) not in record.read:
             verdict.lost += 1
-            verdict.find(f"{_name(place)}: {sent.value.strip()!r}, confirmed at offset {sent.offset}, was never read")
+            verdict.find(f"{name_of(place)}: {sent.value.strip()!r}, confirmed at offset {sent.offset}, was never read")
 
 
 # Consuming.
 
 
+def judge_work(record: Record, models: Mapping[Partition, PartitionModel], verdict: Verdict) -> int:
+    """Hold deliveries, and acks that were confirmed, against the logs; gives how many acks these were."""
+    for delivered in record.delivered:
+        _judge_delivered(delivered, models[delivered.place], verdict)
+    acks = [settled for settled in record.settled if settled.verb == "ack" and settled.outcome is Outcome.DONE]
+    for settled in acks:
+        _judge_ack(settled, models[settled.place], verdict)
+    return len(acks)
+
+
 def _judge_delivered(delivered: Delivered, model: PartitionModel, verdict: Verdict) -> None:
     group = model.find_group(GroupName(delivered.group), Index(delivered.lease >> 16))
     granted = None if group is None else group.leases.get(LeaseId(delivered.lease))
-    where = f"{_name(delivered.place)}, group {delivered.group}, lease {delivered.lease}"
+    where = f"{name_of(delivered.place)}, group {delivered.group}, lease {delivered.lease}"
     if granted is None:
         verdict.find(f"{where}: was delivered, and is not in the log")
         return
@@ -193,12 +211,25 @@ def _judge_ack(settled: Settled, model: PartitionModel, verdict: Verdict) -> Non
     group = model.find_group(GroupName(settled.group), Index(settled.lease >> 16))
     for offset in settled.offsets:
         if group is None or not _was_acked(group, offset):
-            where = f"{_name(settled.place)}, group {settled.group}, lease {settled.lease}"
+            where = f"{name_of(settled.place)}, group {settled.group}, lease {settled.lease}"
             verdict.find(f"{where}: the ack of offset {offset} was confirmed, and is not in the log")
 
 
 def _was_acked(group: ModelGroup, offset: int) -> bool:
     return any(moment.state is MessageState.ACKED for moment in group.moments.get(offset, ()))
+
+
+def judge_lease_times(
+    record: Record,
+    place: Partition,
+    entries: Sequence[Entry],
+    values: Sequence[bytes],
+    verdict: Verdict,
+    *,
+    skew_s: float,
+) -> None:
+    """Hold the times at which leases came against those of the leases before them."""
+    _LeaseTimes(record, place, values, skew_s).judge(entries, verdict)
 
 
 @final
@@ -247,19 +278,22 @@ class _LeaseTimes:
                 for held in self._find(change.group, change.ranges):
                     if held.lease == change.lease:
                         held.visible_at_ms = change.visible_at_ms
-            case Expire():
+            case Expire() | BuryExpired():
                 for held in self._find(change.group, change.ranges):
                     if held.lease:
                         ran_s = (held.visible_at_ms - held.append_ms) / 1000 * (1 - _DRIFT) - self._skew_s
                         held.earliest_s += max(0.0, ran_s)
                         held.lease = 0
-            case Ack() | Nack():
+            case Ack() | Nack() | Bury():
                 # Before its time, as somebody wished. One that came too late and did nothing is taken for good,
                 # which can only make the check weaker.
                 for held in self._find(change.group, change.ranges):
                     held.lease = 0
             case DeliverAt() | Cancel() | Dedupe() | RewindFloor() | MoveOut() | Moved() | MoveIn() | ForgetSource():
-                # Of messages that nobody has held yet.
+                # Of messages that nobody holds.
+                pass
+            case Pause() | Resume():
+                # Whoever holds something goes on to hold it.
                 pass
             case _:
                 for (group, _), held in self._held.items():
@@ -282,7 +316,7 @@ class _LeaseTimes:
                 if received_s is not None and received_s < held.earliest_s:
                     verdict.overlapping += 1
                     verdict.find(
-                        f"{_name(self._place)}, group {change.group}: lease {lease} of offset {offset} was delivered "
+                        f"{name_of(self._place)}, group {change.group}: lease {lease} of offset {offset} was delivered "
                         f"{held.earliest_s - received_s:.3f} s before the lease before it can have ended"
                     )
 

@@ -65,14 +65,21 @@ def read_logs(config_file: Path) -> NodeLogs:
 def agreed_log(group: int, logs: Mapping[int, Sequence[Entry]], *, size: int) -> list[Entry]:
     """The entries of a group that a majority of its nodes holds: what is committed, and perhaps a little more.
 
+    It begins where a majority begins: each node takes away for itself what retention has dropped.
+
     Raises:
         LogsError: two nodes hold different entries of one index and term.
     """
+    firsts = sorted(entries[0].index for entries in logs.values() if entries)
+    if 2 * len(firsts) <= size:
+        return []
     found: list[Entry] = []
-    longest = max((len(entries) for entries in logs.values()), default=0)
-    for position in range(longest):
-        by_node = {node: entries[position] for node, entries in logs.items() if position < len(entries)}
+    by_index = [{entry.index: (node, entry) for entry in entries} for node, entries in logs.items()]
+    for index in range(firsts[0], max(entries[-1].index for entries in logs.values() if entries) + 1):
+        by_node = dict(held[Index(index)] for held in by_index if index in held)
         _check_match(group, by_node)
+        if index < firsts[size // 2]:
+            continue
         (term, count), *_ = Counter(entry.term for entry in by_node.values()).most_common()
         if 2 * count <= size:
             break

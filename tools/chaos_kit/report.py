@@ -40,6 +40,8 @@ class Report:
         self.rounds += 1
         for name in ("confirmed", "lost", "doubled", "overlapping", "stuck", "leases", "acks", "rewinds", "unknown"):
             setattr(self.totals, name, getattr(self.totals, name) + getattr(result.verdict, name))
+        for what, times in result.verdict.features.items():
+            self.totals.count(what, times)
         self.totals.findings += [f"round {result.options.number}: {text}" for text in result.verdict.findings]
         self.faults.update(strike.kind for strike in result.strikes)
         self.killed += sum(len(strike.nodes) for strike in result.strikes if strike.kind.startswith("kill"))
@@ -65,6 +67,8 @@ class Report:
             f"leases {totals.leases}, acks {totals.acks}, rewinds {totals.rewinds}, sends of unknown outcome "
             f"{totals.unknown}"
         )
+        if totals.features:
+            yield "features: " + ", ".join(f"{what} {times}" for what, times in sorted(totals.features.items()))
         for kind, times in sorted(self.fail_overs.items()):
             yield f"fail-over after {kind}: {_times(times)}"
         for name, times in sorted(self.measures.items()):
@@ -105,7 +109,12 @@ def _extend(sums: dict[str, list[float]], added: Mapping[str, Sequence[float]]) 
 
 def _percentiles(times: Mapping[str, Sequence[float]]) -> dict[str, dict[str, float]]:
     return {
-        kind: {"count": len(found), "p50": 1000 * percentile(found, 50), "p99": 1000 * percentile(found, 99)}
+        kind: {
+            "count": len(found),
+            "p50": 1000 * percentile(found, 50),
+            "p99": 1000 * percentile(found, 99),
+            "max": 1000 * max(found),
+        }
         for kind, found in times.items()
     }
 

@@ -14,6 +14,10 @@ from logbroker.ids import META_GROUP
 from tools.chaos_kit.disks import DiskKind, disks
 from tools.chaos_kit.drive import wait_mended, watch_rot
 from tools.chaos_kit.faults import Arena, Fault, FaultError, Strike
+from tools.chaos_kit.features.judge import judge_features
+from tools.chaos_kit.features.queues import QUEUES
+from tools.chaos_kit.features.stage import Stage
+from tools.chaos_kit.features.workload import FeatureWorkload
 from tools.chaos_kit.judge import Verdict, judge
 from tools.chaos_kit.logs import LogsError, agreed_log, read_logs
 from tools.chaos_kit.nodes import NodeError, chaos_cluster, configure
@@ -80,7 +84,9 @@ async def run_round(
     """Run it in an empty folder, which holds all that it leaves."""
     random = Random(options.seed)
     record = Record()
+    stage = Stage([], Random(options.seed + 2))
     verdict = Verdict()
+    measures: dict[str, list[float]] = {}
     with ExitStack() as stack:
         made = stack.enter_context(disks(options.disk, folder, node_numbers, log=log))
         nodes = configure(folder, network, made.data_dirs, insecure=network.can_shape)
@@ -96,7 +102,8 @@ async def run_round(
             async with AsyncExitStack() as running:
                 cluster = await running.enter_async_context(chaos_cluster(nodes, network))
                 arena = Arena(cluster, made, shims, random, record, tell)
-                places = await _live(options, arena, record, verdict, network)
+                stage.urls = cluster.urls
+                places = await _live(options, arena, record, stage, verdict, network)
             logs = _collect(nodes, places, verdict)
         except BaseExceptionGroup as group:
             known, others = group.split(NodeError)
@@ -109,12 +116,15 @@ async def run_round(
             verdict.find(str(error))
         if logs:
             skew_s = _CLOCK_SKEW_S if arena and any(one.kind == "clock" for one in arena.strikes) else _SKEW_S
-            judge(record, logs, verdict, skew_s=skew_s)
+            named = {queue.name for queue in QUEUES}
+            plain = {place: entries for place, entries in logs.items() if place[0] not in named}
+            judge(record, plain, verdict, skew_s=skew_s)
+            measures |= judge_features(stage.told, logs, arena.strikes if arena else [], verdict, skew_s=skew_s)
         strikes = arena.strikes if arena is not None else []
         if arena is not None:
             verdict.findings += arena.findings
+            measures |= arena.measures
     stall_s, stall = _longest_stall(record, strikes)
-    measures = arena.measures if arena is not None else {}
     return RoundResult(options, verdict, strikes, fail_overs(record, strikes), stall_s, stall, measures)
 
 
@@ -127,30 +137,34 @@ def _leaves(group: BaseExceptionGroup[BaseException]) -> Iterator[BaseException]
 
 
 async def _live(
-    options: RoundOptions, arena: Arena, record: Record, verdict: Verdict, network: Network
+    options: RoundOptions, arena: Arena, record: Record, stage: Stage, verdict: Verdict, network: Network
 ) -> dict[int, Partition]:
     """From the first client to the graceful end of the nodes; gives the partition of each group."""
     workload = Workload(arena.cluster.urls, Random(options.seed + 1), record, options.workload)
+    features = FeatureWorkload(stage)
     await workload.set_up()
+    await features.set_up()
     await arena.cluster.wait_whole()
     async with trio.open_nursery() as nursery:
         nursery.start_soon(workload.run)
+        nursery.start_soon(features.run)
         nursery.start_soon(_progress, options, arena, record)
         nursery.start_soon(watch_rot, arena)
         await trio.sleep(1.0)
         await _strike(options, arena)
         await _heal(arena, network)
-        workload.is_producing = False
-        workload.is_calm = True
+        workload.is_producing = stage.is_producing = False
+        workload.is_calm = stage.is_calm = True
         try:
             await arena.cluster.wait_whole(timeout_s=_PEACE_S)
         except NodeError as error:
             verdict.stuck += 1
             verdict.find(f"after healing: {error}")
-        left = await workload.wait_drained(timeout_s=_PEACE_S)
-        if left:
-            verdict.stuck += 1
-            verdict.find(f"not drained {_PEACE_S:.0f} s after healing: {left}")
+        for drained in (workload.wait_drained, features.wait_drained):
+            left = await drained(timeout_s=_PEACE_S)
+            if left:
+                verdict.stuck += 1
+                verdict.find(f"not drained {_PEACE_S:.0f} s after healing: {left}")
         pending = await _pending(record)
         if pending:
             verdict.stuck += len(pending)

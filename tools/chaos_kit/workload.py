@@ -78,7 +78,7 @@ class Workload:
             for queue, partitions in self.options.queues:
                 await client.create_queue(queue, partitions=partitions, hide=self.options.hide_s)
                 for group in GROUPS[1:]:
-                    await _make_group(client, queue, group)
+                    await make_group(client, queue, group)
 
     async def run(self) -> None:
         """Work until cancelled; producers end when `is_producing` does."""
@@ -250,7 +250,7 @@ class Workload:
         """Read every partition from its start through a new group; gives what is missing in time."""
         async with connect(self.urls, timeout=_CONNECT_S) as client:
             for queue, _ in self.options.queues:
-                await _make_group(client, queue, LAST_GROUP)
+                await make_group(client, queue, LAST_GROUP)
                 ends = {row.partition: row.log_end for row in (await client.describe_queue(queue)).partitions}
                 if not await self._read_queue(client, queue, sum(ends.values()), timeout_s):
                     found = sum(1 for place, _ in self.record.read if place[0] == queue)
@@ -271,7 +271,7 @@ class Workload:
         return read >= count
 
 
-async def _make_group(client: Client, queue: str, group: str) -> None:
+async def make_group(client: Client, queue: str, group: str) -> None:
     try:
         await client.create_group(queue, group, start="earliest")
     except UnavailableError:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from logbroker.errors import InvalidArgumentError
 from logbroker.ids import DEFAULT_GROUP, GroupName, LeaseId
 from logbroker.node.partition_service import PartitionSettings
+from logbroker.node.replica import Replica
 from logbroker.node.requests import (
     CreateGroupRequest,
     DeleteGroupRequest,
@@ -86,6 +87,23 @@ def test_a_consumer_that_fails_at_everything_is_stopped_before_anything_dies() -
     assert ranges_of(again) == ((0, 10),)
     cluster.ack(again.lease, (0, 10))
     assert (state(cluster).is_paused, state(cluster).dead, state(cluster).breaker_trips) == (False, 0, 1)
+
+
+def test_a_pause_is_as_long_as_the_queue_says_though_time_goes_on_while_it_is_decided(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    cluster = filled(10)
+    stamp_ms = Replica.stamp_ms
+
+    def stamp_late(replica: Replica) -> int:
+        cluster.now_ns += 1_000_000
+        return stamp_ms(replica)
+
+    monkeypatch.setattr(Replica, "stamp_ms", stamp_late)
+    fail(cluster, 10)
+    paused = state(cluster)
+    assert paused.is_paused
+    assert paused.paused_until_ms == paused.paused_since_ms + BREAKER.pause_ms
 
 
 def test_who_waits_gets_nothing_of_what_was_given_back_for_the_last_straw() -> None:

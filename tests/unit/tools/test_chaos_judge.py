@@ -253,6 +253,15 @@ def test_a_log_is_what_a_majority_holds() -> None:
     assert agreed_log(7, {1: entries, 2: entries[:2], 3: entries[:1]}, size=3) == entries[:2]
 
 
+def test_a_log_begins_where_a_majority_begins() -> None:
+    story = Story()
+    for number in range(4):
+        story.send(b"%d" % number, number=number)
+    entries = story.script.entries
+    assert agreed_log(7, {1: entries, 2: entries[2:], 3: entries[3:]}, size=3) == entries[2:]
+    assert agreed_log(7, {1: entries, 2: []}, size=3) == []
+
+
 def test_two_entries_of_one_index_and_term_are_found() -> None:
     first, second = Story(), Story()
     first.send(b"one")
