@@ -1119,10 +1119,10 @@ class PartitionModel:
 
     def _first_held(self) -> Offset:
         """Where a rewind may begin: what the queue would drop at once stays settled."""
-        low = max(self.log_start_offset, self.rewind_floor)
+        low = Offset(max(self.log_start_offset, self.rewind_floor))
         if self.limits.drops_oldest and self.limits.max_messages:
-            low = max(low, self.next_offset - self.limits.max_messages)
-        return Offset(low)
+            low = Offset(max(low, self.next_offset - self.limits.max_messages))
+        return low
 
     def _first_young(self, entry: Entry) -> Offset:
         """The first message within its time to live at the log time of an entry."""
