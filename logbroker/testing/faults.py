@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import Enum
+from functools import partial
 from typing import TYPE_CHECKING, final
 
 from logbroker.testing.network import Cut, LinkQuality
@@ -100,6 +101,8 @@ _LATER_KINDS = (FaultKind.DEAF, FaultKind.MISDIRECTED)
 _PLAIN_LINKS = LinkQuality()
 _RECOVERY_CRASH_SHARE = 0.15
 _INSTALL_CRASH_SHARE = 0.15
+_INSTALL_KILL_SHARE = 0.3
+"""Of the pieces of a snapshot that a node writes: a leader is killed meanwhile, which seldom happens by chance."""
 """Of the times when a snapshot is written: too short to be hit by chance."""
 _HEALTHY_SHARE = 0.12
 _ON_SHARE = 0.4
@@ -170,6 +173,7 @@ class FaultInjector:
         self._plan = plan
         # A stream for each kind: one that is switched off leaves the others as they were.
         self._streams = {kind: self._scheduler.random(f"fault {kind.value}") for kind in FaultKind}
+        self._installs = self._scheduler.random("kills while a snapshot is installed")
         self._random = self._scheduler.random("faults")
         self._struck: FaultKind | None = None
         self._stopped = False
@@ -211,6 +215,9 @@ class FaultInjector:
         if FaultKind.CRASH_AT_WRITE in self._plan.rates:
             for node in self._cluster.nodes.values():
                 node.install_crash_share = _INSTALL_CRASH_SHARE
+        if FaultKind.KILL in self._plan.rates:
+            for node in self._cluster.nodes.values():
+                node.on_install = partial(self._scheduler.after, 1, partial(self._kill_who_fills, node))
 
     def stop(self) -> None:
         """No fault begins any more; the cluster's `heal` ends those that last."""
@@ -289,6 +296,16 @@ class FaultInjector:
         node.kill()
         self._restart_later(node, self._duration_us(50, 6_000))
         return True
+
+    def _kill_who_fills(self, node: SimulatedNode) -> None:
+        self._random, self._struck = self._installs, FaultKind.KILL
+        if self._stopped or self._random.random() >= _INSTALL_KILL_SHARE:
+            return
+        for group in self._cluster.groups:
+            leader = self._cluster.leader_of(group)
+            if node.is_filling(group) and leader is not None and leader.is_running:
+                leader.kill()
+                self._restart_later(leader, self._duration_us(50, 6_000))
 
     def _power_cut(self) -> bool:
         node = self._running_node()

@@ -220,6 +220,8 @@ class SimulatedNode:
         self.counts: dict[str, int] = {}
         self.install_crash_share = 0.0
         """How often the power fails while a snapshot is written."""
+        self.on_install: Callable[[], object] | None = None
+        """Called when a piece of a snapshot is about to be written."""
         self.has_mistrusted = False
         """Since the checkers last looked, a partition was told that the clock is not good enough to end anything by."""
         self._cluster = cluster
@@ -743,8 +745,11 @@ class SimulatedNode:
         job = engine.next_background()
         if job is not None:
             self.background = job
-            if isinstance(job, SnapshotWriteJob) and self._random.random() < self.install_crash_share:
-                self.crash_at_change(self._random.randrange(1, 12))
+            if isinstance(job, SnapshotWriteJob):
+                if self._random.random() < self.install_crash_share:
+                    self.crash_at_change(self._random.randrange(1, 12))
+                if self.on_install is not None:
+                    self.on_install()
             self._run_later(
                 job,
                 done=lambda: self._background_done(engine, job),

@@ -41,7 +41,12 @@ def _(patch: Patch) -> None:
     patch.function(ordering.failed, lambda state, schedule, now_ms: iter(()))
 
 
-@mutant("lock-forgets-rewound", "B22", "after a rewind what waits after a failure holds up nothing")
+@mutant(
+    "lock-forgets-rewound",
+    "B22",
+    "after a rewind what waits after a failure holds up nothing",
+    test="tests/scenarios/partition/test_scripts.py::test_a_script_comes_to_what_it_says[order]",
+)
 def _(patch: Patch) -> None:
     patch.function(ordering.rewound, lambda state, schedule, now_ms: iter(()))
 
