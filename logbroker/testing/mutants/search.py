@@ -50,7 +50,7 @@ _HEAD = """\
 Written by `tools/simulate --mutants`; replayed by `tools/simulate --mutants --recorded`. Seeds are runs of {seconds}
 simulated seconds with three nodes and the faults that the seed draws, and those that the bug needs to show at all,
 from 1 on; "seeds" is how many it took, "-" where named tests find the bug, because the simulator does not run the
-code that it spoils, or showed it in none of twenty seeds. Median of the seeds: {median}; most: {most}.
+code that it spoils, or did not show it in twenty seeds. Median of the seeds: {median}; most: {most}.
 
 | mutant | class | what is wrong | caught by | seed | seeds |
 | --- | --- | --- | --- | --- | --- |
