@@ -54,7 +54,8 @@ def check_room(machine: PartitionMachine, limits: SizeLimits, *, count: int, siz
     """
     hint = "there is room when consumers settle messages, retention removes them, or the bound is raised"
     place = f"partition group {machine.group_id}"
-    if limits.max_messages:
+    # What adds nothing is let in where there is too much already, after a rewind.
+    if limits.max_messages and count:
         held = unsettled_count(machine)
         if held + count > limits.max_messages:
             raise QueueFullError(

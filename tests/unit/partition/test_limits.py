@@ -71,6 +71,7 @@ def test_what_is_on_its_way_to_another_queue_or_has_arrived_there_is_settled() -
 def test_a_batch_is_taken_up_to_the_bound_and_refused_with_it() -> None:
     machine = with_messages(3)
     check_room(machine, SizeLimits(5, 100), count=2, size_bytes=40, held_bytes=60)
+    check_room(machine, SizeLimits(2, 100), count=0, size_bytes=40, held_bytes=60)
     with pytest.raises(QueueFullError, match="has 3 unsettled messages, and 3 more would pass its most of 5"):
         check_room(machine, SizeLimits(5), count=3, size_bytes=0, held_bytes=0)
     with pytest.raises(QueueFullError, match="retains 60 bytes of messages, and 41 more would pass its most of 100"):
