@@ -303,9 +303,9 @@ class ProduceReply:
     at once, or for a duplicate if it is by now.
 
     Of messages with ids: `duplicates` are (position in the batch, offset of the first message of this id), `conflicts`
-    the positions of those whose id was used for another body. Neither has an offset of its own that is ever delivered,
-    and where there is nothing else the batch may not be in the log at all: then `base_offset` is that of the first
-    duplicate.
+    the positions of those whose id was used for another body, or for a message that was cancelled. Neither has an
+    offset of its own that is ever delivered, and where there is nothing else the batch may not be in the log at all:
+    then `base_offset` is that of the first duplicate.
     """
 
     base_offset: Offset

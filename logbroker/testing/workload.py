@@ -63,7 +63,7 @@ _REMEMBERED_LEASES = 30
 _WATCH_US = 200 * US_PER_MS
 _VANDALISM_US = 3 * US_PER_S
 _LONGEST_PAUSE_MS = 6_000
-_LAST_RESUMES = 4
+_LAST_ROUNDS = 4
 _BATCH_CRC_END = 21
 
 VANDAL = "vandal "
@@ -608,7 +608,7 @@ class Operator:
     def stop(self) -> None:
         """Nothing new, and no group stays paused."""
         self._stopped = True
-        self._tidy(_LAST_RESUMES)
+        self._tidy(_LAST_ROUNDS)
 
     def _tidy(self, times: int) -> None:
         """More than once: what was asked before may be on its way still."""

@@ -799,7 +799,7 @@ class Produced(Reply, frozen=True, gc=False, tag=69, kw_only=True):
     duplicates: list[tuple[Number, Number]] = []
     """(position in the batch, offset of the first message of its id) of those that were there before."""
     conflicts: list[Number] = []
-    """Positions of those whose id was used for another body; they are never delivered."""
+    """Positions of those whose id was used for another body, or was cancelled; they are never delivered."""
 
 
 @final

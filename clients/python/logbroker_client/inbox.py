@@ -1,8 +1,7 @@
 """What has arrived for one consumer and is not taken yet, and the settlers of its partitions.
 
 A lease that ran out before it was taken is dropped: its messages are somebody else's. So is one that has ended with its
-connection. What is here when the consumer is
-closed was shown to nobody, and goes back.
+connection. What is here when the consumer is closed was shown to nobody, and goes back.
 """
 
 from __future__ import annotations

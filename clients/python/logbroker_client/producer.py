@@ -107,7 +107,7 @@ class Producer(Generic[_B]):
         Raises:
             UnknownOutcomeError: no answer within the timeout: it may or may not be committed, or only later, behind
                 what is sent after it. Sending it again can double it, unless it has a `dedup_id`.
-            DedupConflictError: the id was used for a message with another value, key or header.
+            DedupConflictError: the id was used for a message with another value, key or header, or that was cancelled.
             UnavailableError: it was not committed, because nothing could be done within the timeout.
             RequestError: the server, or this client in its place, refuses it.
         """
