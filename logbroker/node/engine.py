@@ -998,6 +998,7 @@ class Engine:
         """A node without a replica of the group knows no leader: the next one that has, where the last took nothing."""
         homes = self.homes(target)
         if not homes:
+            self._guesses.pop((source, target), None)
             return None
         last, turn = self._guesses.get((source, target), (number, -1))
         turn += last == number

@@ -128,7 +128,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from logbroker.node.replica import Replica
-    from logbroker.record.batch import BatchHeader
 
 MAX_WAIT_MS = 30_000
 REPACK_WASTE_BYTES = 64 << 10
