@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn, Protocol, TypeAlias, final
 
 from logbroker.errors import DamageError, DiskFullError, StorageError, StoreFailedError, invariant
+from logbroker.storage.direct_writes import DirectWrites
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -93,6 +94,10 @@ class File(Protocol):
 
     def pwrite(self, buffers: Sequence[Buffer], offset: int) -> None:
         """Write all buffers back to back from `offset`, over what is there; not durable before `sync`."""
+        ...
+
+    def pwrite_uncached(self, buffers: Sequence[Buffer], offset: int) -> None:
+        """As `pwrite`, for much that nobody will read soon: it need not take room in memory."""
         ...
 
     def sync(self) -> None:
@@ -326,6 +331,7 @@ class RealDisk:
         self._root = str(root)
         self._failure: str | None = "it was opened for reading alone" if read_only else None
         self._open_flags = os.O_RDONLY if read_only else os.O_RDWR
+        self.direct_writes = DirectWrites()
 
     @property
     def root(self) -> Path:
@@ -467,6 +473,18 @@ class RealFile:
                 self._write_rest(buffers, position - offset, offset)
         except OSError as error:
             self._write_failed(error, wanted, position)
+
+    def pwrite_uncached(self, buffers: Sequence[Buffer], offset: int) -> None:
+        self._disk.require_writable(self._path)
+        self._require_open()
+        try:
+            done = self._disk.direct_writes.write(self._handle, buffers, offset)
+        except OSError as error:
+            self._write_failed(error, sum(map(len, buffers)), offset)
+        if not done:
+            self.pwrite(buffers, offset)
+        else:
+            self._write_rest(buffers, done, offset)
 
     def sync(self) -> None:
         self._require_open()

@@ -486,6 +486,10 @@ class SimulatedFile:
         if len(new) < wanted:
             raise no_room(self._path, wanted - len(new), offset + len(new))
 
+    def pwrite_uncached(self, buffers: Sequence[Buffer], offset: int) -> None:
+        # Until it is synced, what a crash leaves of it is as open as what is left of the cache.
+        self.pwrite(buffers, offset)
+
     def sync(self) -> None:
         file = self._file
         if self._disk.on_sync is not None:

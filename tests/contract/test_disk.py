@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from typing import TYPE_CHECKING
 
 import pytest
@@ -66,6 +67,29 @@ def test_more_buffers_than_one_system_call_takes_are_all_written(disk: Disk) -> 
     buffers = [b"%07d" % number for number in range(3 * MAX_BUFFERS_PER_WRITE + 5)]
     with disk.open("a", create=True) as file:
         file.pwrite(buffers, 10)
+        assert file.pread(1 << 20, 10) == b"".join(buffers)
+
+
+@pytest.mark.parametrize("offset", [0, 1, 4095, 4096, 12_345])
+@pytest.mark.parametrize("size", [0, 100, 64 << 10, (64 << 10) + 1, (1 << 20) - 1, 1 << 20, (3 << 20) + 77])
+def test_a_write_past_the_cache_is_a_write(disk: Disk, offset: int, size: int) -> None:
+    content = random.Random(size).randbytes(size)
+    after = b"after" * 1000
+    with disk.open("a", create=True) as file:
+        file.allocate(0, offset + size + len(after))
+        file.pwrite([b"x" * offset], 0)
+        file.pwrite([after], offset + size)
+        # What is read before must not be what is read after.
+        assert len(file.pread(8192, offset)) == min(8192, size + len(after))
+        file.pwrite_uncached([content[:10], memoryview(content)[10:5000], content[5000:]], offset)
+        file.sync()
+    assert read_file(disk, "a") == b"x" * offset + content + after
+
+
+def test_many_small_buffers_go_past_the_cache_together(disk: Disk) -> None:
+    buffers = [b"%07d" % number for number in range(30_000)]
+    with disk.open("a", create=True) as file:
+        file.pwrite_uncached(buffers, 10)
         assert file.pread(1 << 20, 10) == b"".join(buffers)
 
 

@@ -67,6 +67,98 @@ def test_a_disk_that_fills_up_within_a_write_is_full_and_not_failed(
         file.pwrite([b"good"], 0)
 
 
+LARGE = [bytes([number % 251]) * 5000 for number in range(600)]
+"""3 MB, which begins and ends within blocks."""
+
+
+def test_a_large_write_past_the_cache_goes_to_the_device_in_whole_blocks(
+    disk: RealDisk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real_pwrite = os.pwrite
+    direct: list[tuple[int, int]] = []
+
+    def pwrite(handle: int, data: memoryview, offset: int) -> int:
+        if fcntl.fcntl(handle, fcntl.F_GETFL) & os.O_DIRECT:
+            direct.append((offset, len(data)))
+        return real_pwrite(handle, data, offset)
+
+    with disk.open("a", create=True) as file:
+        monkeypatch.setattr(os, "pwrite", pwrite)
+        file.pwrite_uncached(LARGE, 100)
+        assert file.pread(4 << 20, 100) == b"".join(LARGE)
+    assert all(offset % 4096 == 0 and size % 4096 == 0 for offset, size in direct)
+    assert sum(size for _, size in direct) == (100 + 3_000_000) // 4096 * 4096 - 4096
+    assert max(size for _, size in direct) <= 1 << 20
+
+
+@pytest.mark.parametrize("refused_after", [0, 1, 2])
+def test_where_the_file_system_takes_no_direct_writes_all_goes_through_the_cache(
+    disk: RealDisk, monkeypatch: pytest.MonkeyPatch, refused_after: int
+) -> None:
+    real_pwrite = os.pwrite
+    taken = 0
+
+    def pwrite(handle: int, data: memoryview, offset: int) -> int:
+        nonlocal taken
+        if fcntl.fcntl(handle, fcntl.F_GETFL) & os.O_DIRECT:
+            if taken == refused_after:
+                raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+            taken += 1
+        return real_pwrite(handle, data, offset)
+
+    with disk.open("a", create=True) as file:
+        monkeypatch.setattr(os, "pwrite", pwrite)
+        file.pwrite_uncached(LARGE, 100)
+        assert file.pread(4 << 20, 100) == b"".join(LARGE)
+
+
+@pytest.mark.parametrize("code", [errno.EINVAL, errno.ENOENT, errno.EMFILE])
+def test_where_a_file_cannot_be_opened_for_direct_writes_all_goes_through_the_cache(
+    disk: RealDisk, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    with disk.open("a", create=True) as file:
+        monkeypatch.setattr(os, "open", failing(code))
+        file.pwrite_uncached(LARGE, 100)
+        assert file.pread(4 << 20, 100) == b"".join(LARGE)
+
+
+@pytest.mark.parametrize("short", [1, 4096, 5000])
+def test_short_counts_of_direct_writes_are_written_to_the_end(
+    disk: RealDisk, monkeypatch: pytest.MonkeyPatch, short: int
+) -> None:
+    real_pwrite = os.pwrite
+
+    def pwrite(handle: int, data: memoryview, offset: int) -> int:
+        if len(data) <= short or not fcntl.fcntl(handle, fcntl.F_GETFL) & os.O_DIRECT:
+            return real_pwrite(handle, data, offset)
+        content = bytes(data[:-short])
+        plain = os.open(f"/proc/self/fd/{handle}", os.O_WRONLY)
+        try:
+            return real_pwrite(plain, content, offset)
+        finally:
+            os.close(plain)
+
+    with disk.open("a", create=True) as file:
+        monkeypatch.setattr(os, "pwrite", pwrite)
+        file.pwrite_uncached(LARGE, 100)
+        assert file.pread(4 << 20, 100) == b"".join(LARGE)
+
+
+def test_errors_of_direct_writes_are_errors_of_writes(disk: RealDisk, monkeypatch: pytest.MonkeyPatch) -> None:
+    with disk.open("a", create=True) as file:
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "pwrite", failing(errno.ENOSPC))
+            with pytest.raises(DiskFullError, match="a: no room for 3000000 bytes at 100"):
+                file.pwrite_uncached(LARGE, 100)
+        assert disk.failure is None
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "pwrite", failing(errno.EIO))
+            with pytest.raises(StoreFailedError, match="a: write of 3000000 bytes at 100 failed"):
+                file.pwrite_uncached(LARGE, 100)
+        with pytest.raises(StoreFailedError, match="because earlier a: write"):
+            file.pwrite_uncached(LARGE, 100)
+
+
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT])
 def test_no_room_stops_nothing(disk: RealDisk, monkeypatch: pytest.MonkeyPatch, code: int) -> None:
     with disk.open("a", create=True) as file, monkeypatch.context() as patch:
