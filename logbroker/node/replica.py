@@ -157,6 +157,11 @@ class PendingWrite:
     install: InstallBody | None
     messages: Sequence[Message]
 
+    @property
+    def is_empty(self) -> bool:
+        """It needs nothing durable of its own, and waits only for what came before it."""
+        return not self.entries and self.vote is None and self.install is None
+
 
 @final
 @dataclass(slots=True)
@@ -531,6 +536,8 @@ class Replica:
                 if write.install is not None:
                     self._switch(write.install)
                 self._complete(write)
+            while self._writes and self._writes[0].is_empty:
+                self._complete(self._writes.popleft())
             # An entry that was damaged may have been overruled by what was written: it holds up nothing any more.
             self._limit_apply()
         except LogBrokerError as error:

@@ -333,6 +333,29 @@ def test_a_write_is_cut_between_two_readies_at_the_limit() -> None:
     node.replica.on_write_refused()
 
 
+def test_what_needs_nothing_durable_waits_for_the_commit_before_it_and_takes_none_of_its_own() -> None:
+    cluster = trio()
+    leader = cluster.leader
+    cluster.frozen = {node.number for node in followers(cluster)}
+    first = cluster.submit(ProduceRequest(batch(b"a")))
+    cluster.settle()
+    second = cluster.submit(ProduceRequest(batch(b"b")))
+    leader.engine.pump()
+    job = leader.engine.next_commit()
+    assert job is not None
+    # The followers have the first one only now, while the leader's next sync runs.
+    cluster.frozen = {leader.number}
+    cluster.settle()
+    assert first.reply(ProduceReply).base_offset == 0
+    assert second.answer is None
+    job.run()
+    leader.engine.commit_done(job)
+    leader.engine.pump()
+    assert second.reply(ProduceReply).base_offset == 1
+    assert not leader.replica.has_writes
+    assert leader.engine.next_commit() is None
+
+
 # The end.
 
 
