@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 # With so much in its buffer a link is not given more before that is sent: the server works on the first batches of a
 # burst while the next ones are compressed. Less would cost more rounds of Raft than it saves time.
-BUFFER_BYTES = 128 * 1024
+BUFFER_BYTES = 80 * 1024
 
 
 @final
