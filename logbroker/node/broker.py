@@ -54,7 +54,6 @@ from logbroker.node.peer_frames import PROTOCOL_VERSION, FrameKind, Hello, Initi
 from logbroker.node.peer_messages import (
     CLUSTER_TAG_BYTES,
     PeerMessage,
-    RaftMessage,
 )
 from logbroker.node.peer_tls import peer_tls
 from logbroker.node.peers import PeerOptions, Peers
@@ -65,7 +64,6 @@ from logbroker.node.turns import Turns
 from logbroker.partition.breaker import tripped
 from logbroker.partition.log_time import ClockSettings, Reading, Verdict
 from logbroker.partition.machine import PartitionMachine
-from logbroker.raft.messages import MessageKind
 from logbroker.storage.disk import RealDisk, open_data_directory
 from logbroker.storage.index import LmdbIndex
 from logbroker.storage.node_store import NodeStore, StoreOptions
@@ -603,7 +601,7 @@ class Broker:
             return
         tag = cluster_id[:CLUSTER_TAG_BYTES]
         frames = [self._packs.encode(node, message, tag) for message in messages]
-        self._peers.send_many(node, FrameKind.RAFT, frames, at_once=any(map(is_urgent, messages)))
+        self._peers.send_many(node, FrameKind.RAFT, frames)
 
     def _send_cluster(self, node: NodeId, message: ClusterMessage) -> None:
         self._peers.send(node, FrameKind.CLUSTER, encode_cluster_message(message))
@@ -732,13 +730,6 @@ def _catalogue_of(replica: Replica) -> Catalogue:
     machine = replica.machine
     invariant(isinstance(machine, Catalogue), "the meta group's state machine is of another kind")
     return machine  # type: ignore[return-value]  # checked above
-
-
-def is_urgent(message: PeerMessage) -> bool:
-    """Whether a client waits for it: entries, and what acknowledges them. Beats, and news of commits, are not."""
-    if not isinstance(message, RaftMessage):
-        return False
-    return bool(message.message.entries) or message.message.kind is MessageKind.APPEND_RESPONSE
 
 
 def _ignore(_: Reply | LogBrokerError) -> None:

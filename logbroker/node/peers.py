@@ -174,15 +174,15 @@ class _Link:
         self.buffered_bytes += size
         self.sent_frames += 1
 
-    def flush(self, *, at_once: bool) -> None:
-        """Send what was put, without waiting: `at_once` where the writer is idle, else by the writer.
+    def flush(self) -> None:
+        """Send what was put, without waiting, where the writer is idle; else it is the writer's.
 
-        At once means a task switch less on the way of every entry and of every acknowledgement, and no copy.
+        That is a task switch less on the way of every entry and of every acknowledgement, and no copy.
         """
         ready = self.ready
         if ready is None or not self.buffer:
             return
-        if at_once and self.handle is not None:
+        if self.handle is not None:
             pieces = [piece for one in islice(self.buffer, MAX_PIECES // 2) for piece in one]
             try:
                 count = os.writev(self.handle, pieces)
@@ -192,7 +192,12 @@ class _Link:
             self.sends += 1
             self.sent_bytes += count
             self._drop(count)
-        if self.buffer:
+        self.hand_over()
+
+    def hand_over(self) -> None:
+        """Leave what was put to the writer, which takes it with whatever else is put until it runs."""
+        ready = self.ready
+        if ready is not None and self.buffer:
             self.ready = None
             ready.set()
 
@@ -289,20 +294,20 @@ class Peers:
             link.hurry.set()
 
     def send(self, node: NodeId, kind: FrameKind, payload: bytes) -> None:
-        """Send one frame, or drop it where the link is down or its buffer full."""
-        self.send_many(node, kind, (payload,), at_once=False)
+        """Send one frame, or drop it where the link is down or its buffer full. Frames that follow may go with it."""
+        link = self._links.get(node)
+        if link is not None:
+            link.put(kind, payload, self._options.max_buffer_bytes)
+            link.hand_over()
 
-    def send_many(self, node: NodeId, kind: FrameKind, payloads: Iterable[bytes], *, at_once: bool) -> None:
-        """Send frames together, or drop those that find the link down or its buffer full.
-
-        `at_once` is for what somebody waits for: it goes out before anything else runs.
-        """
+    def send_many(self, node: NodeId, kind: FrameKind, payloads: Iterable[bytes]) -> None:
+        """Send frames together before anything else runs, or drop those that find the link down or its buffer full."""
         link = self._links.get(node)
         if link is None:
             return
         for payload in payloads:
             link.put(kind, payload, self._options.max_buffer_bytes)
-        link.flush(at_once=at_once)
+        link.flush()
 
     def is_connected(self, node: NodeId) -> bool:
         """Both directions are up."""

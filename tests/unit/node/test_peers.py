@@ -114,15 +114,15 @@ async def test_frames_arrive_in_order_and_many_share_a_read() -> None:
         assert (sent.sent_frames, sent.dropped_frames, received.received_frames) == (500, 0, 500)
 
 
-async def test_what_somebody_waits_for_is_sent_before_anything_else_runs() -> None:
+async def test_what_is_sent_together_is_sent_before_anything_else_runs() -> None:
     one, two = Side(ONE), Side(TWO)
     async with two_sides(one, two):
         await connected(one, two)
         await trio.testing.wait_all_tasks_blocked(0.01)
-        one.peers.send_many(TWO, FrameKind.RAFT, [b"a", b"b"], at_once=True)
+        one.peers.send_many(TWO, FrameKind.RAFT, [b"a", b"b"])
         sent = one.peers.statistics()[TWO]
         assert (sent.sends, sent.buffered_bytes) == (1, 0)
-        one.peers.send_many(TWO, FrameKind.RAFT, [b"c"], at_once=False)
+        one.peers.send(TWO, FrameKind.RAFT, b"c")
         assert one.peers.statistics()[TWO].sends == 1
         await until(lambda: len(two.frames) == 3, "all arrive")
         assert [payload for _, _, payload in two.frames] == [b"a", b"b", b"c"]
@@ -135,7 +135,7 @@ async def test_what_does_not_fit_the_socket_at_once_follows_in_order() -> None:
         await trio.testing.wait_all_tasks_blocked(0.01)
         payloads = [bytes((number,)) * 200_000 for number in range(200)]
         for payload in payloads:
-            one.peers.send_many(TWO, FrameKind.RAFT, [payload], at_once=True)
+            one.peers.send_many(TWO, FrameKind.RAFT, [payload])
         assert one.peers.statistics()[TWO].buffered_bytes > 0
         await until(lambda: len(two.frames) == len(payloads), "all arrive")
         assert [payload for _, _, payload in two.frames] == payloads
@@ -151,7 +151,7 @@ def test_whatever_the_socket_takes_of_some_frames_the_rest_goes_next(
         link.put(FrameKind.RAFT, payload, 1_000)
     data = b"".join(frame(FrameKind.RAFT, payload) for payload in (b"abc", b"", b"last"))
     monkeypatch.setattr("os.writev", lambda _, pieces: len(b"".join(pieces)[:taken]))
-    link.flush(at_once=True)
+    link.flush()
     assert link.buffered_bytes == len(data) - taken
     assert link.take() == data[taken:]
     assert link.buffered_bytes == 0
