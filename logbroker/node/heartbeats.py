@@ -1,9 +1,9 @@
 """Heartbeats of all groups of a node, packed into one message for each peer, and their answers.
 
 Most groups of a large node are idle, so that one tick's heartbeats are the last tick's. While nothing changed on this
-node they are recognised as a whole: sent again as they were, taken by marking what they had marked, and answered with
-the same answer. A pack that was recognised counts for nothing more once the engine's count of changes has moved; and
-every so often everything is looked at in any case, for a change that was not counted.
+node they are recognised as a whole: sent again as they were, taken by marking what they had marked, and answered at
+the next tick with the same answer. A pack that was recognised counts for nothing more once the engine's count of
+changes has moved; and every so often everything is looked at in any case, for a change that was not counted.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, final
 
 from logbroker.node.peer_messages import HeartbeatAnswers, Heartbeats
+from logbroker.raft.core import RaftCore
 from logbroker.raft.messages import Message, MessageKind
 
 if TYPE_CHECKING:
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from logbroker.ids import GroupId, NodeId, ReplicaId
     from logbroker.node.peer_messages import BeatAnswerRow, BeatRow, PeerMessage
     from logbroker.node.replica import Replica
-    from logbroker.raft.core import RaftCore
 
 WHOLE_TICKS = 10
 """After so many ticks at the most each heartbeat is looked at by itself again."""
@@ -88,6 +88,7 @@ class HeartbeatPacks:
         self._sent = _NOTHING_SENT
         self._taken: dict[NodeId, _Taken] = {}
         self._answered: dict[NodeId, _Answered] = {}
+        self._owed: dict[NodeId, HeartbeatAnswers] = {}
 
     def send(self, leaders: Sequence[Replica]) -> None:
         """Send what these leaders, whose heartbeats are due, have to tell; once a tick.
@@ -104,6 +105,10 @@ class HeartbeatPacks:
             sent = self._sent = _Sent(self._changes(), leaders, self._pack(leaders))
         for node, message in sent.messages:
             self._send(node, message)
+        if self._owed:
+            owed, self._owed = self._owed, {}
+            for node, answer in owed.items():
+                self._send(node, answer)
 
     def _pack(self, leaders: Sequence[Replica]) -> list[tuple[NodeId, Heartbeats]]:
         beats: dict[NodeId, list[BeatRow]] = {}
@@ -122,9 +127,10 @@ class HeartbeatPacks:
         changes, routes = self._changes(), self._routes
         known = self._taken.get(sender)
         if known is not None and known.changes == changes and known.rows == rows:
-            for follower in known.followers:
-                follower.on_same_beat()
-            self._send(sender, known.answer)
+            RaftCore.on_same_beats(known.followers)
+            # It goes along with this node's own next pack, so that idle nodes are woken half as often. To the leader a
+            # tick more is a slow network.
+            self._owed[sender] = known.answer
             return
         followers: list[RaftCore] = []
         answers: list[BeatAnswerRow] = []
@@ -150,8 +156,7 @@ class HeartbeatPacks:
         changes, routes = self._changes(), self._routes
         known = self._answered.get(sender)
         if known is not None and known.changes == changes and known.rows == rows:
-            for leader, follower in known.leaders:
-                leader.on_same_answer(follower)
+            RaftCore.on_same_answers(known.leaders)
             return
         leaders: list[tuple[RaftCore, ReplicaId]] = []
         for group, follower, to, term in rows:

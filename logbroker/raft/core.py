@@ -11,7 +11,7 @@ The table below is the whole protocol: what is not in it is ignored.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, final
 
@@ -368,13 +368,19 @@ class RaftCore:
         is_due, state.beat_due = state.beat_due, False
         return is_due
 
-    def on_same_beat(self) -> None:
-        """Take a packed heartbeat that `on_beat` took the last time, if nothing came to this replica in between."""
-        self._state.election_began = self._state.ticks.count
+    @staticmethod
+    def on_same_beats(followers: Iterable[RaftCore]) -> None:
+        """Take packed heartbeats that `on_beat` took the last time, where nothing came to these replicas in between."""
+        for core in followers:
+            state = core._state
+            state.election_began = state.ticks.count
 
-    def on_same_answer(self, sender: ReplicaId) -> None:
-        """Take an answer that `on_beat_answer` took the last time, if nothing came to this replica in between."""
-        leader.on_same_answer(self._state, sender)
+    @staticmethod
+    def on_same_answers(answers: Iterable[tuple[RaftCore, ReplicaId]]) -> None:
+        """Take answers that `on_beat_answer` took the last time, where nothing came to these replicas in between."""
+        for core, sender in answers:
+            # It was resumed the last time, and has been sent nothing since.
+            core._state.tracker.progress[sender].recent_active = True
 
     def step(self, message: Message) -> None:
         """Take a message from a peer. For SNAPSHOT the driver holds all of the data durably already.

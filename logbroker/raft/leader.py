@@ -87,12 +87,6 @@ def on_beat_answer(state: RaftState, sender: ReplicaId, term: Term) -> bool:
     return True
 
 
-def on_same_answer(state: RaftState, sender: ReplicaId) -> None:
-    progress = state.tracker.progress[sender]
-    progress.recent_active = True
-    progress.resume()
-
-
 def _has_quorum(state: RaftState) -> bool:
     """Whether a majority was heard from since the last time this was asked."""
     tracker = state.tracker

@@ -6,6 +6,7 @@ import logbroker.raft
 from logbroker.entry import EntryKind
 from logbroker.errors import InvariantError
 from logbroker.ids import Index, ReplicaId, Term
+from logbroker.raft.core import RaftCore
 from logbroker.raft.log import CompactedError
 from logbroker.raft.messages import HardState, MessageKind, PersistToken, Role, SnapshotMeta, SoftState
 from logbroker.raft.state import Ticks
@@ -238,7 +239,7 @@ def test_a_follower_that_hears_its_leader_rests_longer() -> None:
     assert subject.core.on_beat(ReplicaId(2), Term(1), Index(1))
     assert subject.core.rest_ticks == ELECTION - 1
     ticks.count += 3
-    subject.core.on_same_beat()
+    RaftCore.on_same_beats([subject.core])
     assert subject.core.rest_ticks == ELECTION - 1
 
 
@@ -269,7 +270,7 @@ def test_a_leader_rests_until_it_asks_for_its_majority_and_its_heartbeats_are_du
         ticks.count += rest
         assert subject.core.take_beats() == [(2, 1), (3, 1)]
         if is_heard:
-            subject.core.on_same_answer(ReplicaId(2))
+            RaftCore.on_same_answers([(subject.core, ReplicaId(2))])
         assert subject.core.is_leader
         ticks.count += 1
         assert subject.core.on_tick() is not is_heard
