@@ -348,6 +348,9 @@ class MemoryBroker:
     def is_gone(self, group: GroupId) -> bool:
         return self.catalogue.is_deleted(group)
 
+    def rise(self, replica: object) -> None:
+        """Nothing rests here."""
+
     def chance(self) -> float:
         """None: what a test waits for comes when the policy says."""
         return 0.0

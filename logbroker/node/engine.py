@@ -43,6 +43,7 @@ from logbroker.node.peer_messages import (
 )
 from logbroker.node.replica import MachineKind, ReceivedSnapshot, Replica, ReplicaOptions, Service
 from logbroker.node.requests import TransferRequest
+from logbroker.node.rest import Rest
 from logbroker.node.snapshots import (
     DiscardJob,
     SnapshotReceiver,
@@ -190,6 +191,7 @@ class Engine:
             send=self._send,
             deliver=self._deliver_raft,
         )
+        self._rest = Rest(self.replicas)
         self._births: list[_NewReplica] = []
         self._deaths: list[ReplicaId] = []
         self._commit: CommitJob | None = None
@@ -218,6 +220,8 @@ class Engine:
         self._has_counted = False
         self._counted_changes = -1
         self._is_draining = False
+        # Its time comes with a tick, or when another job of the flusher is done: a turn need not read the clock for it.
+        self._may_scrub = True
         self._commits = self._committed_bytes = self._flushes = self._written_checkpoints = self._refused = 0
         self._scrubber = Scrubber(
             store,
@@ -241,6 +245,7 @@ class Engine:
         self.ticks.count += 1
         self._clock.tick()
         self._without_room.clear()
+        self._may_scrub = True
         self._commit_ticks = 0 if self._commit is None else self._commit_ticks + 1
         for peer in self._peers.values():
             peer.heard_ticks += 1
@@ -311,7 +316,7 @@ class Engine:
             answer(NotLeaderError(f"node {self.node} does not lead group {group}", leader=self.leader_node(group)))
         else:
             # It may wait, and end by time.
-            replica.due_tick = 0
+            self._rest.rise(replica)
             self.services[group].submit(request, answer)
 
     def pump(self) -> None:
@@ -325,7 +330,7 @@ class Engine:
             self.changes += 1
             for replica in dirty.values():
                 replica.pump()
-                replica.due_tick = 0
+                self._rest.rise(replica)
                 if replica.has_writes:
                     self._writers[replica.group] = replica
         self._drop_refused_snapshots()
@@ -452,12 +457,13 @@ class Engine:
             self._running = self.store.take_flush()
         if self._running is None and self._background:
             self._running = self._background.popleft()
-        if self._running is None and not self._is_draining:
+        if self._running is None and self._may_scrub and not self._is_draining:
             self._running = self._scrubber.next_slice(self._clock.monotonic_ms())
+            self._may_scrub = self._running is not None
         return self._running
 
     def background_done(self, job: BackgroundJob) -> None:
-        self._running = None
+        self._running, self._may_scrub = None, True
         match job:
             case FlushJob():
                 self.store.finish_flush(job)
@@ -604,8 +610,11 @@ class Engine:
 
     def touch(self, replica: Replica) -> None:
         self._dirty[replica.group] = replica
-        replica.due_tick = 0
+        self._rest.rise(replica)
         self.changes += 1
+
+    def rise(self, replica: Replica) -> None:
+        self._rest.rise(replica)
 
     def may_floor(self) -> bool:
         return self._clock.may_floor()
@@ -679,6 +688,7 @@ class Engine:
             random_ticks=self._random_ticks,
         )
         self.replicas[group] = replica
+        self._rest.rise(replica)
         self._nodes[replica.id] = self.node
         self.changes += 1
         service = self.services[group] = self._make_service(replica, self)
@@ -778,15 +788,9 @@ class Engine:
         may_stamp = not self.is_stuck and self._clock.may_stamp()
         is_full = self.store.room is not Room.AMPLE
         now_ms = self._clock.monotonic_ms()
-        may_rest = may_campaign and may_stamp and not is_full
         tick = self.ticks.count
-        beating: list[Replica] = []
-        for replica in list(self.replicas.values()):
-            # Nearly all groups of a large node rest at nearly all ticks.
-            if may_rest and tick < replica.due_tick and now_ms < replica.due_ms and not replica.log.is_damaged:
-                if replica.rests_leading:
-                    beating.append(replica)
-                continue
+        may_rest = may_campaign and may_stamp and not is_full
+        for replica in self._rest.take_due(tick, now_ms) if may_rest else self._rest.take_all():
             replica.tick(now_ms, may_campaign=may_campaign, may_stamp=may_stamp)
             core = replica.core
             if is_full and core.is_leader:
@@ -795,9 +799,8 @@ class Engine:
                 others = self.others_with_room(replica)
                 if 2 * len(others) > len(replica.conf.voters):
                     replica.hand_over(others)
-            if core.claim_beats():
-                beating.append(replica)
-        self._heartbeats.send(beating)
+            self._rest.lie_down(replica, tick, now_ms)
+        self._heartbeats.send(self._rest.beating())
 
     # Checkpoints.
 
@@ -811,7 +814,7 @@ class Engine:
             # Whatever touched it said so; this is for a path that forgot to.
             if replica.core.has_ready():
                 self.touch(replica)
-            if self.store.has_droppable(replica.id):
+            if replica.log.has_unneeded and self.store.has_droppable(replica.id):
                 self.store.request_roll()
             if replica.checkpoint_due(now_ms):
                 self._plan_checkpoint(replica, now_ms)
@@ -1090,6 +1093,7 @@ class Engine:
         group = replica.group
         replica.abandon(error)
         del self.replicas[group], self.services[group]
+        self._rest.forget(group)
         self.changes += 1
         self.failed_groups.pop(group, None)
         self._committing = [kept for kept in self._committing if kept is not replica]

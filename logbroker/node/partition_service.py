@@ -134,7 +134,7 @@ REPACK_WASTE_BYTES = 64 << 10
 BURY_EVERY_MS = 900
 """What has outlived its time to live is buried together: each burial leaves a run of its own until retention."""
 KEY_READ_BYTES = 32 << 10
-_MAX_QUIET_MS = 2_000
+_MAX_QUIET_MS = 5_000
 _NEVER_MS = 1 << 62
 _GONE_EVERY_MS = 60_000
 _MAX_FORGOTTEN = 1_000
@@ -198,6 +198,9 @@ class PartitionHost(Protocol):
         """False while this node's clock has jumped so far that nothing may be expired by it."""
 
     def monotonic_ms(self) -> int: ...
+
+    def rise(self, replica: Replica) -> None:
+        """The next tick is to look at `replica`."""
 
     def chance(self) -> float:
         """A random number in [0, 1)."""
@@ -294,6 +297,9 @@ class PartitionService:
             self._woken |= dict.fromkeys(self._polls)
             self._behind |= self._polls.keys()
         self._settings = settings
+        # Another time may be due now.
+        self._quiet_until_ms = 0
+        self._host.rise(self._replica)
 
     @property
     def poll_count(self) -> int:

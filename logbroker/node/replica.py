@@ -122,6 +122,9 @@ class ReplicaHost(Protocol):
     def touch(self, replica: Replica) -> None:
         """Something may be ready in `replica`, or it may be another than before: it is to be pumped in this turn."""
 
+    def rise(self, replica: Replica) -> None:
+        """The next tick is to look at `replica`, whatever it said of its rest."""
+
     def on_conf(self, group: GroupId, conf: ConfState) -> None: ...
 
     def on_group_failed(self, group: GroupId, error: LogBrokerError) -> None: ...
@@ -260,8 +263,8 @@ class Replica:
             random_ticks=random_ticks,
             ticks=host.ticks,
         )
-        # Before this tick, and this time, nothing is due by itself, and `tick` may be left out; whatever is done to the
-        # replica takes that back.
+        # Before this tick, and this time, nothing is due by itself, and `tick` may be left out. The tick is 0 where the
+        # next one is to look at it: whatever is done to the replica has it `rise`.
         self.due_tick = self.due_ms = 0
         # While it rests: its heartbeats are due at every tick.
         self.rests_leading = False
@@ -280,6 +283,7 @@ class Replica:
         self._clock: Callable[[int], int] | None = None
         self._clock_term = Term(0)
         self._may_campaign = True
+        self.log.on_damage = lambda: host.rise(self)
         self._bytes_since_checkpoint = 0
         self._checkpoint_due_ms = 0
         self.log.committed = max(self.log.flushed_index, self.machine.applied_index)
@@ -333,10 +337,11 @@ class Replica:
         except LogBrokerError as error:
             self._host.touch(self)
             self._on_refused(error)
-        self.due_ms = _NEVER_MS
+        self.due_tick, self.due_ms = 0, _NEVER_MS
         if self.service is not None and self._leads_on(self.ahead):
             self.due_ms = self.service.on_tick(now_ms)
-        if self._may_campaign and self.failed is None:
+        # A damaged one looks at every tick whether it is mended.
+        if self._may_campaign and not self.log.is_damaged and self.failed is None:
             self.due_tick = self._host.ticks.count + self.core.rest_ticks + 1
             self.rests_leading = self.core.is_leader
 
@@ -857,7 +862,7 @@ class Replica:
         if self.ahead is not None:
             self._stop_serving()
         self.failed = error
-        self.due_tick = 0
+        self._host.rise(self)
         self._writes.clear()
         self._host.on_group_failed(self.group, error)
 

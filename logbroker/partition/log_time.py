@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
-from typing import TYPE_CHECKING, final
+from typing import TYPE_CHECKING, NamedTuple, final
 
 from logbroker.errors import InvalidArgumentError, invariant
 
@@ -50,8 +50,7 @@ class ClockSettings:
 
 
 @final
-@dataclass(frozen=True, slots=True)
-class Reading:
+class Reading(NamedTuple):
     """The wall clock and the monotonic clock of this process at one moment."""
 
     wall_ns: int

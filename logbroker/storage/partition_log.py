@@ -19,13 +19,16 @@ from logbroker.storage.flush_record import ReplicaRow, SegmentEntry
 from logbroker.storage.segment import SEGMENT_HEADER_BYTES, SegmentReader, SegmentRow, segment_path
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from logbroker.storage.disk import Disk, File
     from logbroker.storage.index import IndexRow, OffsetIndex
 
 FIRST_ROOM_BYTES = 1 << 20
 UNKNOWN_TERM = Term(0)
+
+
+def _nothing() -> None: ...
 
 
 @final
@@ -193,6 +196,8 @@ class PartitionLog:
         self.needs_reindex = False
         self.lacks_rows = False
         """Rows were made again while entries were damaged, and end before them: see `wants_rows`."""
+        self.on_damage: Callable[[], None] = _nothing
+        """Called when entries are found damaged, by whoever reads them."""
 
     # Raft's view.
 
@@ -586,6 +591,12 @@ class PartitionLog:
         return not self.is_pinned and bool(self._droppable_segments())
 
     @property
+    def has_unneeded(self) -> bool:
+        """Nobody needs the oldest segment any more: else there is nothing droppable, and no spare is needed."""
+        segments = self._state.segments
+        return bool(segments) and segments[0].last_index < self.droppable_below
+
+    @property
     def has_expired_files(self) -> bool:
         """All segments end before the log start, and the kept checkpoints do not let the last one go yet."""
         segments = self._state.segments
@@ -700,6 +711,7 @@ class PartitionLog:
         they agree. Where those cannot tell, the entry is still named: it was flushed, so it is the one that is
         committed at its index.
         """
+        self.on_damage()
         segment = self._segment_of(index)
         before, after = self._heads_around(index, segment)
         damaged = self._state.damaged

@@ -170,6 +170,9 @@ class _Host:
     def monotonic_ms(self) -> int:
         return self.engine.monotonic_ms()
 
+    def rise(self, replica: Replica) -> None:
+        self.engine.rise(replica)
+
     def chance(self) -> float:
         return self.engine.chance()
 

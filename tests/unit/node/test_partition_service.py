@@ -351,8 +351,8 @@ def test_a_partition_is_left_alone_again_after_its_last_long_poll(monkeypatch: p
     cluster.tick(10)
     assert ended.reply(ReceiveReply).parts == ()
     looks.clear()
-    cluster.tick(50)
-    assert 2 <= len(looks) <= 3, "every two seconds; a tick is 100 ms"
+    cluster.tick(120)
+    assert 2 <= len(looks) <= 3, "every five seconds; a tick is 100 ms"
 
 
 def test_long_polls_are_served_in_the_order_they_came() -> None:
@@ -966,15 +966,25 @@ def test_a_purge_settles_everything_once_for_each_id() -> None:
 # Retention.
 
 
-def test_an_idle_partition_is_looked_at_every_two_seconds_also_while_no_floor_may_move(
+def test_an_idle_partition_is_looked_at_every_five_seconds_also_while_no_floor_may_move(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     cluster = single()
     monkeypatch.setattr(type(cluster.leader.engine), "may_floor", lambda _: False)
     looks: list[int] = []
     monkeypatch.setattr(PartitionService, "_tidy", lambda *_: looks.append(1))
-    cluster.tick(50)
-    assert 2 <= len(looks) <= 3, "every two seconds; a tick is 100 ms"
+    cluster.tick(120)
+    assert 2 <= len(looks) <= 3, "every five seconds; a tick is 100 ms"
+
+
+def test_a_shorter_retention_holds_from_the_next_tick_on_also_where_nothing_was_due() -> None:
+    cluster = single(settings=PartitionSettings(retention_s=600))
+    cluster.produce(b"a")
+    cluster.tick(650)
+    assert cluster.leader.machine.log_start_offset == 0
+    cluster.leader.service.settings = PartitionSettings(retention_s=60)
+    cluster.tick()
+    assert cluster.leader.machine.log_start_offset == 1
 
 
 def test_the_floor_moves_exactly_when_a_message_has_outlived_its_time() -> None:
