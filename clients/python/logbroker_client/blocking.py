@@ -305,6 +305,9 @@ class Consumer(_Face[coroutines.Consumer[_Read]], Generic[_Read]):
     def settle_nowait(self, order: Order, partition: int, lease: int, ranges: list[tuple[int, int]]) -> None:
         self._post(partial(self._inner.settle_nowait, order, partition, lease, ranges))
 
+    def ack_offset_nowait(self, partition: int, lease: int, offset: int) -> None:
+        self._post(partial(self._inner.ack_offset_nowait, partition, lease, offset))
+
     def _post(self, action: Callable[[], None]) -> None:
         if self._is_closed:
             raise LocalProtocolError(f"the consumer of {self.queue} is not open", hint="use it inside `with`")

@@ -66,6 +66,8 @@ class Consumer(Generic[_B]):
         self._unseen: list[DeliveredMessage[Any]] = []
         # (batch, lease, ranges) of acks that nobody waits for.
         self._unwatched: list[tuple[SettleBatch, int, list[tuple[int, int]]]] = []
+        # (batch, partition, lease, ranges) of the last of them.
+        self._last: tuple[SettleBatch, int, int, list[tuple[int, int]]] | None = None
 
     async def __aenter__(self) -> Self:
         """Raises NotFoundError when there is no such queue."""
@@ -206,6 +208,20 @@ class Consumer(Generic[_B]):
     def settle_nowait(self, order: Order, partition: int, lease: int, ranges: list[tuple[int, int]]) -> None:
         self._put(self._running(), order, partition, lease, ranges)
 
+    def ack_offset_nowait(self, partition: int, lease: int, offset: int) -> None:
+        """What `Message.ack_nowait` comes down to: mostly the message after the last one that was acked."""
+        last = self._last
+        if last is not None:
+            batch, last_partition, last_lease, known = last
+            # Whatever closes the consumer or the client closes what is gathered.
+            if batch.is_open and last_lease == lease and last_partition == partition and not self._is_closed:
+                ranges = batch.ranges[lease]
+                if ranges[-1][1] == offset == known[-1][1]:
+                    ranges[-1] = (ranges[-1][0], offset + 1)
+                    known[-1] = (known[-1][0], offset + 1)
+                    return
+        self._put(self._running(), ACK, partition, lease, [(offset, offset + 1)])
+
     def _put(
         self, core: ConsumerCore | StreamCore, order: Order, partition: int, lease: int, ranges: list[tuple[int, int]]
     ) -> None:
@@ -221,7 +237,10 @@ class Consumer(Generic[_B]):
                 else:
                     known.extend(ranges)
                 return
-        unwatched.append((batch, lease, list(ranges)))
+        known = list(ranges)
+        unwatched.append((batch, lease, known))
+        if order is ACK:
+            self._last = batch, partition, lease, known
         if len(unwatched) > _MAX_REMEMBERED_COUNT:
             self._sweep()
 

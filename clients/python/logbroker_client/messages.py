@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import repeat
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, Protocol, Self, cast, final, overload
 
 from typing_extensions import TypeVar
@@ -105,6 +106,8 @@ class SettlingNowait(Protocol):
 
     def settle_nowait(self, order: Order, partition: int, lease: int, ranges: list[tuple[int, int]]) -> None: ...
 
+    def ack_offset_nowait(self, partition: int, lease: int, offset: int) -> None: ...
+
 
 class Settling(SettlingNowait, Protocol):
     """What messages of coroutines need of it."""
@@ -168,7 +171,8 @@ class DeliveredMessage(Generic[_B_co]):
         Raises:
             CorruptBatchError: it cannot be read. So do `key`, `headers` and `timestamp_ms`.
         """
-        return self._record().value
+        content = self._content
+        return content.value if type(content) is Record else self._record().value
 
     @property
     def body(self) -> _B_co:
@@ -229,8 +233,8 @@ class DeliveredMessage(Generic[_B_co]):
 
     def ack_nowait(self) -> None:
         """Settle it soon; the consumer waits for the outcome when it closes, and counts what was stale."""
-        origin, offset = self._origin, self.offset
-        origin.settling.settle_nowait(ACK, origin.partition, origin.lease, [(offset, offset + 1)])
+        origin = self._origin
+        origin.settling.ack_offset_nowait(origin.partition, origin.lease, self.offset)
 
     def give_back_nowait(self, error: BaseException) -> None:
         """Have it delivered again, as far as that can be had without waiting."""
@@ -341,14 +345,15 @@ class DeliveredBatch(Generic[_M]):
 
     def _open(self) -> list[_M]:
         if self._messages is None:
-            self._messages = list(self._read())
+            self._messages = self._read()
         return self._messages
 
     def ranges(self) -> list[tuple[int, int]]:
         """The offsets leased, half-open ranges joined and sorted."""
         return join_ranges([(start, end) for part in self.delivery.received.parts for start, end, _ in part.ranges])
 
-    def _read(self) -> Iterator[_M]:
+    def _read(self) -> list[_M]:
+        messages: list[_M] = []
         origin = Origin(self._settling, self.partition, self.lease)
         body = self.delivery.body
         make = self._make
@@ -357,10 +362,10 @@ class DeliveredBatch(Generic[_M]):
             end = position + part.size_bytes
             contents = contents_of(part, body[position:end])
             position = end
-            append_ms = part.append_ms
+            append_ms = repeat(part.append_ms)
             for (start, stop, deliveries), records in contents:
-                for offset, content in zip(range(start, stop), records, strict=True):
-                    yield make(origin, offset, deliveries, append_ms, content)
+                messages.extend(map(make, repeat(origin), range(start, stop), repeat(deliveries), append_ms, records))
+        return messages
 
     def settle_nowait(self, order: Order, ranges: list[tuple[int, int]]) -> None:
         self._settling.settle_nowait(order, self.partition, self.lease, ranges)

@@ -55,12 +55,14 @@ ACK = Order(Verb.ACK)
 class SettleBatch(Pending):
     """Messages that get one order in one request. After success `stale` tells the ranges it did not reach."""
 
-    __slots__ = ("deadline", "error", "order", "range_count", "ranges", "stale")
+    __slots__ = ("deadline", "error", "is_open", "order", "range_count", "ranges", "stale")
 
     def __init__(self, order: Order, *, deadline: float) -> None:
         super().__init__()
         self.order = order
         self.deadline = deadline
+        self.is_open = True
+        """Messages may still be added: its request was not made."""
         # Per lease; in the order they came, touching ones joined.
         self.ranges: dict[int, list[tuple[int, int]]] = {}
         self.range_count = 0
@@ -141,6 +143,7 @@ class Settler:
         for start, end in ranges:
             batch.add(lease, start, end)
         if batch.range_count >= _MAX_RANGE_COUNT:
+            batch.is_open = False
             del self._open[order]
             self._full.append(batch)
         if not self.is_marked and (self._full or not self._in_flight):
@@ -165,6 +168,7 @@ class Settler:
         return False
 
     def _start(self, batch: SettleBatch) -> None:
+        batch.is_open = False
         self._in_flight[batch] = None
         self._core.call(
             partial(self._build, batch.order, batch.items()),
@@ -220,7 +224,7 @@ class Settler:
 
     def _finish(self, batch: SettleBatch, error: LogBrokerError | None) -> None:
         batch.error = error
-        batch.is_done = True
+        batch.is_open, batch.is_done = False, True
         self._core.env.wake(batch.waiters)
 
     def sweep(self, now: float) -> bool:

@@ -550,6 +550,35 @@ async def test_acking_lists_of_messages_and_batches_nowait(autojump_clock: MockC
     assert (nack.delay_ms, nack.reason) == (1500, "later")
 
 
+async def test_acks_that_nobody_waits_for_reach_each_message_in_whatever_order_they_come(
+    autojump_clock: MockClock,
+) -> None:
+    cluster = cluster_of()
+    async with connected(cluster) as client:
+        await deliver(cluster, client, 30)
+        async with client.consumer("orders", max_messages=10) as consumer:
+            first, second, third = [await consumer.receive() for _ in range(3)]
+            for message in (*first[:3], second[0], *first[3:5], *second[2:4], second[1]):
+                message.ack_nowait()
+            await third[0].nack(delay=5)
+            # The request that the last ones shared is made and answered; these need another.
+            for message in (second[4], *third[1:3], *third[8:], second[5]):
+                message.ack_nowait()
+            with trio.CancelScope() as scope:
+                scope.cancel()
+                await trio.lowlevel.checkpoint()
+            third[3].ack_nowait()
+            cluster.partition().expire(third.lease)
+            await consumer.flush()
+            assert consumer.stale_count == len({21, 22, 23, 28, 29})
+            kept = third[4]
+        with pytest.raises(LocalProtocolError, match="not open"):
+            second[6].ack_nowait()
+        with pytest.raises(LocalProtocolError, match="not open"):
+            kept.ack_nowait()
+    assert cluster.partition().acked == {*range(5), *range(10, 16)}
+
+
 async def test_what_is_rejected_is_dead_until_it_is_revived(autojump_clock: MockClock) -> None:
     cluster = cluster_of()
     async with connected(cluster) as client:

@@ -34,6 +34,9 @@ class Settled:
     def settle_nowait(self, order: Order, partition: int, lease: int, ranges: list[tuple[int, int]]) -> None:
         self.asked.append((order, partition, lease, ranges))
 
+    def ack_offset_nowait(self, partition: int, lease: int, offset: int) -> None:
+        self.settle_nowait(ACK, partition, lease, [(offset, offset + 1)])
+
 
 def batch_of(*parts: tuple[BatchPart, bytes], settled: Settled | None = None) -> MessageBatch:
     received = Received(1, lease=55, visible_at_ms=1, hide_left_ms=1, parts=[part for part, _ in parts])
