@@ -742,6 +742,7 @@ class Engine:
             or self._wants_seal
             or self.store.wants_roll
             or self.store.wants_vote_scrub
+            or self.store.wants_spare
             or any(map(self._can_mend, self._mending.values()))
             or any(map(self._can_write, self._writers.values()))
         )

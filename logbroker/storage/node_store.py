@@ -167,6 +167,11 @@ class NodeStore:
     # What the scrubber asks for.
 
     @property
+    def wants_spare(self) -> bool:
+        """A file that nobody needs any more can go once there is another for what would be flushed into it."""
+        return bool(self._wants_spare)
+
+    @property
     def wants_vote_scrub(self) -> bool:
         return self._wants_vote_scrub
 
