@@ -303,10 +303,11 @@ class PartitionLog:
         """Take over entries that are durable in the WAL; one with a lower index than the last replaces what follows."""
         state = self._state
         first = entries[0].index
-        invariant(
-            state.flushed_index < first <= state.last_index + 1,
-            f"append of index {first} to group {state.group}, flushed {state.flushed_index}, last {state.last_index}",
-        )
+        if not state.flushed_index < first <= state.last_index + 1:
+            violated(
+                f"append of index {first} to group {state.group}, flushed {state.flushed_index},"
+                f" last {state.last_index}"
+            )
         keep = first - state.flushed_index - 1
         for dropped in state.tail[keep:]:
             self._unflushed_bytes -= encoded_bytes(dropped)
@@ -507,12 +508,19 @@ class PartitionLog:
             ):
                 return None
             if spare is None and length + need <= options.segment_bytes and not self._is_active_droppable:
-                step = min(max(options.first_room_bytes, active.allocated_bytes), options.max_room_step_bytes)
-                return RoomRequest(self, active, length + need, max(length + need, active.allocated_bytes + step))
+                return RoomRequest(self, active, length + need, self._stepped(active, length + need))
         need += SEGMENT_HEADER_BYTES
-        if spare is not None and spare.allocated_bytes >= need:
+        if spare is None:
+            return RoomRequest(self, None, need, max(need, options.first_room_bytes))
+        if spare.allocated_bytes >= need:
             return None
-        return RoomRequest(self, spare, need, max(need, options.first_room_bytes))
+        return RoomRequest(self, spare, need, self._stepped(spare, need))
+
+    def _stepped(self, file: SegmentFile, needed_bytes: int) -> int:
+        """How much a file is to have that needs so much: more than that, for each growth costs as much as a sync."""
+        options = self._options
+        step = min(max(options.first_room_bytes, file.allocated_bytes), options.max_room_step_bytes)
+        return max(needed_bytes, file.allocated_bytes + step)
 
     def take_room(self, request: RoomRequest) -> File | None:
         """Note what a successful request reserved; returns a file that is not wanted any more."""

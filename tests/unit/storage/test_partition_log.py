@@ -586,6 +586,20 @@ def test_room_is_asked_for_in_steps_that_double_to_a_bound() -> None:
     assert large.allocated_bytes >= log.state.segments[-1].length_bytes + OPTIONS.log.segment_bytes - 500
 
 
+def test_the_only_room_grows_in_steps_too_while_nothing_is_flushed() -> None:
+    made = Made(count=1, size=200)
+    asked = 0
+    for index in range(2, 100):
+        new = entries(index, index + 1, size=200)
+        asked += made.log.plan_room(sum(map(encoded_bytes, new))) is not None
+        made.write(*new)
+    assert not made.log.state.segments
+    spare = made.log.spare
+    assert spare is not None
+    assert spare.allocated_bytes >= made.log.unflushed_bytes > 3 * OPTIONS.log.first_room_bytes
+    assert 1 <= asked <= 3
+
+
 def test_nothing_new_and_nothing_unflushed_needs_no_room() -> None:
     assert Made(count=0).log.plan_room(0) is None
 
