@@ -150,6 +150,7 @@ class Broker:
             tls=peer_tls(settings),
         )
         self._packs = PackFrames()
+        self._tag = b""
         self._forwarder = Forwarder(send=self._peers.send, is_connected=self._peers.is_connected, submit=self.submit)
 
     # Life.
@@ -536,9 +537,9 @@ class Broker:
         engine, _, cluster = self._running()
         match kind:
             case FrameKind.RAFT:
-                cluster_id = cluster.cluster_id
-                if cluster_id:
-                    engine.deliver(node, self._packs.decode(node, payload, cluster_id[:CLUSTER_TAG_BYTES]))
+                tag = self._cluster_tag()
+                if tag:
+                    engine.deliver(node, self._packs.decode(node, payload, tag))
             case FrameKind.CLUSTER:
                 cluster.on_message(node, incarnation, decode_cluster_message(payload))
             case FrameKind.ASKED:
@@ -596,12 +597,17 @@ class Broker:
         raise UnknownOutcomeError(f"{what} was not decided in {timeout_ms} ms", hint="it may still be carried out")
 
     def _send_messages(self, node: NodeId, messages: list[PeerMessage]) -> None:
-        cluster_id = b"" if self._cluster is None else self._cluster.cluster_id
-        if not cluster_id:
+        tag = self._cluster_tag()
+        if not tag:
             return
-        tag = cluster_id[:CLUSTER_TAG_BYTES]
         frames = [self._packs.encode(node, message, tag) for message in messages]
         self._peers.send_many(node, FrameKind.RAFT, frames)
+
+    def _cluster_tag(self) -> bytes:
+        """What names this cluster in each frame; none before this node is a member, and the same ever after."""
+        if not self._tag and self._cluster is not None:
+            self._tag = self._cluster.cluster_id[:CLUSTER_TAG_BYTES]
+        return self._tag
 
     def _send_cluster(self, node: NodeId, message: ClusterMessage) -> None:
         self._peers.send(node, FrameKind.CLUSTER, encode_cluster_message(message))

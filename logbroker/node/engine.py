@@ -333,7 +333,8 @@ class Engine:
                 self._rest.rise(replica)
                 if replica.has_writes:
                     self._writers[replica.group] = replica
-        self._drop_refused_snapshots()
+        if self._receivers:
+            self._drop_refused_snapshots()
 
     # Outputs.
 

@@ -19,6 +19,7 @@ from logbroker.errors import (
     RemoteProtocolError,
     UnknownOutcomeError,
     invariant,
+    violated,
 )
 from logbroker.ids import META_GROUP, NO_REPLICA, GroupId, Index, Offset, ReplicaId, Term
 from logbroker.raft.config_change import ConfigProposal
@@ -299,7 +300,7 @@ class Replica:
     @property
     def is_serving(self) -> bool:
         """Leads, and has applied the first entry of its term: what it decides rests on the whole log."""
-        return self.failed is None and self._leads_on(self.ahead)
+        return self.failed is None and self.ahead is not None and self.core.leads_in(self._led_term)
 
     @property
     def conf(self) -> ConfState:
@@ -348,7 +349,10 @@ class Replica:
     def step(self, message: Message) -> None:
         if self.failed is None:
             self._host.touch(self)
-            self._call(lambda: self.core.step(message))
+            try:
+                self.core.step(message)
+            except LogBrokerError as error:
+                self._on_refused(error)
 
     def campaign(self) -> None:
         """Ask for votes now, not after a timeout: for the first voter of a new group, and for a sole voter."""
@@ -499,7 +503,8 @@ class Replica:
 
         At least one is taken where the commit is still empty, however large its only entry is.
         """
-        invariant(not self._in_flight, f"group {self.group} has a write in flight already")
+        if self._in_flight:
+            violated(f"group {self.group} has a write in flight already")
         vote: tuple[Term, ReplicaId] | None = None
         entries: list[Entry] = []
         install: InstallBody | None = None
@@ -818,7 +823,7 @@ class Replica:
         return ahead
 
     def _leads_on(self, ahead: GroupMachine | None) -> bool:
-        return ahead is not None and self.core.is_leader and self.core.term == self._led_term
+        return ahead is not None and self.core.leads_in(self._led_term)
 
     def _guard_candidacy(self, *, may_campaign: bool, may_stamp: bool) -> None:
         """A damaged replica, or one whose clock is off, does not campaign and hands leadership over."""

@@ -18,7 +18,7 @@ from typing import Protocol, final
 
 import trio
 
-from logbroker.errors import StoreFailedError, invariant
+from logbroker.errors import StoreFailedError, violated
 
 logger = logging.getLogger(__name__)
 
@@ -102,7 +102,8 @@ class StoreThread:
         Raises:
             InvariantError: the inbox is full: the caller keeps count of what it hands over.
         """
-        invariant(self._handed_over < self._max_jobs, f"the {self._name} thread has {self._handed_over} jobs already")
+        if self._handed_over >= self._max_jobs:
+            violated(f"the {self._name} thread has {self._handed_over} jobs already")
         self._handed_over += 1
         self._inbox.put((job, on_done))
 

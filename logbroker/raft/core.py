@@ -334,6 +334,10 @@ class RaftCore:
         election.on_election_timeout(state)
         return True
 
+    def leads_in(self, term: Term) -> bool:
+        state = self._state
+        return state.role is Role.LEADER and state.term == term
+
     @property
     def rest_ticks(self) -> int:
         """For so many ticks to come `on_tick` need not be called, if nothing else is done to this replica.
@@ -504,8 +508,7 @@ class RaftCore:
             state.messages
             or state.append_due
             or state.after_persist
-            or state.log.has_unhanded
-            or state.log.has_committed
+            or state.log.has_work
             or state.read_states
             or (state.leader, state.role) != self._handed_soft
             or (state.term, state.vote) != self._handed_hard

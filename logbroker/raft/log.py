@@ -361,6 +361,17 @@ class RaftLog:
         """Something can be applied. A pending snapshot comes first: it replaces what is applied."""
         return not self._applying_paused and self._snapshot is None and self.applying < self._appliable
 
+    @property
+    def has_work(self) -> bool:
+        """`has_unhanded` or `has_committed`; asked several times a message, so it is one look."""
+        if self._snapshot is not None:
+            return self.has_unhanded
+        if self._handed <= self.last_index:
+            return True
+        if self._applying_paused or self.applying >= self.commit:
+            return False
+        return self.applying < self._appliable
+
     def next_committed(self) -> Sequence[Entry]:
         """Hand out the next entries to apply, within the bound on what is handed out and not applied."""
         if not self.has_committed:

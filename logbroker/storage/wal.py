@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, final
 
-from logbroker.errors import OverloadedError, invariant
+from logbroker.errors import OverloadedError, invariant, violated
 from logbroker.storage.wal_format import (
     PAGE_BYTES,
     WalFrame,
@@ -131,7 +131,8 @@ class Wal:
             StoreFailedError: the disk failed; nothing is known of the frames and the node must stop.
         """
         size = commit_size_bytes(frames)
-        invariant(self.fits(size), f"a commit of {size} bytes at {self._position} passes the end of its file")
+        if not self.fits(size):
+            violated(f"a commit of {size} bytes at {self._position} passes the end of its file")
         file = self._file_of(self._position.use)
         buffers = encode_commit(
             frames,
