@@ -203,14 +203,13 @@ class Producer(Generic[_B]):
         self, core: ProducerCore, values: Sequence[bytes], spans: list[_Span], later: Delay
     ) -> None:
         """In pieces that fit into one batch each."""
-        sizes = [len(value) + RECORD_OVERHEAD_BYTES for value in values]
-        total_bytes = sum(sizes)
+        total_bytes = sum(map(len, values)) + RECORD_OVERHEAD_BYTES * len(values)
         if total_bytes <= core.options.batch_bytes and len(values) <= core.max_count:
             await self._append_piece(core, values, total_bytes, spans, later)
             return
         start = piece_bytes = 0
-        for position, size_bytes in enumerate(sizes):
-            core.size_of(values[position], None, ())
+        for position, value in enumerate(values):
+            size_bytes = core.size_of(value, None, ())
             is_full = piece_bytes + size_bytes > core.options.batch_bytes or position - start >= core.max_count
             if is_full and position > start:
                 await self._append_piece(core, values[start:position], piece_bytes, spans, later)
@@ -235,7 +234,9 @@ class Producer(Generic[_B]):
                 ids += [self._known_id(batch, place) for place in range(position, position + count)]
                 continue
             base = batch.base_offset + position
-            ids += map(MessageId._make, zip(repeat(self.queue), repeat(batch.partition), range(base, base + count)))
+            # What MessageId(...) does in the end, without its Python frame.
+            fields = zip(repeat(self.queue), repeat(batch.partition), range(base, base + count))
+            ids += map(tuple.__new__, repeat(MessageId), fields)
         return ids
 
     async def flush(self) -> None:
