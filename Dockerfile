@@ -13,7 +13,7 @@ COPY pyproject.toml README.md LICENSE ./
 COPY logbroker logbroker
 COPY clients/python/logbroker_client clients/python/logbroker_client
 RUN python -m venv /opt/logbroker \
-    && /opt/logbroker/bin/pip install --no-cache-dir --disable-pip-version-check .
+    && /opt/logbroker/bin/pip install --no-cache-dir --disable-pip-version-check '.[speed]'
 
 FROM python:3.13-slim
 # A fixed number, so that the owner of a volume can be set from outside.
