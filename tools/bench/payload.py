@@ -52,6 +52,13 @@ def stamp(tail: bytes, number: int, sent_ns: int) -> bytes:
     return _HEAD % (number, sent_ns) + tail
 
 
+def stamp_many(ends: Sequence[bytes], start: int, count: int, sent_ns: int) -> list[bytes]:
+    """Give messages `start` to `start + count`, of one time of sending, with these tails in turn; as `stamp` each."""
+    time = b',"ts":"%016x"' % sent_ns
+    distinct_count = len(ends)
+    return [b'{"id":"%016x"' % number + time + ends[number % distinct_count] for number in range(start, start + count)]
+
+
 def number_of(message: bytes) -> int:
     return int(message[_NUMBER], 16)
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Literal, final
 import msgspec
 
 from tools.bench.latency import Latencies
-from tools.bench.payload import number_of, pool, sent_ns_of, stamp, tails
+from tools.bench.payload import number_of, pool, sent_ns_of, stamp, stamp_many, tails
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -125,8 +125,7 @@ class Source:
         return stamp(self._tails[number % len(self._tails)], number, sent_ns)
 
     def messages(self, start: int, count: int, sent_ns: int) -> list[bytes]:
-        ends = self._tails
-        return [stamp(ends[number % len(ends)], number, sent_ns) for number in range(start, start + count)]
+        return stamp_many(self._tails, start, count, sent_ns)
 
 
 @final

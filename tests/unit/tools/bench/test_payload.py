@@ -8,7 +8,7 @@ import json
 import pytest
 
 from tests.shared import shared_path
-from tools.bench.payload import Kind, number_of, pool, sent_ns_of, stamp, tails
+from tools.bench.payload import Kind, number_of, pool, sent_ns_of, stamp, stamp_many, tails
 
 
 @pytest.mark.parametrize("kind", ["json", "random"])
@@ -30,6 +30,12 @@ def test_a_stamped_message_tells_its_number_and_time_and_keeps_the_rest() -> Non
     stamped = stamp(tails([message])[0], 0xBEEF, 77)
     assert (number_of(stamped), sent_ns_of(stamped)) == (0xBEEF, 77)
     assert stamp(tails([stamped])[0], 0, 0) == message
+
+
+def test_messages_that_are_stamped_together_are_those_that_are_stamped_one_by_one() -> None:
+    ends = tails(pool(100, count=3))
+    one_by_one = [stamp(ends[number % 3], number, 77) for number in range(5, 15)]
+    assert stamp_many(ends, 5, 10, 77) == one_by_one
 
 
 def test_a_message_without_room_for_its_head_is_refused() -> None:
