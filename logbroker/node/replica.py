@@ -22,6 +22,7 @@ from logbroker.errors import (
     violated,
 )
 from logbroker.ids import META_GROUP, NO_REPLICA, GroupId, Index, Offset, ReplicaId, Term
+from logbroker.node.rest import NEVER_MS
 from logbroker.raft.config_change import ConfigProposal
 from logbroker.raft.core import RaftCore
 from logbroker.raft.log import UnavailableEntryError
@@ -47,8 +48,6 @@ if TYPE_CHECKING:
     from logbroker.storage.lives import InstallBody
     from logbroker.storage.node_store import NodeStore, StoredReplica
     from logbroker.storage.partition_log import PartitionLog
-
-_NEVER_MS = 1 << 62
 
 
 class GroupMachine(Protocol):
@@ -338,7 +337,7 @@ class Replica:
         except LogBrokerError as error:
             self._host.touch(self)
             self._on_refused(error)
-        self.due_tick, self.due_ms = 0, _NEVER_MS
+        self.due_tick, self.due_ms = 0, NEVER_MS
         if self.service is not None and self._leads_on(self.ahead):
             self.due_ms = self.service.on_tick(now_ms)
         # A damaged one looks at every tick whether it is mended.

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from logbroker.ids import GroupId
     from logbroker.node.replica import Replica
 
+NEVER_MS = 1 << 62
+"""As a time at which something is due: it is not."""
+
 
 @final
 class Rest:
@@ -26,7 +29,7 @@ class Rest:
         self._risen: dict[GroupId, Replica] = {}
         # By the tick that it is due at. Who has risen meanwhile is due at another one by now.
         self._by_tick: dict[int, list[Replica]] = {}
-        # By monotonic time, in ms; in the same way.
+        # By monotonic time, in ms, in the same way; bounded, for nobody is due at a time more than some seconds ahead.
         self._by_time: list[tuple[int, GroupId]] = []
         self._beating: dict[GroupId, Replica] = {}
 
@@ -72,7 +75,8 @@ class Rest:
             self._risen[group] = replica
             return
         self._by_tick.setdefault(replica.due_tick, []).append(replica)
-        heappush(self._by_time, (replica.due_ms, group))
+        if replica.due_ms < NEVER_MS:
+            heappush(self._by_time, (replica.due_ms, group))
 
     def forget(self, group: GroupId) -> None:
         self._beating.pop(group, None)

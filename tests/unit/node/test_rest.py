@@ -7,12 +7,10 @@ from typing import TYPE_CHECKING, cast
 
 from logbroker.errors import InvariantError
 from logbroker.ids import GroupId
-from logbroker.node.rest import Rest
+from logbroker.node.rest import NEVER_MS, Rest
 
 if TYPE_CHECKING:
     from logbroker.node.replica import Replica
-
-NEVER_MS = 1 << 62
 
 
 def made(count: int) -> tuple[dict[GroupId, Replica], Rest]:
@@ -90,6 +88,22 @@ def test_leaders_beat_while_they_rest_and_those_that_claim_it_when_they_do() -> 
     assert rest.beating() == [leading]
     rest.forget(leading.group)
     assert rest.beating() == []
+
+
+def test_what_is_remembered_does_not_grow_with_time() -> None:
+    replicas, rest = made(2)
+    following = replicas[GroupId(1)]
+    for tick in range(1, 2_000):
+        for replica in rest.take_due(tick, tick * 100):
+            lie_down(
+                rest,
+                replica,
+                tick,
+                due_tick=tick + 10,
+                due_ms=NEVER_MS if replica is following else tick * 100 + 5_000,
+            )
+    assert len(rest._by_tick) <= 2
+    assert len(rest._by_time) <= 10
 
 
 def test_who_has_failed_or_is_gone_is_looked_at_no_more() -> None:
