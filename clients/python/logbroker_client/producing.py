@@ -331,7 +331,8 @@ class PartitionLine:
         batch = self._open
         if batch is None or not batch.count or self._in_flight:
             return False
-        if batch.is_unkeyed and self._producer.unkeyed_count:
+        # What a run has left behind waits for its own partition alone: the stream may not come back for long.
+        if batch.is_unkeyed and self._producer.unkeyed_count and self._producer.fills(self):
             return False
         linger_s = self._producer.options.linger_s
         if linger_s:
@@ -646,6 +647,10 @@ class ProducerCore:
         batch.add_values(values, size_bytes)
         line.appended(batch)
         return batch
+
+    def fills(self, line: PartitionLine) -> bool:
+        """Messages without a key go to this line for now."""
+        return self._lines[self._current] is line
 
     def on_closed(self, line: PartitionLine, *, is_full: bool) -> None:
         """A line's open batch takes no more: messages without a key go to the next partition.

@@ -229,6 +229,21 @@ def test_full_batches_without_a_key_go_on_to_the_next_partition_in_runs() -> Non
     assert numbers == [[*run[:16], run[48]], run[16:32], run[32:48]]
 
 
+def test_what_a_run_leaves_behind_does_not_wait_for_the_end_of_the_stream() -> None:
+    """A message that does not fit the last batch of a run stays in that partition; the stream goes on in the next."""
+    world = World(cluster_of(partitions=2))
+    world.node(1).on_request = lambda node, request, body: (
+        Hold() if isinstance(request, Produce) and request.partition == 1 else None
+    )
+    producer = world.producer(batch_bytes=100)
+    # Two do not fit into one batch, and one does not fill it.
+    sent = [send(producer, b"%02d" % number * 30)[0] for number in range(RUN_BATCH_COUNT)]
+    world.settle()
+    assert [batch.partition for batch in sent] == [0] * (RUN_BATCH_COUNT - 5) + [1] * 5
+    assert producer.unkeyed_count == 4, "those of the other partition are on their way, but for the one that fills"
+    assert [batch.is_done for batch in sent] == [True] * (RUN_BATCH_COUNT - 5) + [False] * 5
+
+
 def test_a_partition_that_does_not_keep_up_is_not_given_more() -> None:
     world = World(cluster_of(partitions=3))
     world.node(1).on_request = Script(*[Hold()] * 100)
