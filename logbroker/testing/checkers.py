@@ -206,6 +206,9 @@ class ClusterChecker:
         self._seen: dict[ReplicaId, Seen] = {}
         # What was lost once is lost for good; it is found so again at every later start.
         self._lost: set[ReplicaId] = set()
+        self.forgetful: set[ReplicaId] = set()
+        """Replicas whose last commit rotted while nothing behind it said that it was durable: their nodes cannot know
+        that what they have acknowledged is gone, until a leader speaks of it."""
         self.counts: dict[str, int] = {}
 
     def history(self, group: GroupId) -> GroupHistory:
@@ -253,6 +256,8 @@ class ClusterChecker:
                 continue
             last = Index(min(durable.last_index, durable.open_from - 1))
             if node.is_damaged:
+                if stored.log.last_index() < last:
+                    self.forgetful.add(replica)
                 last = Index(min(last, durable.unproven_from - 1))
             if stored.log.last_index() < last:
                 broken(
@@ -305,6 +310,10 @@ class ClusterChecker:
         if engine is None:
             return
         for group, error in engine.failed_groups.items():
+            is_known_loss = "durable entries were lost" in str(error)
+            if is_known_loss and engine.replicas[group].id in self.forgetful:
+                # It says so and stops, and is given up: see `membership`.
+                continue
             broken("groups do not fail", f"group {group} on node {node.node}: {type(error).__name__}: {error}")
         for replica in engine.replicas.values():
             if replica.is_serving and replica.machine.applied_term != replica.core.term:

@@ -109,7 +109,11 @@ class Membership:
     def _replace_lost(self, group: GroupId, node: SimulatedNode) -> None:
         """A replica that may have forgotten what it promised is given up for good."""
         wanted = self._wanted[group][node.node]
-        if node.engine is not None and wanted in node.engine.lost:
+        engine = node.engine
+        if engine is None:
+            return
+        is_stopped = group in engine.failed_groups and wanted in self._cluster.checker.forgetful
+        if wanted in engine.lost or is_stopped:
             self._count("lost replica replaced")
             self.replace_replica(group, node.node)
 
