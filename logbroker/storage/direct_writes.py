@@ -45,11 +45,15 @@ class DirectWrites:
         if sum(map(len, buffers)) < MIN_BYTES:
             return 0
         try:
+            scratch = self._free.pop()
+        except IndexError:
+            scratch = mmap.mmap(-1, BUFFER_BYTES)
+        try:
             # By the descriptor, for the name may be another one by now.
             direct = os.open(f"/proc/self/fd/{handle}", os.O_WRONLY | os.O_DIRECT | os.O_CLOEXEC)
         except OSError:
+            self._free.append(scratch)
             return 0
-        scratch = self._free.pop() if self._free else mmap.mmap(-1, BUFFER_BYTES)
         try:
             with memoryview(scratch) as view:
                 return _write(handle, direct, view, buffers, offset)

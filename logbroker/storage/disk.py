@@ -477,13 +477,14 @@ class RealFile:
     def pwrite_uncached(self, buffers: Sequence[Buffer], offset: int) -> None:
         self._disk.require_writable(self._path)
         self._require_open()
+        wanted = sum(map(len, buffers))
         try:
             done = self._disk.direct_writes.write(self._handle, buffers, offset)
         except OSError as error:
-            self._write_failed(error, sum(map(len, buffers)), offset)
+            self._write_failed(error, wanted, offset)
         if not done:
             self.pwrite(buffers, offset)
-        else:
+        elif done < wanted:
             self._write_rest(buffers, done, offset)
 
     def sync(self) -> None:
