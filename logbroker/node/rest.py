@@ -34,9 +34,10 @@ class Rest:
         self._beating: dict[GroupId, Replica] = {}
 
     def rise(self, replica: Replica) -> None:
-        """The next tick looks at it."""
+        """The next tick looks at it, unless it is gone: then another one may be in its place."""
         replica.due_tick = 0
-        self._risen[replica.group] = replica
+        if self._replicas.get(replica.group) is replica:
+            self._risen[replica.group] = replica
 
     def take_due(self, tick: int, now_ms: int) -> list[Replica]:
         """Those to be looked at in this tick; each is to `lie_down` after it. To be called at every tick."""

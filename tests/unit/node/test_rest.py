@@ -118,4 +118,5 @@ def test_who_has_failed_or_is_gone_is_looked_at_no_more() -> None:
     del replicas[gone.group]
     newer = replicas[replaced.group] = resting_one(3)
     rest.rise(newer)
+    rest.rise(replaced)
     assert rest.take_due(2, 200) == [newer]
