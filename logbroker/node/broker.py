@@ -51,10 +51,7 @@ from logbroker.node.node_status import (
 from logbroker.node.pack_frames import PackFrames
 from logbroker.node.partition_service import PartitionService, PartitionSettings
 from logbroker.node.peer_frames import PROTOCOL_VERSION, FrameKind, Hello, InitialNodeRow
-from logbroker.node.peer_messages import (
-    CLUSTER_TAG_BYTES,
-    PeerMessage,
-)
+from logbroker.node.peer_messages import CLUSTER_TAG_BYTES, PeerMessage
 from logbroker.node.peer_tls import peer_tls
 from logbroker.node.peers import PeerOptions, Peers
 from logbroker.node.replica import Replica, ReplicaOptions

@@ -148,6 +148,11 @@ class NodeStore:
         return None if vote is None else (vote.term, vote.voted_for)
 
     @property
+    def wants_spare(self) -> bool:
+        """A file that nobody needs any more can go once there is another for what would be flushed into it."""
+        return bool(self._wants_spare)
+
+    @property
     def wants_roll(self) -> bool:
         return self._wants_roll and self._next_flush is None and self._flush is None
 
@@ -165,11 +170,6 @@ class NodeStore:
         self._wants_roll = True
 
     # What the scrubber asks for.
-
-    @property
-    def wants_spare(self) -> bool:
-        """A file that nobody needs any more can go once there is another for what would be flushed into it."""
-        return bool(self._wants_spare)
 
     @property
     def wants_vote_scrub(self) -> bool:

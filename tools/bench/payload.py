@@ -23,7 +23,9 @@ POOL_COUNT = 4096
 MIN_SIZE_BYTES = 64
 
 # The head of a message is what `stamp` writes; behind it comes what the pool holds.
-_HEAD = b'{"id":"%016x","ts":"%016x"'
+_ID_PART = b'{"id":"%016x"'
+_TIME_PART = b',"ts":"%016x"'
+_HEAD = _ID_PART + _TIME_PART
 HEAD_BYTES = len(_HEAD % (0, 0))
 _NUMBER = slice(7, 23)
 _TIME = slice(31, 47)
@@ -54,9 +56,9 @@ def stamp(tail: bytes, number: int, sent_ns: int) -> bytes:
 
 def stamp_many(ends: Sequence[bytes], start: int, count: int, sent_ns: int) -> list[bytes]:
     """Give messages `start` to `start + count`, of one time of sending, with these tails in turn; as `stamp` each."""
-    time = b',"ts":"%016x"' % sent_ns
+    time = _TIME_PART % sent_ns
     distinct_count = len(ends)
-    return [b'{"id":"%016x"' % number + time + ends[number % distinct_count] for number in range(start, start + count)]
+    return [_ID_PART % number + time + ends[number % distinct_count] for number in range(start, start + count)]
 
 
 def number_of(message: bytes) -> int:
