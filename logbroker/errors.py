@@ -31,14 +31,18 @@
     ├── ConfigurationError
     └── InvariantError                our own logic is wrong; the group stops
 
-Each leaf has a wire `code` and says whether a retry can help (`retriable`).
+Each leaf has a wire `code` and says whether a retry can help (`retriable`). Other modules have kinds of their own
+below these; whoever is on the other side of a wire is told the one of these that such an error is a kind of.
 """
 
 from __future__ import annotations
 
-from typing import ClassVar, NoReturn
+from typing import TYPE_CHECKING, ClassVar, Final, NoReturn
 
 from logbroker.ids import NodeId
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
 
 
 class LogBrokerError(Exception):
@@ -179,6 +183,21 @@ class ConfigurationError(LogBrokerError):
 
 class InvariantError(LogBrokerError):
     code = "invariant"
+
+
+def _from_here_down(kind: type[LogBrokerError]) -> Iterator[type[LogBrokerError]]:
+    yield kind
+    for below in kind.__subclasses__():
+        yield from _from_here_down(below)
+
+
+KINDS: Final[Mapping[str, type[LogBrokerError]]] = {kind.code: kind for kind in _from_here_down(LogBrokerError)}
+"""What is told to others, by code; each is made of a message and a hint."""
+
+
+def told_kind(error: LogBrokerError) -> type[LogBrokerError]:
+    """What others are told that an error is: its class, or the nearest one above it that is in `KINDS`."""
+    return next(kind for kind in type(error).__mro__ if kind in KINDS.values())
 
 
 def invariant(condition: bool, message: str) -> None:

@@ -14,6 +14,7 @@ import msgspec
 import trio
 
 from logbroker.errors import (
+    KINDS,
     InvalidArgumentError,
     LogBrokerError,
     NotLeaderError,
@@ -21,6 +22,7 @@ from logbroker.errors import (
     RemoteProtocolError,
     UnavailableError,
     UnknownOutcomeError,
+    told_kind,
 )
 from logbroker.ids import GroupId, GroupName, NodeId, Offset
 from logbroker.node.catalogue.rows import ConsumerGroup, Number, Text
@@ -48,7 +50,7 @@ from logbroker.node.requests import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from logbroker.node.requests import Answer
 
@@ -173,12 +175,6 @@ _TARGETS: dict[int, Callable[[int], Target]] = {
 }
 
 
-def _all_errors(kind: type[LogBrokerError]) -> Iterator[type[LogBrokerError]]:
-    yield kind
-    for below in kind.__subclasses__():
-        yield from _all_errors(below)
-
-
 def encode_asked(number: int, group: GroupId, request: Request) -> bytes:
     """The bytes of a forwarded request.
 
@@ -251,7 +247,7 @@ def encode_answered(number: int, result: Reply | LogBrokerError) -> bytes:
         case NotLeaderError():
             form = ErrorForm(result.code, result.message, result.hint, result.leader or 0)
         case LogBrokerError():
-            form = ErrorForm(result.code, result.message, result.hint, 0)
+            form = ErrorForm(told_kind(result).code, result.message, result.hint, 0)
         case _:
             form = ErrorForm(UnavailableError.code, f"no form for {type(result).__name__}", "", 0)
     return _encoder.encode(Answered(number, form))
@@ -274,8 +270,7 @@ def decode_answered(data: bytes | memoryview) -> tuple[int, Reply | LogBrokerErr
 def _error(form: ErrorForm) -> LogBrokerError:
     if form.code == NotLeaderError.code:
         return NotLeaderError(form.message, leader=NodeId(form.leader) if form.leader else None, hint=form.hint)
-    kinds = {kind.code: kind for kind in _all_errors(LogBrokerError)}
-    return kinds.get(form.code, UnavailableError)(form.message, hint=form.hint)
+    return KINDS.get(form.code, UnavailableError)(form.message, hint=form.hint)
 
 
 def _target_form(target: Target) -> TargetForm:

@@ -24,6 +24,7 @@ from logbroker.errors import (
     NotFoundError,
     RequestError,
     UnauthenticatedError,
+    told_kind,
 )
 from logbroker.ids import NodeId
 from logbroker.node.catalogue.bounds import MAX_MEMBERS
@@ -227,7 +228,7 @@ def _token(request: HttpRequest) -> str:
 
 def _error_reply(error: LogBrokerError) -> HttpReply:
     status = next((status for kind, status in _STATUS if isinstance(error, kind)), 503)
-    return _json_reply(status, {"error": {"code": error.code, "message": error.message, "hint": error.hint}})
+    return _json_reply(status, {"error": {"code": told_kind(error).code, "message": error.message, "hint": error.hint}})
 
 
 def _json_reply(status: int, value: object) -> HttpReply:

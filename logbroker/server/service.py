@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, final
 import trio
 
 from logbroker.config.options import wire_limits
-from logbroker.errors import NotFoundError, NotLeaderError, UnavailableError
+from logbroker.errors import NotFoundError, NotLeaderError, UnavailableError, told_kind
 from logbroker.ids import META_GROUP, NodeId
 from logbroker.node.catalogue.rights import ANYBODY, ROOT, Principal
 from logbroker.node.tokens import authenticate, token_digest
@@ -133,7 +133,7 @@ class ClientService:
 
     def error_reply(self, error: LogBrokerError, *, rid: int, group: GroupId | None) -> Error:
         """The reply that reports `error`, with the leader's address where it says that another node leads `group`."""
-        self.measures.note_error(error.code)
+        self.measures.note_error(told_kind(error).code)
         url = ""
         if isinstance(error, NotLeaderError):
             if error.leader is None and group is not None:

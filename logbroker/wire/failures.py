@@ -6,41 +6,7 @@ from logbroker import errors
 from logbroker.ids import NodeId
 from logbroker.wire.requests import NO_REQUEST, Error
 
-_CLASSES: tuple[type[errors.LogBrokerError], ...] = (
-    errors.LogBrokerError,
-    errors.RequestError,
-    errors.InvalidArgumentError,
-    errors.NotFoundError,
-    errors.AlreadyExistsError,
-    errors.StaleLeaseError,
-    errors.OutOfOrderSequenceError,
-    errors.ProducerFencedError,
-    errors.DedupConflictError,
-    errors.OffsetOutOfRangeError,
-    errors.RequestTooLargeError,
-    errors.UnauthenticatedError,
-    errors.ForbiddenError,
-    errors.UnavailableError,
-    errors.OverloadedError,
-    errors.NoRoomError,
-    errors.QueueFullError,
-    errors.UnknownOutcomeError,
-    errors.ShuttingDownError,
-    errors.StorageError,
-    errors.CorruptBatchError,
-    errors.DamageError,
-    errors.DiskFullError,
-    errors.StoreFailedError,
-    errors.ProtocolError,
-    errors.LocalProtocolError,
-    errors.RemoteProtocolError,
-    errors.ConfigurationError,
-    errors.InvariantError,
-)
-_CLASS_OF_CODE = {error_class.code: error_class for error_class in _CLASSES}
-CODES = {errors.NotLeaderError.code: errors.NotLeaderError.retriable} | {
-    error_class.code: error_class.retriable for error_class in _CLASSES
-}
+CODES = {code: kind.retriable for code, kind in errors.KINDS.items()}
 """Every code that an error may have, and whether a retry can help."""
 
 _MAX_TEXT_CHARACTERS = 4096
@@ -52,12 +18,13 @@ def error_reply(error: errors.LogBrokerError, *, rid: int = NO_REQUEST, leader_u
     `leader_url` is where clients reach the leader that a NotLeaderError names.
     """
     leader = error.leader if isinstance(error, errors.NotLeaderError) else None
+    kind = errors.told_kind(error)
     return Error(
         rid,
-        code=error.code,
+        code=kind.code,
         message=error.message[:_MAX_TEXT_CHARACTERS],
         hint=error.hint[:_MAX_TEXT_CHARACTERS],
-        retriable=error.retriable,
+        retriable=kind.retriable,
         leader_node=leader or 0,
         leader_url=leader_url,
     )
@@ -71,7 +38,7 @@ def error_from_reply(reply: Error) -> errors.LogBrokerError:
     if reply.code == errors.NotLeaderError.code:
         leader = NodeId(reply.leader_node) if reply.leader_node else None
         return errors.NotLeaderError(reply.message, leader=leader, hint=reply.hint)
-    known = _CLASS_OF_CODE.get(reply.code)
+    known = errors.KINDS.get(reply.code)
     if known is not None:
         return known(reply.message, hint=reply.hint)
     unknown = errors.UnavailableError if reply.retriable else errors.RequestError

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import msgspec
 import pytest
 import trio
 
@@ -44,6 +45,9 @@ from logbroker.node.requests import (
     StateRequest,
     TimeTarget,
 )
+from logbroker.raft.log import CompactedError, UnavailableEntryError
+from logbroker.raft.refusal import ProposalRefused, RefusalReason
+from logbroker.server.plain_http import HttpError
 
 if TYPE_CHECKING:
     from logbroker.errors import LogBrokerError
@@ -92,6 +96,24 @@ def test_an_error_keeps_its_kind_its_hint_and_its_leader() -> None:
         assert type(back) is type(error)
         assert (back.message, back.hint) == (error.message, error.hint)
     assert decode_answered(encode_answered(1, NotLeaderError("gone", leader=NodeId(2))))[1].leader == 2  # type: ignore[union-attr]
+
+
+def test_an_error_of_another_module_is_told_as_what_it_is_a_kind_of() -> None:
+    refused = ProposalRefused(RefusalReason.TRANSFER_IN_PROGRESS, "leadership is being handed over")
+    number, back = decode_answered(encode_answered(1, refused))
+    assert (number, type(back)) == (1, UnavailableError)
+    assert (back.message, back.hint) == (refused.message, "")  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("kind", [ProposalRefused, CompactedError, UnavailableEntryError, HttpError, NotFoundError])
+def test_whatever_code_a_node_sends_the_one_that_hears_it_goes_on(kind: type[LogBrokerError]) -> None:
+    """Also where a class with a constructor of its own has that code here."""
+    data = encode_answered(7, NotFoundError("why", hint="what next"))
+    form = msgspec.msgpack.decode(data)
+    form[1][1] = kind.code
+    number, back = decode_answered(msgspec.msgpack.encode(form))
+    assert (number, type(back)) == (7, NotFoundError if kind is NotFoundError else UnavailableError)
+    assert (back.message, back.hint) == ("why", "what next")  # type: ignore[union-attr]
 
 
 def test_messages_are_not_forwarded() -> None:

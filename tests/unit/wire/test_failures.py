@@ -6,7 +6,8 @@ import pytest
 
 from logbroker import errors
 from logbroker.ids import NodeId
-from logbroker.wire.failures import error_from_reply, error_reply
+from logbroker.raft.refusal import ProposalRefused, RefusalReason
+from logbroker.wire.failures import CODES, error_from_reply, error_reply
 from logbroker.wire.requests import Error
 
 if TYPE_CHECKING:
@@ -27,6 +28,12 @@ def test_every_error_of_the_tree_comes_back_as_itself(error_class: type[errors.L
     error = error_from_reply(reply)
     assert type(error) is error_class
     assert (error.message, error.hint) == ("what happened", "what to do")
+
+
+def test_an_error_of_another_module_is_told_as_what_it_is_a_kind_of() -> None:
+    reply = error_reply(ProposalRefused(RefusalReason.TOO_MANY_READS, "too many reads wait"), rid=7)
+    assert (reply.code, reply.message, reply.retriable) == ("unavailable", "too many reads wait", True)
+    assert reply.code in CODES
 
 
 def test_a_leader_travels_with_its_node_and_address() -> None:
