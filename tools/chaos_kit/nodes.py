@@ -74,6 +74,16 @@ class ChaosNode:
     def is_running(self) -> bool:
         return self.process is not None and self.process.poll() is None
 
+    @property
+    def state(self) -> str:
+        """What its process does, in words."""
+        if self.process is None:
+            return "was never started"
+        code = self.process.poll()
+        if code is not None:
+            return f"has ended ({code})"
+        return "is stopped" if self.is_stopped else "runs"
+
     def start(self) -> None:
         """Start it; it is not ready when this returns."""
         self.started_count += 1
@@ -85,7 +95,7 @@ class ChaosNode:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                env={**os.environ, "PYTHONUNBUFFERED": "1", **self.environment},
+                env={**os.environ, "PYTHONUNBUFFERED": "1", "PYTHONFAULTHANDLER": "1", **self.environment},
                 pass_fds=self.handles,
                 cwd=ROOT,
                 start_new_session=True,
@@ -118,6 +128,14 @@ class ChaosNode:
         """SIGKILL; it is dead when this returns."""
         self.signal(signal.SIGKILL)
         await self.wait_end()
+
+    async def stacks(self) -> str:
+        """End a process that gives no answer, so that it says what its threads do; gives the end of its log."""
+        self.signal(signal.SIGCONT)
+        self.signal(signal.SIGABRT)
+        with suppress(NodeError):
+            await self.wait_end()
+        return self.last_words()
 
     def last_words(self) -> str:
         """The end of its log."""
@@ -201,10 +219,8 @@ class ChaosCluster:
                 if code == 200:
                     return
                 await trio.sleep(_POLL_S)
-        ended = "was never started" if node.process is None else f"has ended ({node.process.returncode})"
-        state = "runs" if node.is_running else ended
         raise NodeError(
-            f"node {number} is not ready in {timeout_s:.0f} s and {state}: {' '.join(said.split())}\n"
+            f"node {number} is not ready in {timeout_s:.0f} s and {node.state}: {' '.join(said.split())}\n"
             f"{node.last_words()}"
         )
 
@@ -216,6 +232,7 @@ class ChaosCluster:
         """
         why = ""
         goal: dict[int, int] = {}
+        pages: dict[int, dict[str, Any]] = {}
         with trio.move_on_after(timeout_s):
             while True:
                 pages = await self.statuses()
@@ -227,7 +244,11 @@ class ChaosCluster:
                     for row in page["groups"]:
                         goal[row["group"]] = max(goal.get(row["group"], 0), row["applied"])
                 await trio.sleep(4 * _POLL_S)
-        raise NodeError(f"the cluster is not whole after {timeout_s:.0f} s: {why}")
+        said = [f"the cluster is not whole after {timeout_s:.0f} s: {why}"]
+        for node in self.nodes.values():
+            if node.number not in pages:
+                said += [f"node {node.number} {node.state}", await node.stacks()]
+        raise NodeError("\n".join(said))
 
     def _unlike(self, pages: Mapping[int, dict[str, Any]], goal: Mapping[int, int]) -> str:
         missing = sorted(set(self.nodes) - set(pages))
