@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, final
 
+from tools.python_build import is_optimised
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
@@ -90,5 +92,5 @@ def describe_machine() -> dict[str, str]:
         "cores": str(os.cpu_count()),
         "processor": processor,
         "system": f"{platform.system()} {platform.release()}",
-        "python": platform.python_version(),
+        "python": f"{platform.python_version()} {'optimised' if is_optimised() else 'compiled without optimisations'}",
     }
