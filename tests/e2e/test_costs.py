@@ -240,8 +240,8 @@ async def test_a_stream_shares_messages_appends_syncs_and_turns(
                     nursery.start_soon(send)
 
         cost = await cluster.cost(work)
-    # A batch takes two and a half of them; those that leave unfilled are few.
-    assert sends / 2.5 <= cost["Produce"] <= sends / 1.6, cost
+    # A batch takes two and a half to five of them; those that leave with less are few.
+    assert sends / 5 <= cost["Produce"] <= sends / 2.2, cost
     assert cost["entries"] == cost["Produce"], cost
     # Never more messages, appends or syncs than batches, however slow the machine.
     assert cost["websocket in"] <= cost["Produce"] + 5, cost

@@ -106,7 +106,7 @@ class Client:
         *,
         codec: MessageCodec[_Sent] | None = None,
         timeout: float | None = None,
-        batch_bytes: int = 256 * 1024,
+        batch_bytes: int = 512 * 1024,
         linger: float = 0.0,
         compression: bool = True,
         max_buffered_bytes: int = 32 * 1024 * 1024,
@@ -114,9 +114,9 @@ class Client:
         """A producer, for use in `async with`.
 
         `codec` makes bytes of what is sent (`logbroker_client.codecs`); without one it is bytes.
-        `timeout` is how long a message is tried, in seconds. `batch_bytes` is the size at which a batch
-        does not wait for the one before it. `linger` makes smaller ones wait for company, in seconds;
-        batching needs no such help. Sends wait while `max_buffered_bytes` are unconfirmed.
+        `timeout` is how long a message is tried, in seconds. `batch_bytes` is what a batch holds at most;
+        from 256 KiB on it does not wait for the one before it. `linger` makes smaller ones wait for company,
+        in seconds; batching needs no such help. Sends wait while `max_buffered_bytes` are unconfirmed.
         """
         options = ProducerOptions(
             timeout_s=self.core.options.timeout_s if timeout is None else timeout,

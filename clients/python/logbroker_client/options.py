@@ -49,8 +49,8 @@ class ClientOptions:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProducerOptions:
     timeout_s: float = 30.0
-    batch_bytes: int = 256 * 1024
-    """A batch of this size, before compression, does not wait for the one before it."""
+    batch_bytes: int = 512 * 1024
+    """What a batch holds at most, before compression, and no more than the server takes in one."""
     linger_s: float = 0.0
     """How long a batch that is not full waits for more; 0 sends as soon as nothing is on its way."""
     is_compressed: bool = True

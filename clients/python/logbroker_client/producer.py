@@ -204,13 +204,13 @@ class Producer(Generic[_B]):
     ) -> None:
         """In pieces that fit into one batch each."""
         total_bytes = sum(map(len, values)) + RECORD_OVERHEAD_BYTES * len(values)
-        if total_bytes <= core.options.batch_bytes and len(values) <= core.max_count:
+        if total_bytes <= core.batch_bytes and len(values) <= core.max_count:
             await self._append_piece(core, values, total_bytes, spans, later)
             return
         start = piece_bytes = 0
         for position, value in enumerate(values):
             size_bytes = core.size_of(value, None, ())
-            is_full = piece_bytes + size_bytes > core.options.batch_bytes or position - start >= core.max_count
+            is_full = piece_bytes + size_bytes > core.batch_bytes or position - start >= core.max_count
             if is_full and position > start:
                 await self._append_piece(core, values[start:position], piece_bytes, spans, later)
                 start, piece_bytes = position, 0

@@ -1,8 +1,9 @@
 """What a producer decides: into which batch a message goes, when a batch leaves, and what its answer means.
 
 Batching is clocked by the answers: while a partition has nothing on its way, what is there leaves at
-once; while something is, the next batch fills, and leaves early only when it is full. So a message alone
-has the least latency and a stream the largest batches, without a setting.
+once; while something is, the next batch fills, and leaves early only when it is worth a round of its own.
+So a message alone has the least latency, a burst the largest batches, and a stream keeps servers and
+client at work at once, without a setting.
 
 Order and exactly-once rest on these rules:
 
@@ -31,7 +32,7 @@ from logbroker.errors import (
     UnavailableError,
     UnknownOutcomeError,
 )
-from logbroker.record.batch import BatchLimits, Codec, Record, encode_batch, encode_values
+from logbroker.record.batch import HEADER_BYTES, BatchLimits, Codec, Record, encode_batch, encode_values
 from logbroker.wire.failures import error_from_reply
 from logbroker.wire.requests import Error, Produce, Produced
 from logbroker_client.backoff import Backoff
@@ -58,6 +59,8 @@ RECORD_OVERHEAD_BYTES = 24
 # Raft: spread over partitions, and with them over nodes, each would have all of that for itself. With 1,000 messages
 # outstanding over 16 partitions that costs twice the CPU of one partition at 1, a half more at 4, a tenth at 16.
 RUN_BATCH_COUNT = 16
+# A batch that holds so much does not wait for the one before it. Less costs more rounds of Raft than it saves time.
+ENOUGH_BYTES = 256 * 1024
 _SEQUENCE_MASK = (1 << 31) - 1
 _MAX_HEADER_BYTES = 64 * 1024
 _MANY = 1 << 32
@@ -141,6 +144,10 @@ class OutgoingBatch(Pending):
         self.base_offset = -1
         self.append_ms = 0
         self.error: LogBrokerError | None = None
+
+    @property
+    def is_enough(self) -> bool:
+        return self.size_bytes >= ENOUGH_BYTES
 
     def add(self, value: bytes | None, key: bytes | None, headers: Headers, size_bytes: int) -> None:
         if self.records is None:
@@ -267,9 +274,8 @@ class PartitionLine:
             self.close_open(batch, is_full=False)
             batch = None
         if batch is not None:
-            options = self._producer.options
             has_place = batch.count < batch.max_count and batch.count < max_count
-            fits = has_place and batch.size_bytes + size_bytes <= options.batch_bytes
+            fits = has_place and batch.size_bytes + size_bytes <= self._producer.batch_bytes
             if fits or not batch.count:
                 return batch
             self.close_open(batch)
@@ -293,9 +299,9 @@ class PartitionLine:
 
     def appended(self, batch: OutgoingBatch) -> None:
         """A message went into the open batch."""
-        if batch.size_bytes >= self._producer.options.batch_bytes:
+        if batch.size_bytes >= self._producer.batch_bytes:
             self.close_open(batch)
-        if not self.is_marked and (not self._in_flight or self._full):
+        if not self.is_marked and (not self._in_flight or self._full or batch.is_enough):
             self._core.mark(self)
 
     # --- sending (Lane) ---
@@ -329,7 +335,11 @@ class PartitionLine:
         if self._full:
             return True
         batch = self._open
-        if batch is None or not batch.count or self._in_flight:
+        if batch is None or not batch.count:
+            return False
+        if batch.is_enough:
+            return True
+        if self._in_flight:
             return False
         # What a run has left behind waits for its own partition alone: the stream may not come back for long.
         if batch.is_unkeyed and self._producer.unkeyed_count and self._producer.fills(self):
@@ -347,7 +357,7 @@ class PartitionLine:
 
     def _take_ready(self) -> OutgoingBatch:
         if not self._full and self._open is not None:
-            self.close_open(self._open, is_full=False)
+            self.close_open(self._open, is_full=self._open.is_enough)
         return self._full.popleft()
 
     def _identify(self, batch: OutgoingBatch) -> bool:
@@ -547,6 +557,8 @@ class ProducerCore:
             max_record_count=core.limits.max_record_count,
         )
         self.max_count = core.limits.max_record_count
+        # What would have to be refused after it was gathered is not gathered.
+        self.batch_bytes = min(options.batch_bytes, core.limits.max_batch_bytes - HEADER_BYTES)
         self.max_in_flight_count = min(options.max_in_flight_count, core.limits.max_batches_in_flight)
         # Batches without keys on their way, but for those of lines that are stuck.
         self.unkeyed_count = 0

@@ -17,7 +17,7 @@ from logbroker.errors import (
 from logbroker.record.batch import decode_batch, read_header
 from logbroker.wire.requests import AnyRequest, Metadata, Produce, Produced, WireLimits
 from logbroker_client.partitioner import partition_of
-from logbroker_client.producing import RUN_BATCH_COUNT
+from logbroker_client.producing import ENOUGH_BYTES, RECORD_OVERHEAD_BYTES, RUN_BATCH_COUNT
 from tests.fake_broker import Answer, Drop, FakeCluster, FakeNode, Hold
 from tests.unit.client.world import World, send
 
@@ -144,6 +144,44 @@ def test_a_batch_that_is_not_full_waits_for_all_before_it() -> None:
     send(producer, b"z" * 60)
     world.settle()
     assert len(world.node(1).of(Produce)) == 2
+
+
+def test_what_is_worth_a_round_of_its_own_waits_for_nothing() -> None:
+    world = World(cluster_of())
+    world.node(1).on_request = Script(*[Hold()] * 3)
+    producer = world.producer()
+    send(producer, b"first")
+    world.settle()
+    send(producer, b"x" * (ENOUGH_BYTES - RECORD_OVERHEAD_BYTES - 1))
+    world.settle()
+    assert len(world.node(1).of(Produce)) == 1
+    send(producer, b"")
+    send(producer, b"in time for it")
+    world.settle()
+    assert len(world.node(1).of(Produce)) == 2
+    connection = world.connection(1)
+    for held in list(connection.held):
+        connection.answer(*held)
+    world.settle()
+    assert [len(batch) for batch in stored(world.cluster)] == [1, 3]
+
+
+def test_a_burst_leaves_in_one_batch_though_a_part_of_it_were_enough() -> None:
+    world = World(cluster_of())
+    producer = world.producer()
+    for _ in range(7):
+        send(producer, b"x" * (ENOUGH_BYTES // 4))
+    world.settle()
+    assert [len(batch) for batch in stored(world.cluster)] == [7]
+
+
+def test_no_more_is_gathered_than_the_server_takes_in_one_batch() -> None:
+    world = World(cluster_of(limits=WireLimits(max_batch_bytes=10_000, max_record_bytes=9_000)))
+    producer = world.producer(is_compressed=False)
+    batches = [send(producer, b"x" * 1_000)[0] for _ in range(20)]
+    world.settle()
+    assert [batch.error for batch in batches] == [None] * 20
+    assert [len(batch) for batch in stored(world.cluster)] == [9, 9, 2]
 
 
 def test_linger_holds_a_batch_back_for_its_time() -> None:
