@@ -52,7 +52,7 @@ class ProducerOptions:
     batch_bytes: int = 512 * 1024
     """What a batch holds at most, before compression, and no more than the server takes in one."""
     linger_s: float = 0.0
-    """How long a batch that is not full waits for more; 0 sends as soon as nothing is on its way."""
+    """How long a batch of less than 256 KiB waits for more; 0 sends as soon as nothing is on its way."""
     is_compressed: bool = True
     max_buffered_bytes: int = 32 * 1024 * 1024
     """Values and keys without their confirmation; more than these wait."""
