@@ -18,7 +18,7 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING, Protocol, final
 
-from logbroker.errors import StorageError, invariant, violated
+from logbroker.errors import InvariantError, StorageError, invariant, violated
 from logbroker.ids import Index, Term
 
 if TYPE_CHECKING:
@@ -38,6 +38,12 @@ class UnavailableEntryError(StorageError):
     """The index lies beyond the log."""
 
     code = "unavailable_entry"
+
+
+class LostEntriesError(InvariantError):
+    """The disk has lost what this replica had acknowledged: what is known to be committed is not there."""
+
+    code = "lost_entries"
 
 
 class LogStorage(Protocol):
@@ -271,11 +277,17 @@ class RaftLog:
         return True
 
     def commit_to(self, index: Index) -> bool:
-        """Raise the commit index; False if it stands there or higher already."""
+        """Raise the commit index; False if it stands there or higher already.
+
+        Raises:
+            LostEntriesError: it lies beyond the last entry.
+        """
         if index <= self.commit:
             return False
         if index > self.last_index:
-            violated(f"commit index {index} is beyond the last index {self.last_index}: durable entries were lost")
+            raise LostEntriesError(
+                f"commit index {index} is beyond the last index {self.last_index}: durable entries were lost"
+            )
         self.commit = index
         return True
 

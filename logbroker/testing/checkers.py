@@ -15,7 +15,7 @@ from logbroker.partition.limits import NO_LIMITS, SizeLimits
 from logbroker.partition.machine import PartitionMachine
 from logbroker.partition.retention import MAX_AGE_MS
 from logbroker.partition.runs import RunState
-from logbroker.raft.log import CompactedError, UnavailableEntryError
+from logbroker.raft.log import CompactedError, LostEntriesError, UnavailableEntryError
 from logbroker.raft.messages import MessageKind
 from logbroker.testing.answers import AnswerChecker
 from logbroker.testing.clock import EPOCH_MS
@@ -310,8 +310,7 @@ class ClusterChecker:
         if engine is None:
             return
         for group, error in engine.failed_groups.items():
-            is_known_loss = "durable entries were lost" in str(error)
-            if is_known_loss and engine.replicas[group].id in self.forgetful:
+            if isinstance(error, LostEntriesError) and engine.replicas[group].id in self.forgetful:
                 # It says so and stops, and is given up: see `membership`.
                 continue
             broken("groups do not fail", f"group {group} on node {node.node}: {type(error).__name__}: {error}")

@@ -7,6 +7,7 @@ import pytest
 from logbroker.entry import EntryKind
 from logbroker.errors import InvariantError, RemoteProtocolError
 from logbroker.ids import Index, ReplicaId, Term
+from logbroker.raft.log import LostEntriesError
 from logbroker.raft.messages import HardState, Message, MessageKind, Role, SnapshotMeta
 from tests.raft_kit import MemoryLog, Peer, Replica, conf_of, make_entry
 
@@ -125,7 +126,7 @@ def test_a_heartbeat_commits_and_its_context_comes_back() -> None:
 
 def test_a_commit_index_beyond_the_log_stops_the_group() -> None:
     subject = follower(1)
-    with pytest.raises(InvariantError, match="durable entries were lost"):
+    with pytest.raises(LostEntriesError, match="commit index 2 is beyond the last index 1"):
         subject.step(LEADER.heartbeat(5, commit=2))
 
 
